@@ -1,0 +1,109 @@
+"""Load the C++ kernels, choose a backend, and explain why one is unavailable.
+
+The choice is made once, at import: `POH_EXT_BACKEND=auto` (default) uses kernels where they exist and the
+PyTorch reference elsewhere; `reference` never loads them; `cpu` and `cuda` insist and raise with the reason.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import warnings
+from pathlib import Path
+
+import torch
+
+__all__ = ["backend_info", "has_kernel"]
+
+_CHOICES = ("auto", "reference", "cpu", "cuda")
+# Best first. torch's own capability is the authority: it honours ATEN_CPU_CAPABILITY and checks the OS too.
+_MODULES = {"AVX512": ("_C_avx512", "_C_avx2", "_C"), "AVX2": ("_C_avx2", "_C")}
+
+
+def _build_status() -> str:
+    """Why no module was built, as setup.py recorded it; '' when nothing was recorded."""
+    path = Path(__file__).with_name("_build_status.json")
+    try:
+        return json.loads(path.read_text()).get("reason", "")
+    except (OSError, ValueError):
+        return ""
+
+
+def _load():
+    """Import the best module this CPU runs; return (module or None, reason it is None)."""
+    reasons = []
+    for name in _MODULES.get(torch.backends.cpu.get_cpu_capability(), ("_C",)):
+        try:
+            return importlib.import_module(f"poh_ext.{name}"), ""
+        except ModuleNotFoundError:
+            continue  # this capability was not built
+        except ImportError as error:
+            reasons.append(f"{name}: {error}")
+    built = _build_status() or "no compiled module is installed (POH_EXT_SKIP_BUILD=1, or run from source)"
+    return None, "; ".join(reasons) or built
+
+
+_requested = os.environ.get("POH_EXT_BACKEND", "auto")
+if _requested not in _CHOICES:
+    raise ImportError(f"POH_EXT_BACKEND={_requested!r} is unknown; accepted: {', '.join(_CHOICES)}")
+
+_module, _reason = (None, "POH_EXT_BACKEND=reference") if _requested == "reference" else _load()
+_build = _module.build_info() if _module is not None else {}
+_kernels = frozenset(("cpu", "cuda") if _build.get("cuda") else ("cpu",)) if _module is not None else frozenset()
+
+if _requested == "cpu" and _module is None:
+    raise ImportError(f"POH_EXT_BACKEND=cpu was asked for, but the C++ kernels are unavailable: {_reason}")
+if _requested == "cuda":
+    if "cuda" not in _kernels:
+        _why = _reason or "the installed extension was built without CUDA"
+        raise ImportError(f"POH_EXT_BACKEND=cuda was asked for, but the CUDA kernels are unavailable: {_why}")
+    if not torch.cuda.is_available():
+        raise ImportError("POH_EXT_BACKEND=cuda was asked for, but torch sees no CUDA device")
+if _requested == "auto" and _module is None:
+    warnings.warn(
+        f"poh_ext: C++ kernels unavailable ({_reason.splitlines()[0]}); using the PyTorch reference, same results, "
+        "slower. `python -m poh_ext` tells more; POH_EXT_BACKEND=reference silences this.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def has_kernel(device: torch.device) -> bool:
+    """True if compiled kernels serve tensors on `device`; the PyTorch reference serves all others."""
+    return device.type in _kernels
+
+
+def backend_info() -> dict:
+    """What was built, what is used, and why not more.
+
+    Returns:
+        dict of plain values (JSON-serialisable): requested and used backend per device, the loaded module and
+        its build (compiler, CPU capability, torch it was built against), and the reason where a part is missing.
+
+    Example:
+        >>> poh_ext.backend_info()["cpu"]
+        'C++ kernels (AVX512)'
+    """
+    if _module is not None:
+        cpu = f"C++ kernels ({_build['cpu_capability']})"
+    else:
+        cpu = f"PyTorch reference: {_reason}"
+    if "cuda" in _kernels:
+        cuda = "CUDA kernels" if torch.cuda.is_available() else "CUDA kernels built, but torch sees no CUDA device"
+    else:
+        cuda = "PyTorch reference: the CUDA kernels are not built"
+    return {
+        "requested": _requested,
+        "cpu": cpu,
+        "cuda": cuda,
+        "mps": "PyTorch reference" + ("" if torch.backends.mps.is_available() else " (no MPS device here)"),
+        "build": dict(_build),
+        "unavailable_because": _reason,
+        "torch": torch.__version__,
+        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
