@@ -1,5 +1,13 @@
 """Fused planning losses, batched mazes and Pointer-over-Heads planners for PyTorch."""
 
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as _version
+
 from poh_ext._backend import backend_info
+
+try:
+    __version__ = _version("poh_ext")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0+source"
 
 __all__ = ["backend_info"]

@@ -1,10 +1,18 @@
 """`python -m poh_ext`: print what was built, what is used and why not more."""
 
+import argparse
+
 import poh_ext
 
 
 def main() -> None:
-    for key, value in poh_ext.backend_info().items():
+    parser = argparse.ArgumentParser(prog="python -m poh_ext", description=__doc__)
+    parser.add_argument("--brief", action="store_true", help="one line: the backend that serves CPU tensors")
+    info = poh_ext.backend_info()
+    if parser.parse_args().brief:
+        print(f"poh_ext {poh_ext.__version__}: {info['cpu'].splitlines()[0]}")
+        return
+    for key, value in info.items():
         if isinstance(value, dict):
             print(f"{key}:")
             for name, item in value.items():
