@@ -1,0 +1,220 @@
+"""What one run of a benchmark measured: the data model of results.json, its checks, and its safe saving.
+
+Everything a report shows is computed from this file, so it holds raw outcomes (one bool per test maze), not
+percentages. A `Row` is one model, trained or not, on one seed; `Results` is the whole run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+import sys
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import torch
+
+__all__ = ["SCHEMA_VERSION", "Results", "Row"]
+
+SCHEMA_VERSION = 1
+PROTOCOLS = ("default", "as-published")
+STATUSES = ("complete", "interrupted")
+
+
+@dataclass
+class Row:
+    """One model, trained or untrained, evaluated on the test mazes of one seed.
+
+    Attributes:
+        model: "baseline", "poh", "looped_baseline", "random" or any other name.
+        trained: False for control rows (fresh weights; the random policy).
+        seed: which of `Results.test_sets` it was evaluated on.
+        params: trainable parameters; 0 for the random policy.
+        gflop_per_maze: arithmetic of evaluating one maze, in 10^9 operations; None if not known.
+        steps: optimiser steps taken.
+        train_seconds, train_mazes_per_second: of training alone; None where nothing was trained.
+        eval_mazes_per_second: test mazes planned and rolled out per second.
+        reached, optimal: one outcome per test maze, in the order of the seed's test set.
+        moves_correct, moves_total: cells of the true paths whose next move was predicted, of how many.
+        curve: one dict per logged step: step, epoch, loss, cross_entropy, routing_entropy, lr. A value that is
+            not finite (a diverged loss) is stored as null, as JSON has no NaN.
+        config: the model's own hyper-parameters.
+        note: shown below the table, e.g. "stopped at the time limit".
+        scale: size class in a scaling benchmark ("tiny"); "" where there is one size only.
+    """
+
+    model: str
+    trained: bool
+    seed: int
+    params: int
+    gflop_per_maze: float | None
+    steps: int
+    train_seconds: float | None
+    train_mazes_per_second: float | None
+    eval_mazes_per_second: float | None
+    reached: list[bool]
+    optimal: list[bool]
+    moves_correct: int
+    moves_total: int
+    curve: list[dict] = field(default_factory=list)
+    config: dict = field(default_factory=dict)
+    note: str = ""
+    scale: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, bool]:
+        """(scale, model, trained): rows that share it differ only in the seed and are pooled in the table."""
+        return self.scale, self.model, self.trained
+
+    def describe(self) -> str:
+        name = f"{self.scale} {self.model}".strip()
+        return f"row {name!r} ({'trained' if self.trained else 'untrained'}, seed {self.seed})"
+
+
+@dataclass
+class Results:
+    """A whole run: what was asked, where it ran, what came out.
+
+    Attributes:
+        experiment: name of the benchmark.
+        protocol: "default" or "as-published".
+        config: every option of the command line.
+        environment: `describe_environment()`.
+        command: the command line that reproduces the run.
+        created: ISO 8601, UTC.
+        rows: one per model, trained or untrained, and seed.
+        test_sets: seed -> {"n": test mazes, "path_lengths": cells on the shortest path of each, "n_train":
+            mazes trained on}.
+        status: "complete" or "interrupted" (stopped early; the rows are those finished by then).
+        warnings: sentences the reader of the report must see.
+
+    Example:
+        >>> results = Results("12x12", "default", {"epochs": 30}, describe_environment())
+        >>> results.test_sets[0] = {"n": 2, "path_lengths": [51, 60], "n_train": 400}
+        >>> results.rows.append(Row("random", False, 0, 0, None, 0, None, None, None, [True, False],
+        ...                         [False, False], moves_correct=40, moves_total=109))
+        >>> results.save("results.json")
+    """
+
+    experiment: str
+    protocol: str
+    config: dict = field(default_factory=dict)
+    environment: dict = field(default_factory=dict)
+    command: str = field(default_factory=lambda: shlex.join(["python", *sys.argv]))
+    created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    rows: list[Row] = field(default_factory=list)
+    test_sets: dict[int, dict] = field(default_factory=dict)
+    status: str = "complete"
+    warnings: list[str] = field(default_factory=list)
+
+    def validate(self) -> None:
+        """Raise ValueError naming the first row or field that contradicts another."""
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol is {self.protocol!r}; accepted: {', '.join(PROTOCOLS)}")
+        if self.status not in STATUSES:
+            raise ValueError(f"status is {self.status!r}; accepted: {', '.join(STATUSES)}")
+        for seed, test_set in self.test_sets.items():
+            if missing := {"n", "path_lengths", "n_train"} - set(test_set):
+                raise ValueError(f"test_sets[{seed}] lacks {', '.join(sorted(missing))}")
+            if len(test_set["path_lengths"]) != test_set["n"]:
+                given = len(test_set["path_lengths"])
+                raise ValueError(f"test_sets[{seed}]: {given} path_lengths for n={test_set['n']}")
+        seen = set()
+        for row in self.rows:
+            if row.seed not in self.test_sets:
+                known = sorted(self.test_sets) or "no seed"
+                raise ValueError(f"{row.describe()} has no test set; test_sets has {known}")
+            n = self.test_sets[row.seed]["n"]
+            if not len(row.reached) == len(row.optimal) == n:
+                raise ValueError(
+                    f"{row.describe()} has {len(row.reached)} reached and {len(row.optimal)} optimal "
+                    f"outcomes, but its test set has {n} mazes"
+                )
+            if any(best and not done for done, best in zip(row.reached, row.optimal, strict=True)):
+                raise ValueError(f"{row.describe()} counts a maze as optimal that it did not reach")
+            if not 0 <= row.moves_correct <= row.moves_total:
+                raise ValueError(f"{row.describe()}: moves_correct={row.moves_correct} of {row.moves_total}")
+            if (row.key, row.seed) in seen:
+                raise ValueError(f"{row.describe()} occurs twice")
+            seen.add((row.key, row.seed))
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Check, then write in one step: a reader sees the old file or the new one, never half of one."""
+        self.validate()
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        text = json.dumps(_plain(record), indent=1, allow_nan=False) + "\n"
+        # In the same folder, because os.replace is atomic only within one file system.
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with open(part, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may leave the new name on empty blocks
+            os.replace(part, path)
+        except BaseException:  # Ctrl-C too
+            part.unlink(missing_ok=True)
+            raise
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Results:
+        """Read and check a file that `save` wrote. ValueError names the file and what is wrong with it."""
+        path = Path(path)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+            raise ValueError(f"{path} is damaged or not a results file: {error}") from error
+        if not isinstance(record, dict) or "schema_version" not in record:
+            raise ValueError(f"{path} is not a results file: it has no schema_version")
+        version = record.pop("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"{path} has schema_version {version!r}; this poh_ext reads {SCHEMA_VERSION}")
+        try:
+            _check_fields(cls, record, "results")
+            for row in record["rows"]:
+                _check_fields(Row, row, "row")
+            record["rows"] = [Row(**row) for row in record["rows"]]
+            record["test_sets"] = {int(seed): value for seed, value in record["test_sets"].items()}
+            results = cls(**record)
+            results.validate()
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+        return results
+
+
+def _check_fields(cls, record, what: str) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"{what} is a {type(record).__name__}, not an object")
+    if unknown := set(record) - {f.name for f in fields(cls)}:
+        raise ValueError(f"{what} has unknown fields {', '.join(sorted(unknown))}")
+    # A saved file has every field; one left to its default would make up a date or a command.
+    needed = {
+        f.name
+        for f in fields(cls)
+        if cls is Results or (f.default is MISSING and f.default_factory is MISSING)
+    }
+    if missing := needed - set(record):
+        raise ValueError(f"{what} lacks {', '.join(sorted(missing))}")
+
+
+def _plain(value):
+    """JSON-ready copy: tensors and numpy become numbers and lists, what is not finite becomes None."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    return str(value)  # Path, torch.dtype, torch.device, Enum
