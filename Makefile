@@ -16,7 +16,6 @@ benchmark: install
 	$(BIN)/python experiments/run_12x12_8m_benchmark.py --quick --output experiments/results/quick
 
 test: install
-	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
 
 bench: install

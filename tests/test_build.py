@@ -16,9 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def wheel(tmp_path, **env):
     """Build a wheel of a copy of the sources, in place of an isolated build (same code, no download)."""
     source = tmp_path / "source"
-    shutil.copytree(
-        ROOT, source, ignore=shutil.ignore_patterns(".git", ".venv", "build", "*.so", "_build*", "results", "*.egg-info")
-    )
+    unwanted = shutil.ignore_patterns(".git", ".venv", "build", "*.so", "_build*", "results", "*.egg-info")
+    shutil.copytree(ROOT, source, ignore=unwanted)
     done = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path / "dist", source],
         env={**os.environ, **env}, capture_output=True, text=True,
