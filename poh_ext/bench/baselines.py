@@ -1,0 +1,87 @@
+"""What a user would write, or import, in place of poh_ext: the other side of every timing.
+
+Written apart from `poh_ext.reference` on purpose: the reference is an oracle and checks its input; these are the
+fast eager forms. Each takes the arguments of the poh_ext function it stands beside.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def eager_cross_entropy(logits, targets, *, horizons, rows=None, label_smoothing=0.0, candidates=None, valid=None):
+    """Multi-horizon loss, vectorised: rows gathered once, one log-sum-exp for all horizons (mean, pad -1)."""
+    read = logits if rows is None else logits.gather(1, rows.clamp_min(0)[..., None].expand(-1, -1, logits.size(-1)))
+    read = read[:, : targets.size(1)].float() if read.dtype in (torch.float16, torch.bfloat16) else read
+    live_rows = (targets if rows is None else rows) >= 0
+    total = count = 0.0
+    lse, mean = torch.logsumexp(read, -1), read.mean(-1)
+    for k in range(1, horizons + 1):
+        target = F.pad(targets[:, k:], (0, min(k, targets.size(1))), value=-1)
+        live = (target >= 0) & live_rows
+        index = target.clamp_min(0)[..., None]
+        if k == 1 and (candidates is not None or valid is not None):
+            allowed = valid_mask(candidates, logits.size(-1)) if valid is None else valid
+            if rows is not None:
+                allowed = allowed.gather(1, rows.clamp_min(0)[..., None].expand(-1, -1, allowed.size(-1)))
+            log_p = F.log_softmax(read.masked_fill(~allowed, -1e4), -1)
+            smooth = -(log_p * allowed).sum(-1) / allowed.sum(-1)
+            nll = -log_p.gather(-1, index)[..., 0]
+        else:
+            smooth = lse - mean
+            nll = lse - read.gather(-1, index)[..., 0]
+        term = (1 - label_smoothing) * nll + label_smoothing * smooth
+        total = total + torch.where(live, term, 0).sum()
+        count = count + live.sum()
+    return total / count
+
+
+def per_horizon_cross_entropy(logits, targets, *, horizons, rows=None, label_smoothing=0.0, candidates=None):
+    """The plain loop: gather, mask and `F.cross_entropy` anew for every horizon (mean over all terms, pad -1)."""
+    total, count = 0.0, 0
+    for k in range(1, horizons + 1):
+        target = targets[:, k:]
+        read = logits[:, : target.size(1)]
+        if rows is not None:
+            at = rows[:, : target.size(1)]
+            target = target.where(at >= 0, -1)
+            read = logits.gather(1, at.clamp_min(0)[..., None].expand(-1, -1, logits.size(-1)))
+        if k == 1 and candidates is not None:
+            raise ValueError("F.cross_entropy smooths over all classes: no equal form with candidates")
+        total = total + F.cross_entropy(
+            read.flatten(0, 1), target.flatten(), ignore_index=-1, label_smoothing=label_smoothing, reduction="sum"
+        )
+        count = count + (target >= 0).sum()
+    return total / count
+
+
+def valid_mask(candidates: torch.Tensor, classes: int) -> torch.Tensor:
+    """[B, N, C] candidate lists padded with -1 -> [B, N, classes] bool."""
+    one_past = torch.zeros(*candidates.shape[:2], classes + 1, dtype=torch.bool, device=candidates.device)
+    one_past.scatter_(2, candidates.where(candidates >= 0, classes), True)
+    return one_past[..., :classes]
+
+
+def eager_linear_cross_entropy(hidden, weight, targets, **options):
+    """The logits in full, then the eager loss."""
+    return eager_cross_entropy(F.linear(hidden, weight), targets, **options)
+
+
+def torch_linear_cross_entropy(hidden, weight, targets, *, horizons, label_smoothing=0.0):
+    """`F.linear_cross_entropy` once per horizon (PyTorch >= 2.13); every row is read, so rows are its own."""
+    total, count = 0.0, 0
+    for k in range(1, horizons + 1):
+        target = targets[:, k:].flatten()
+        read = hidden[:, : targets.size(1) - k].flatten(0, 1)
+        options = {"ignore_index": -1, "label_smoothing": label_smoothing, "reduction": "sum"}
+        total = total + F.linear_cross_entropy(read, weight, target, **options)
+        count = count + (target >= 0).sum()
+    return total / count
+
+
+def eager_route(logits, temperature):
+    """Softmax weights and their entropy in nats."""
+    log_p = F.log_softmax(logits / temperature, -1)
+    weights = log_p.exp()
+    return weights, -(weights * log_p).sum(-1)

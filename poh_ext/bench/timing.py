@@ -1,0 +1,81 @@
+"""Time variants of one computation side by side: interleaved rounds, so that a drift of the machine hits all alike."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+MIN_SAMPLE_SECONDS = 1e-3  # shorter calls are repeated within a sample: the clock and the call cost must not show
+
+
+@dataclass(frozen=True)
+class Spread:
+    """20th, 50th and 80th percentile of a sample."""
+
+    p20: float
+    p50: float
+    p80: float
+
+    @classmethod
+    def of(cls, values) -> Spread:
+        return cls(*(float(q) for q in np.percentile(np.asarray(values), (20, 50, 80))))
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _sample(call: Callable[[], object], repeats: int, device: torch.device) -> float:
+    _synchronize(device)
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    _synchronize(device)
+    return (time.perf_counter() - start) / repeats
+
+
+def interleave(
+    variants: dict[str, Callable[[], object]],
+    device: torch.device,
+    *,
+    seconds: float = 2.0,
+    min_rounds: int = 5,
+    max_rounds: int = 200,
+) -> dict[str, list[float]]:
+    """Seconds per call of every variant, one value per round; each round runs every variant once, in turn.
+
+    Args:
+        variants: name -> call. Each is warmed up (two calls) before anything is timed.
+        device: where the work runs; accelerators are synchronised around each sample.
+        seconds: budget for all variants together; at least `min_rounds` rounds run whatever they take.
+
+    Returns:
+        name -> list of seconds per call, of equal length for all variants.
+    """
+    repeats = {}
+    for name, call in variants.items():
+        call()
+        repeats[name] = max(1, math.ceil(MIN_SAMPLE_SECONDS / max(_sample(call, 1, device), 1e-9)))
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    names = list(variants)
+    start = time.perf_counter()
+    for round_ in range(max_rounds):
+        if round_ >= min_rounds and time.perf_counter() - start > seconds:
+            break
+        shift = round_ % len(names)  # no variant always runs on the cache another has warmed
+        for name in names[shift:] + names[:shift]:
+            times[name].append(_sample(variants[name], repeats[name], device))
+    return times
+
+
+def ratio(base: list[float], ours: list[float]) -> Spread:
+    """How many times faster `ours` is than `base`, from the ratios of the rounds."""
+    return Spread.of(np.asarray(base) / np.asarray(ours))

@@ -1,0 +1,108 @@
+"""The benchmark program: it refuses unequal variants, keeps its statistics straight, and writes what it says."""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from poh_ext.bench import __main__ as program
+from poh_ext.bench import baselines
+from poh_ext.bench.cases import OURS, Case, close
+from poh_ext.bench.timing import Spread, interleave, ratio
+
+CPU = torch.device("cpu")
+
+
+def test_ratio_is_taken_round_by_round():
+    """A machine that slows down twofold half-way leaves the ratio exact; a ratio of medians would not be."""
+    ours = [1.0, 1.0, 1.0, 2.0, 2.0]
+    assert ratio([3 * t for t in ours], ours) == Spread(3.0, 3.0, 3.0)
+
+
+def test_spread_is_numpys():
+    values = [5.0, 1.0, 4.0, 2.0, 3.0, 10.0]
+    assert Spread.of(values).p50 == np.median(values)
+    assert Spread.of(values).p20 <= Spread.of(values).p50 <= Spread.of(values).p80
+
+
+def test_rounds_are_interleaved_and_equally_many():
+    order = []
+    times = interleave(
+        {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, CPU, seconds=0.0, min_rounds=6
+    )
+    assert len(times["a"]) == len(times["b"]) == 6
+    assert all(t > 0 and math.isfinite(t) for t in times["a"])
+    switches = sum(x != y for x, y in itertools.pairwise(order))
+    assert switches >= 6
+
+
+@pytest.mark.parametrize("bad", [torch.tensor([1.0, 2.1]), torch.tensor([1.0, math.nan]), torch.ones(3)])
+def test_unequal_results_are_never_timed(bad):
+    case = Case("x", "case", {OURS: lambda: (torch.tensor([1.0, 2.0]),), "rival": lambda: (bad,)}, close(1e-3))
+    with pytest.raises(AssertionError, match="case: rival and poh_ext disagree"):
+        case.check()
+
+
+def test_a_rival_that_cannot_run_is_reported():
+    def broken():
+        raise RuntimeError("needs a GPU")
+
+    case = Case("x", "case", {OURS: lambda: (torch.ones(1),), "rival": broken})
+    assert case.check() == {"rival": "RuntimeError: needs a GPU"}
+
+
+@pytest.mark.parametrize("horizons", [1, 3])
+def test_eager_baseline_is_the_plain_loop(horizons):
+    """The two hand-written rivals agree with each other in float64, rows and padding included."""
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(3, 9, 9, generator=generator, dtype=torch.float64)
+    targets = torch.randint(9, (3, 7), generator=generator)
+    targets[1, 5:] = -1
+    options = {"horizons": horizons, "rows": targets, "label_smoothing": 0.1}
+    torch.testing.assert_close(
+        baselines.eager_cross_entropy(logits, targets, **options),
+        baselines.per_horizon_cross_entropy(logits, targets, **options),
+    )
+
+
+def test_program_writes_its_record_and_picture(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    record, picture = tmp_path / "a.json", tmp_path / "a.png"
+    assert program.main(
+        ["--only", "routing", "--sizes", "tokens", "--seconds", "0.05", "--json", str(record), "--plot", str(picture)]
+    ) == 0
+    case = json.loads(record.read_text())["cases"][0]
+    assert case["variants"]["eager"]["speedup_of_ours"]["p50"] > 0
+    assert case["variants"][OURS]["speedup_of_ours"]["p50"] == 1.0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    out = capsys.readouterr().out
+    assert "route [4608, 6]" in out and max(len(line) for line in out.splitlines()) <= 110
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--only", "los"], "unknown group 'los'"),
+        (["--seconds", "0"], "--seconds must be positive"),
+        (["--device", "nowhere"], "--device"),
+        (["--json", "no/such/folder/x.json"], "its folder does not exist"),
+        (["--only", "loss", "--sizes", "huge", "--list"], "no such size"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        program.main(arguments)
+    assert stop.value.code != 0
+    assert message in capsys.readouterr().err + str(stop.value)
+
+
+def test_every_group_lists_cases():
+    done = subprocess.run([sys.executable, "-m", "poh_ext.bench", "--list"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for group in program.GROUPS:
+        assert f"{group}: " in done.stdout
