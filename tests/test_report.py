@@ -1,4 +1,4 @@
-"""Results, statistics, tables, plots and the written report, on an invented run."""
+"""The data model of results.json and the written report."""
 
 import json
 import os
@@ -6,62 +6,9 @@ import os
 import numpy as np
 import pytest
 import torch
+from report_cases import make_results, make_row
 
-from poh_ext.report import Results, Row, describe_environment
-
-
-def make_row(model="baseline", trained=True, seed=0, reached=(1, 1, 0, 1), optimal=None, **changes):
-    reached = [bool(r) for r in reached]
-    optimal = list(reached) if optimal is None else [bool(o) for o in optimal]
-    curve = (
-        [
-            {
-                "step": s,
-                "epoch": s / 10,
-                "loss": 5.0 / s,
-                "cross_entropy": 4.9 / s,
-                "routing_entropy": 1.5 if model == "poh" else None,
-                "lr": 3e-4,
-            }
-            for s in range(1, 21)
-        ]
-        if trained
-        else []
-    )
-    values = {
-        "model": model,
-        "trained": trained,
-        "seed": seed,
-        "params": 0 if model == "random" else 7_412_688,
-        "gflop_per_maze": None if model == "random" else 1.09,
-        "steps": 390 if trained else 0,
-        "train_seconds": 81.5 if trained else None,
-        "train_mazes_per_second": 148.2 if trained else None,
-        "eval_mazes_per_second": 911.0,
-        "reached": reached,
-        "optimal": optimal,
-        "moves_correct": 300,
-        "moves_total": 400,
-        "curve": curve,
-        "config": {"depth": 4},
-    }
-    return Row(**{**values, **changes})
-
-
-def make_results(rows=None, lengths=(50, 61, 70, 83), **changes):
-    rows = [make_row()] if rows is None else rows
-    seeds = {row.seed for row in rows} or {0}
-    sets = {s: {"n": len(lengths), "path_lengths": list(lengths), "n_train": 400} for s in seeds}
-    values = {
-        "experiment": "12x12",
-        "protocol": "default",
-        "config": {"epochs": 30, "lr": 3e-4},
-        "command": "python run.py --epochs 30",
-        "environment": describe_environment(),
-        "rows": rows,
-        "test_sets": sets,
-    }
-    return Results(**{**values, **changes})
+from poh_ext.report import Results, describe_environment
 
 
 class TestResults:

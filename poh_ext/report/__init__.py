@@ -2,5 +2,7 @@
 
 from poh_ext.report.environment import describe_environment
 from poh_ext.report.results import Results, Row
+from poh_ext.report.statistics import compare, estimate
+from poh_ext.report.tables import results_table
 
-__all__ = ["Results", "Row", "describe_environment"]
+__all__ = ["Results", "Row", "compare", "describe_environment", "estimate", "results_table"]

@@ -18,11 +18,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-__all__ = ["SCHEMA_VERSION", "Results", "Row"]
+__all__ = ["SCHEMA_VERSION", "Results", "Row", "label", "write_atomically"]
 
 SCHEMA_VERSION = 1
 PROTOCOLS = ("default", "as-published")
 STATUSES = ("complete", "interrupted")
+_NAMES = {"poh": "PoH", "looped_baseline": "looped baseline", "random": "random policy"}
+
+
+def label(model: str, trained: bool = True, scale: str = "") -> str:
+    """What a reader is shown: ("poh", False, "tiny") -> "tiny PoH, untrained"."""
+    untrained = "" if trained or model == "random" else ", untrained"
+    return f"{scale} {_NAMES.get(model, model)}{untrained}".strip()
 
 
 @dataclass
@@ -40,8 +47,8 @@ class Row:
         eval_mazes_per_second: test mazes planned and rolled out per second.
         reached, optimal: one outcome per test maze, in the order of the seed's test set.
         moves_correct, moves_total: cells of the true paths whose next move was predicted, of how many.
-        curve: one dict per logged step: step, epoch, loss, cross_entropy, routing_entropy, lr. A value that is
-            not finite (a diverged loss) is stored as null, as JSON has no NaN.
+        curve: one dict per logged step: step, epoch, loss, cross_entropy, routing_entropy, lr. What is not
+            finite (a diverged loss) is stored as null, as JSON has no NaN.
         config: the model's own hyper-parameters.
         note: shown below the table, e.g. "stopped at the time limit".
         scale: size class in a scaling benchmark ("tiny"); "" where there is one size only.
@@ -143,24 +150,11 @@ class Results:
             seen.add((row.key, row.seed))
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Check, then write in one step: a reader sees the old file or the new one, never half of one."""
+        """Check, then write atomically. ValueError names what contradicts; nothing is written then."""
         self.validate()
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         record = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         text = json.dumps(_plain(record), indent=1, allow_nan=False) + "\n"
-        # In the same folder, because os.replace is atomic only within one file system.
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with open(part, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())  # else a power cut may leave the new name on empty blocks
-            os.replace(part, path)
-        except BaseException:  # Ctrl-C too
-            part.unlink(missing_ok=True)
-            raise
-        return path
+        return write_atomically(path, text.encode())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Results:
@@ -188,17 +182,31 @@ class Results:
         return results
 
 
+def write_atomically(path: str | os.PathLike, data: bytes) -> Path:
+    """Write a file in one step, making its folder: a reader sees the old file or the new, never half of one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, because os.replace is atomic only within one file system.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name on empty blocks
+        os.replace(part, path)
+    except BaseException:  # Ctrl-C too
+        part.unlink(missing_ok=True)
+        raise
+    return path
+
+
 def _check_fields(cls, record, what: str) -> None:
     if not isinstance(record, dict):
         raise ValueError(f"{what} is a {type(record).__name__}, not an object")
     if unknown := set(record) - {f.name for f in fields(cls)}:
         raise ValueError(f"{what} has unknown fields {', '.join(sorted(unknown))}")
     # A saved file has every field; one left to its default would make up a date or a command.
-    needed = {
-        f.name
-        for f in fields(cls)
-        if cls is Results or (f.default is MISSING and f.default_factory is MISSING)
-    }
+    needed = {f.name for f in fields(cls) if cls is Results or (f.default is MISSING and f.default_factory is MISSING)}
     if missing := needed - set(record):
         raise ValueError(f"{what} lacks {', '.join(sorted(missing))}")
 

@@ -1,0 +1,247 @@
+"""Percentages with intervals, and paired comparisons of two models on the same mazes.
+
+Two things vary: which mazes are drawn, and what a training run makes of its seed. With one seed only the first can
+be seen: the interval is Wilson's, over mazes. With several seeds each per-seed percentage carries both, so a t
+interval over seeds covers both; but a few seeds that agree by chance give a t interval of no width, so what is
+shown (`interval`) is the hull of the t interval and of Wilson's over all mazes, never narrower than either.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from poh_ext.report._optional import require
+from poh_ext.report.results import Results, Row, label
+
+__all__ = ["Comparison", "Proportion", "compare", "estimate", "group_rows", "mazes_needed", "mcnemar"]
+
+LEVEL = 0.95
+POWER = 0.80
+SMALL_DIFFERENCE = 0.02  # planned for when the observed difference is 0
+MEASURES = ("reached", "optimal")
+_ORDER = {"baseline": 0, "looped_baseline": 1, "poh": 2, "random": 4}
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """A percentage pooled over mazes and seeds. Intervals are (low, high) in percent, at 95 %.
+
+    `wilson` is over the pooled mazes; `t` over the per-seed percentages (None with one seed); `interval`, the one
+    in tables and plots, is their hull.
+    """
+
+    count: int
+    n: int
+    per_seed: dict[int, float]
+    wilson: tuple[float, float]
+    t: tuple[float, float] | None
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.count / self.n if self.n else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return _hull(self.wilson, self.t)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """First model minus second on the same mazes, in points of the percentage.
+
+    `bootstrap` is a paired percentile interval over mazes, `t` one over the per-seed differences (None with one
+    seed), `interval` their hull. `p_value` is McNemar's exact test on the pooled discordant mazes; `per_seed` maps
+    seed -> (difference, only first, only second, p). `mazes_needed` and `seeds_needed` are for 80 % power at the
+    observed difference (None: not known from one seed).
+    """
+
+    measure: str
+    first: str
+    second: str
+    n: int
+    difference: float
+    only_first: int
+    only_second: int
+    p_value: float
+    bootstrap: tuple[float, float]
+    t: tuple[float, float] | None
+    per_seed: dict[int, tuple[float, int, int, float]]
+    mazes_needed: int
+    seeds_needed: int | None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return _hull(self.bootstrap, self.t)
+
+    @property
+    def resolved(self) -> bool:
+        """True when the exact test and the interval (seeds included) both exclude no difference."""
+        low, high = self.interval
+        return self.p_value < 1 - LEVEL and (low > 0 or high < 0)
+
+    def sentence(self) -> str:
+        low, high = self.interval
+        seeds = len(self.per_seed)
+        where = f"{self.n:,} mazes" + (f" of {seeds} seeds" if seeds > 1 else " of one seed")
+        facts = (
+            f"{self.measure}: {self.first} - {self.second} = {self.difference:+.1f} points "
+            f"[{low:+.1f}, {high:+.1f}] on the same {where} ({self.only_first} only {self.first}, "
+            f"{self.only_second} only {self.second}; exact McNemar p = {_p(self.p_value)})"
+        )
+        if self.resolved:
+            better, worse = (self.first, self.second) if self.difference > 0 else (self.second, self.first)
+            caution = "; other training seeds were not tried" if seeds == 1 else ""
+            return f"{facts}. Resolved: {better} is better than {worse} here{caution}."
+        if self.difference == 0:
+            plan = f"a difference of {100 * SMALL_DIFFERENCE:g} points"
+        else:
+            plan = "a difference of this size"
+        need = f"about {self.mazes_needed:,} mazes"
+        if self.seeds_needed is not None:
+            need += f" (for these trained models), or {self.seeds_needed:,} seeds of as many mazes as here,"
+        elif seeds == 1:
+            need += " (and several seeds, as one says nothing of how training runs differ)"
+        return f"{facts}. Not resolved: to see {plan} with 80 % power, {need} would be needed."
+
+
+def group_rows(results: Results) -> dict[tuple[str, str, bool], list[Row]]:
+    """Rows of the same (scale, model, trained), seeds ascending; trained first, the random policy last."""
+    scales = list(dict.fromkeys(row.scale for row in results.rows if row.model != "random"))
+    scales += [row.scale for row in results.rows if row.scale not in scales]
+
+    def place(row):
+        return scales.index(row.scale), row.model == "random", not row.trained, _ORDER.get(row.model, 3)
+
+    groups: dict[tuple[str, str, bool], list[Row]] = {}
+    for row in sorted(results.rows, key=lambda r: (*place(r), r.seed)):
+        groups.setdefault(row.key, []).append(row)
+    return groups
+
+
+def estimate(outcomes: dict[int, list[bool]]) -> Proportion:
+    """Pool one model's outcomes, seed -> one bool per maze, into a percentage with its 95 % intervals."""
+    stats = require("scipy.stats")
+    count, n = sum(map(sum, outcomes.values())), sum(map(len, outcomes.values()))
+    per_seed = {seed: 100 * sum(o) / len(o) for seed, o in outcomes.items() if len(o)}
+    wilson = (0.0, 100.0)
+    if n:
+        ci = stats.binomtest(count, n).proportion_ci(LEVEL, method="wilson")
+        wilson = (100 * float(ci.low), 100 * float(ci.high))
+    return Proportion(count, n, per_seed, wilson, _t_interval(list(per_seed.values()), 0.0, 100.0))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided exact McNemar test: are the mazes only one model solves split evenly between both? -> p."""
+    discordant = only_first + only_second
+    return float(require("scipy.stats").binomtest(only_first, discordant).pvalue) if discordant else 1.0
+
+
+def mazes_needed(discordant: float, difference: float) -> int:
+    """Mazes for 80 % power of a two-sided 5 % McNemar test.
+
+    Args:
+        discordant: share of mazes that exactly one of the models solves.
+        difference: difference of the two models' shares; not 0.
+
+    Formula: (z_a sqrt(psi) + z_b sqrt(psi - delta^2))^2 / delta^2, from R. J. Connor (1987), Sample size for
+    testing differences in proportions for the paired-sample design, Biometrics 43, 207-211.
+    """
+    z_a, z_b = _z()
+    psi, delta = max(discordant, abs(difference)), abs(difference)
+    return math.ceil((z_a * math.sqrt(psi) + z_b * math.sqrt(psi - delta * delta)) ** 2 / delta**2)
+
+
+def compare(
+    results: Results, measure: str, first=("poh", True), second=("baseline", True), scale: str = ""
+) -> Comparison | None:
+    """Compare two models, each (model, trained), over the seeds both have; None when they share none.
+
+    The random policy has no size: it is found whatever `scale` is.
+    """
+    if measure not in MEASURES:
+        raise ValueError(f"measure is {measure!r}; accepted: {', '.join(MEASURES)}")
+    sides = []
+    for model, trained in (first, second):
+        rows = [row for row in results.rows if (row.model, row.trained) == (model, trained)]
+        sides.append({row.seed: getattr(row, measure) for row in rows if row.scale in (scale, "")})
+    seeds = [seed for seed in sorted(sides[0]) if seed in sides[1] and len(sides[0][seed])]
+    if not seeds:
+        return None
+    per_seed, steps = {}, []
+    for seed in seeds:
+        d = np.asarray(sides[0][seed], dtype=np.int64) - np.asarray(sides[1][seed], dtype=np.int64)
+        wins, losses = int((d > 0).sum()), int((d < 0).sum())
+        per_seed[seed] = (100 * float(d.mean()), wins, losses, mcnemar(wins, losses))
+        steps.append(d)
+    d = np.concatenate(steps)
+    wins, losses = int((d > 0).sum()), int((d < 0).sum())
+    difference = float(d.mean())
+    planned = difference or SMALL_DIFFERENCE
+    differences = [value[0] for value in per_seed.values()]
+    return Comparison(
+        measure=measure,
+        first=label(*first, scale),
+        second=label(*second, "" if second[0] == "random" else scale),
+        n=len(d),
+        difference=100 * difference,
+        only_first=wins,
+        only_second=losses,
+        p_value=mcnemar(wins, losses),
+        bootstrap=_paired_bootstrap(d),
+        t=_t_interval(differences, -100.0, 100.0),
+        per_seed=per_seed,
+        mazes_needed=mazes_needed((wins + losses) / len(d), planned),
+        seeds_needed=_seeds_needed(differences, 100 * planned),
+    )
+
+
+def _paired_bootstrap(d: np.ndarray) -> tuple[float, float]:
+    """95 % percentile interval of the mean of d in {-1, 0, 1}, in points; seeded, so a report can be repeated."""
+    stats = require("scipy.stats")
+    if (d == d[0]).all():
+        # Resampling a constant gives no width. Wilson bounds the share r of mazes that could differ from it.
+        r = 1 - float(stats.binomtest(len(d), len(d)).proportion_ci(LEVEL, method="wilson").low)
+        spread = {0: (-r, r), 1: (1 - 2 * r, 1.0), -1: (-1.0, 2 * r - 1)}[int(d[0])]
+        return 100 * spread[0], 100 * spread[1]
+    found = stats.bootstrap(
+        (d,), np.mean, n_resamples=9999, batch=256, confidence_level=LEVEL, method="percentile",
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return 100 * float(found.confidence_interval.low), 100 * float(found.confidence_interval.high)
+
+
+def _t_interval(values: list[float], lowest: float, highest: float) -> tuple[float, float] | None:
+    if len(values) < 2:
+        return None
+    half = require("scipy.stats").t.ppf((1 + LEVEL) / 2, len(values) - 1)
+    half = float(half) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    middle = float(np.mean(values))
+    return max(lowest, middle - half), min(highest, middle + half)
+
+
+def _seeds_needed(differences: list[float], planned: float) -> int | None:
+    """Seeds for 80 % power of a paired t test: (z_a + z_b)^2 s^2 / delta^2 + z_a^2 / 2.
+
+    From W. C. Guenther (1981), Sample size formulas for normal theory t tests, The American Statistician 35, 243.
+    """
+    if len(differences) < 2:
+        return None
+    z_a, z_b = _z()
+    n = ((z_a + z_b) * float(np.std(differences, ddof=1)) / planned) ** 2 + z_a**2 / 2
+    return max(2, math.ceil(n))
+
+
+def _z() -> tuple[float, float]:
+    norm = require("scipy.stats").norm
+    return float(norm.ppf((1 + LEVEL) / 2)), float(norm.ppf(POWER))
+
+
+def _hull(a: tuple[float, float], b: tuple[float, float] | None) -> tuple[float, float]:
+    return a if b is None else (min(a[0], b[0]), max(a[1], b[1]))
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"

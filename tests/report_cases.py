@@ -1,0 +1,81 @@
+"""An invented run of the 12x12 benchmark, shared by the tests of poh_ext.report."""
+
+import numpy as np
+
+from poh_ext.report import Results, Row, describe_environment
+
+
+def make_row(model="baseline", trained=True, seed=0, reached=(1, 1, 0, 1), optimal=None, **changes):
+    reached = [bool(r) for r in reached]
+    optimal = list(reached) if optimal is None else [bool(o) for o in optimal]
+    curve = (
+        [
+            {
+                "step": s,
+                "epoch": s / 10,
+                "loss": 5.0 / s,
+                "cross_entropy": 4.9 / s,
+                "routing_entropy": 1.5 if model == "poh" else None,
+                "lr": 3e-4,
+            }
+            for s in range(1, 21)
+        ]
+        if trained
+        else []
+    )
+    values = {
+        "model": model,
+        "trained": trained,
+        "seed": seed,
+        "params": 0 if model == "random" else 7_412_688,
+        "gflop_per_maze": None if model == "random" else 1.09,
+        "steps": 390 if trained else 0,
+        "train_seconds": 81.5 if trained else None,
+        "train_mazes_per_second": 148.2 if trained else None,
+        "eval_mazes_per_second": 911.0,
+        "reached": reached,
+        "optimal": optimal,
+        "moves_correct": 300,
+        "moves_total": 400,
+        "curve": curve,
+        "config": {"depth": 4},
+    }
+    return Row(**{**values, **changes})
+
+
+def make_results(rows=None, lengths=(50, 61, 70, 83), **changes):
+    rows = [make_row()] if rows is None else rows
+    seeds = {row.seed for row in rows} or {0}
+    sets = {s: {"n": len(lengths), "path_lengths": list(lengths), "n_train": 400} for s in seeds}
+    values = {
+        "experiment": "12x12",
+        "protocol": "default",
+        "config": {"epochs": 30, "lr": 3e-4},
+        "command": "python run.py --epochs 30",
+        "environment": describe_environment(),
+        "rows": rows,
+        "test_sets": sets,
+    }
+    return Results(**{**values, **changes})
+
+
+def make_run(seeds=(0,), n=57, looped=False, **changes):
+    """Every row of a benchmark; outcomes drawn with the shares of solved mazes given below."""
+    shares = {
+        ("baseline", True): 0.58,
+        ("poh", True): 0.63,
+        ("baseline", False): 0.42,
+        ("poh", False): 0.4,
+        ("random", False): 0.45,
+    }
+    if looped:
+        shares |= {("looped_baseline", True): 0.61, ("looped_baseline", False): 0.0}
+    rows, lengths = [], {}
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        lengths[seed] = rng.integers(50, 100, n).tolist()
+        for (model, trained), share in shares.items():
+            reached = rng.random(n) < share
+            rows.append(make_row(model, trained, seed, reached, reached & (rng.random(n) < 0.85)))
+    sets = {s: {"n": n, "path_lengths": lengths[s], "n_train": 306} for s in seeds}
+    return make_results(rows, **{"test_sets": sets, **changes})
