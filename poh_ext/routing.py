@@ -1,0 +1,80 @@
+"""Soft choice among heads: softmax weights and their entropy, fused and differentiable."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from poh_ext.ops import routing as ops
+
+__all__ = ["route", "routing_entropy"]
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_REDUCTIONS = ("mean", "sum", "none")
+
+
+def _check(logits: Tensor, temperature: float) -> float:
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
+    if logits.dtype not in _DTYPES:
+        raise TypeError(f"logits must be float32, float64, bfloat16 or float16, got {logits.dtype}")
+    if logits.dim() < 1 or logits.shape[-1] < 1:
+        raise ValueError(f"logits must have shape [..., H] with H >= 1, got {tuple(logits.shape)}")
+    if isinstance(temperature, bool) or not isinstance(temperature, Real):
+        raise TypeError(f"temperature must be a number, got {type(temperature).__name__}")
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    return float(temperature)
+
+
+def route(logits: Tensor, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Softmax weights over the last dimension and their entropy, in one pass (and one pass backward for both).
+
+    weights = softmax(logits / temperature); entropy = -sum weights ln(weights), computed as
+    logsumexp(z) - sum weights z, so that no log of a zero is ever taken. A logit of -inf has weight 0 and adds
+    nothing to the entropy; NaN, +inf and rows of nothing but -inf give NaN, as softmax does.
+
+    Args:
+        logits: [..., H], float32, float64, bfloat16 or float16; sums run in float32 (float64 for float64).
+        temperature: positive number; above 1 flattens the weights, below 1 sharpens them.
+
+    Returns:
+        weights [..., H] and entropy [...] in nats, both in the dtype of logits and differentiable.
+
+    Raises:
+        TypeError: logits is not a floating-point tensor of these dtypes; temperature is not a number.
+        ValueError: no last dimension, or an empty one; temperature not positive and finite.
+
+    Example:
+        >>> weights, entropy = poh_ext.route(torch.zeros(2, 4))
+        >>> weights[0], entropy[0]                  # uniform over 4 heads: ln 4 nats
+        (tensor([0.2500, 0.2500, 0.2500, 0.2500]), tensor(1.3863))
+    """
+    return ops.route(logits, _check(logits, temperature))
+
+
+def routing_entropy(logits: Tensor, *, temperature: float = 1.0, reduction: str = "mean") -> Tensor:
+    """Entropy in nats of softmax(logits / temperature) over the last dimension; see `route`.
+
+    The weights are not written to memory, and "mean" and "sum" reduce in the same pass, in an order that does not
+    depend on the number of threads.
+
+    Args:
+        logits: [..., H], float32, float64, bfloat16 or float16.
+        temperature: positive number.
+        reduction: "mean" over all leading dimensions (0 when there are no rows), "sum", or "none" ([...]).
+
+    Raises:
+        As `route`, and ValueError for an unknown reduction.
+
+    Example:
+        >>> poh_ext.routing_entropy(torch.zeros(32, 144, 6))
+        tensor(1.7918)
+    """
+    temperature = _check(logits, temperature)
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    return ops.routing_entropy(logits, temperature, reduction)
