@@ -1,0 +1,150 @@
+"""What makes two planners comparable: parameter counts, equal-size shapes, arithmetic per maze.
+
+Nothing here allocates a model: counts come from the meta device.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from poh_ext.models.planners import BaselinePlanner, PoHPlanner
+
+__all__ = ["MODES", "RULES", "SCALES", "SHAPES", "PlannerShape", "gflop_per_maze", "match_width", "parameter_count"]
+
+MODES = ("depth", "width", "none")
+RULES = ("scale", "heads")
+SCALES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+
+
+class PlannerShape(NamedTuple):
+    """The four numbers that fix a planner's size: BaselinePlanner(size, **shape._asdict())."""
+
+    d_model: int
+    n_heads: int
+    d_ff: int
+    depth: int
+
+
+# The baselines of the two benchmarks.
+SHAPES = {
+    "12x12": PlannerShape(384, 6, 1536, 4),
+    "tiny": PlannerShape(128, 4, 512, 2),
+    "small": PlannerShape(256, 4, 1024, 3),
+    "medium": PlannerShape(512, 8, 2048, 4),
+    "large": PlannerShape(768, 12, 3072, 6),
+    "xl": PlannerShape(1024, 16, 4096, 8),
+}
+
+
+def parameter_count(planner: type[nn.Module] | nn.Module, *args, **kwargs) -> int:
+    """Trained parameters of a model, or of a planner class built from (size, **options) without allocating it.
+
+    Example:
+        >>> parameter_count(BaselinePlanner, 12, **SHAPES["12x12"]._asdict(), cell_features=1)
+        7210896
+    """
+    if isinstance(planner, type):
+        with torch.device("meta"):
+            planner = planner(*args, **kwargs)
+    elif args or kwargs:
+        raise TypeError("parameter_count takes options only with a class, not with a model")
+    return sum(p.numel() for p in planner.parameters() if p.requires_grad)
+
+
+def _candidates(shape: PlannerShape, mode: str, rule: str, scales):
+    """Shapes to try, largest first."""
+    if mode == "none":
+        yield shape
+    elif mode == "width":
+        for depth in range(shape.depth, 0, -1):
+            yield shape._replace(depth=depth)
+    elif rule == "heads":
+        d_head = shape.d_model // shape.n_heads
+        for heads in range(shape.n_heads, 0, -1):
+            yield PlannerShape(heads * d_head, heads, shape.d_ff * heads // shape.n_heads, shape.depth)
+    else:
+        for scale in scales:
+            d_model = int(shape.d_model * scale) // shape.n_heads * shape.n_heads
+            if d_model:
+                yield PlannerShape(d_model, shape.n_heads, int(shape.d_ff * scale), shape.depth)
+
+
+def match_width(size, shape: PlannerShape, *, mode: str = "depth", rule: str = "scale", scales=SCALES,
+                limit: float = 1.1, **options) -> PlannerShape:
+    """The shape of a PoHPlanner that has about as many parameters as the BaselinePlanner of `shape`.
+
+    The first candidate with parameters <= limit x baseline's is taken.
+
+    Args:
+        size: side of the maze in cells, or (height, width).
+        shape: the baseline's (d_model, n_heads, d_ff, depth).
+        mode: "depth" keeps the depth and narrows; "width" keeps the width and drops blocks; "none" returns `shape`.
+        rule: how "depth" narrows. "scale" (scaling benchmark) multiplies d_model and d_ff by each of `scales` and
+            rounds down, d_model to a multiple of n_heads; "heads" (12x12 benchmark) drops heads of the same width
+            one by one, and d_ff in proportion: 6, 5, 4, ... heads of 64 at d_model=384.
+        scales: factors to try, in order.
+        limit: accepted ratio of parameters.
+        options: passed to both planners when counting (cell_features, maze_enc).
+
+    Raises:
+        ValueError: unknown mode or rule, a limit that is not positive, or no candidate within the limit.
+
+    Example:
+        >>> match_width(12, SHAPES["12x12"], rule="heads")
+        PlannerShape(d_model=320, n_heads=5, d_ff=1280, depth=4)
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if rule not in RULES:
+        raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+    if isinstance(limit, bool) or not isinstance(limit, Real) or not limit > 0:
+        raise ValueError(f"limit must be a positive number, got {limit!r}")
+    shape = PlannerShape(*shape)
+    if mode == "none":
+        return shape
+    baseline = parameter_count(BaselinePlanner, size, **shape._asdict(), **options)
+    least = None
+    for candidate in _candidates(shape, mode, rule, scales):
+        params = parameter_count(PoHPlanner, size, **candidate._asdict(), **options)
+        if params <= limit * baseline:
+            return candidate
+        least = params if least is None else min(least, params)
+    tried = "no candidate was tried" if least is None else f"the smallest tried has {least:,}"
+    raise ValueError(
+        f"no PoH planner with at most {limit} x the baseline's {baseline:,} parameters "
+        f"(mode {mode!r}, rule {rule!r}): {tried}"
+    )
+
+
+class _ShapeOfOneMaze:
+    """Stands in for a MazeBatch of one maze where only shapes matter."""
+
+    def __init__(self, height: int, width: int):
+        self.passages = torch.empty(1, height, width, dtype=torch.uint8, device="meta")
+
+    def raster(self) -> torch.Tensor:
+        _, height, width = self.passages.shape
+        return torch.empty(1, 2 * height + 1, 2 * width + 1, dtype=torch.uint8, device="meta")
+
+
+def gflop_per_maze(model: BaselinePlanner | PoHPlanner) -> float:
+    """Arithmetic of one forward pass on one maze in GFLOP (1 multiply-add = 2 FLOP): all matrix products and
+    convolutions, over all passes. Traced on the meta device: costs no arithmetic and no memory, works for any
+    device the model is on. A training step is about three times that per maze.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
+    cell = torch.zeros(1, dtype=torch.int64, device="meta")
+    kept = dict(model.__dict__)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            functional_call(model, tensors, (_ShapeOfOneMaze(*model.size), cell, cell))
+    finally:
+        model.__dict__.update(kept)  # the routing entropy and weights of the model's own last forward
+    return counter.get_total_flops() / 1e9
