@@ -79,3 +79,55 @@ def make_run(seeds=(0,), n=57, looped=False, **changes):
             rows.append(make_row(model, trained, seed, reached, reached & (rng.random(n) < 0.85)))
     sets = {s: {"n": n, "path_lengths": lengths[s], "n_train": 306} for s in seeds}
     return make_results(rows, **{"test_sets": sets, **changes})
+
+
+def carve(n, height, width, seed=0):
+    """Depth-first mazes as passage bits, with start and goal in opposite corners, written for the tests alone."""
+    rng = np.random.default_rng(seed)
+    passages = np.zeros((n, height, width), dtype=np.uint8)
+    moves = ((1, 2, -1, 0), (2, 1, 1, 0), (4, 8, 0, -1), (8, 4, 0, 1))  # bit, opposite, row, column
+    for maze in passages:
+        stack, seen = [(0, 0)], {(0, 0)}
+        while stack:
+            r, c = stack[-1]
+            options = [
+                m
+                for m in moves
+                if 0 <= r + m[2] < height and 0 <= c + m[3] < width and (r + m[2], c + m[3]) not in seen
+            ]
+            if not options:
+                stack.pop()
+                continue
+            bit, opposite, dr, dc = options[rng.integers(len(options))]
+            maze[r, c] |= bit
+            maze[r + dr, c + dc] |= opposite
+            seen.add((r + dr, c + dc))
+            stack.append((r + dr, c + dc))
+    return passages
+
+
+def walk(passages, start, goal, rng=None):
+    """Cells from start to goal: the shortest path, or with `rng` a wandering one that leaves dead ends again."""
+    width = passages.shape[1]
+    trail, walked, seen = [start], [start], {start}
+    while trail[-1] != goal:
+        cell = trail[-1]
+        bits = int(passages[cell // width, cell % width])
+        steps = [cell + d for bit, d in ((1, -width), (2, width), (4, -1), (8, 1)) if bits & bit]
+        steps = [s for s in steps if s not in seen]
+        if not steps:
+            trail.pop()
+            walked.append(trail[-1])
+            continue
+        step = steps[0 if rng is None else rng.integers(len(steps))]
+        seen.add(step)
+        trail.append(step)
+        walked.append(step)
+    return trail if rng is None else walked
+
+
+def pad(paths):
+    out = np.full((len(paths), max(map(len, paths))), -1)
+    for row, path in zip(out, paths, strict=True):
+        row[: len(path)] = path
+    return out

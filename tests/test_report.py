@@ -1,14 +1,24 @@
 """The data model of results.json and the written report."""
 
+import importlib
 import json
 import os
+import re
 
 import numpy as np
 import pytest
 import torch
-from report_cases import make_results, make_row
+from report_cases import carve, make_results, make_row, make_run, pad, walk
 
-from poh_ext.report import Results, describe_environment
+from poh_ext.report import (
+    FILES,
+    MazeSample,
+    Results,
+    describe_environment,
+    results_table,
+    verdicts,
+    write_report,
+)
 
 
 class TestResults:
@@ -94,3 +104,90 @@ class TestResults:
         assert environment["precision"] == "bfloat16 autocast"
         assert environment["hardware"]["cpu_cores"] >= 1
         assert environment["backend_info"]["cpu"]
+
+
+class TestWriteReport:
+    def sample(self):
+        passages = carve(2, 5, 6, seed=1)
+        truth = [walk(p, 0, 29) for p in passages]
+        lost = [walk(p, 0, 29, np.random.default_rng(4)) for p in passages]
+        return MazeSample(passages, [0, 0], np.full(2, 29), pad(truth), {"PoH": pad(lost)})
+
+    def test_a_whole_run(self, tmp_path):
+        results = make_run(seeds=(0, 1), looped=True, warnings=["warm-up never\nends"])
+        for row in results.rows:
+            row.gflop_per_maze = {"poh": 2.6, "random": None}.get(row.model, 1.0)
+        results.save(tmp_path / "results.json")
+        written = write_report(results, tmp_path, mazes=self.sample())
+        assert {p.name for p in tmp_path.iterdir()} == set(FILES)
+        assert written[0] == tmp_path / "report.md" and len(written) == len(FILES) - 1
+        text = written[0].read_text()
+        for part in (
+            results.command,
+            results_table(results).markdown(),
+            "- warm-up never ends\n",
+            "`epochs`: 30",
+            "`versions.torch`",
+            "`precision`: float32",
+            "seed 1: 306 training mazes, 57 test mazes",
+            "Compute is unequal: PoH takes 2.6 times",
+            "the looped baseline is the control",
+        ):
+            assert part in text, part
+        assert all(line in text for line in verdicts(results))
+        assert text.count("| reached: PoH - baseline |") == 3  # two seeds and the pooled row
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            assert (tmp_path / target).is_file(), target
+        assert "as-published protocol with care" not in text and "Interrupted" not in text
+
+    def test_as_published_stands_beside_its_caveat(self, tmp_path):
+        text = write_report(make_run(protocol="as-published"), tmp_path)[0].read_text()
+        for number in ("1.75", "45.1 +/- 6.3", "32.9 +/- 5.7", "59.6", "45.6", "5.27"):
+            assert number in text[text.index("## Results") : text.index("## Verdict")]
+        assert "| baseline | 57.89 [45.0-69.8] | 52.63 [" in text and "| PoH | 63.16 [" in text
+        assert "one maze is 1.75 points" in text
+
+    @pytest.mark.parametrize("keep", [0, 1, 2])
+    def test_an_interrupted_run(self, tmp_path, keep):
+        rows = [make_row("random", False, reached=(0, 0, 0, 0)), make_row("baseline", reached=(1, 1, 1, 1))][:keep]
+        results = make_results(rows, status="interrupted")
+        text = write_report(results, tmp_path)[0].read_text()
+        assert "**Interrupted:**" in text and "there is nothing to compare" in text
+        names = {p.name for p in tmp_path.iterdir()}
+        assert (
+            names
+            == {
+                0: {"report.md"},
+                1: {"report.md", "outcomes.png", "accuracy_by_path_length.png"},
+                2: set(FILES) - {"results.json", "mazes.png"},
+            }[keep]
+        )
+
+    def test_written_again_it_shows_only_its_own_pictures(self, tmp_path):
+        write_report(make_run(), tmp_path)
+        text = write_report(make_results([], status="interrupted"), tmp_path)[0].read_text()
+        assert ".png" not in text
+
+    def test_a_model_no_better_than_chance_is_said_so(self):
+        rows = [make_row("baseline", reached=(1, 0, 0, 0)), make_row("random", False, reached=(1, 1, 0, 0))]
+        assert any(
+            "baseline, trained, is not shown to be better than the random" in v for v in verdicts(make_results(rows))
+        )
+        n = 60
+        rows = [make_row("baseline", reached=[1] * n), make_row("random", False, reached=[0] * n)]
+        assert not any("not shown to be" in v for v in verdicts(make_results(rows, lengths=[50] * n)))
+
+    def test_contradictions_and_missing_packages_write_nothing(self, tmp_path, monkeypatch):
+        with pytest.raises(ValueError, match="occurs twice"):
+            write_report(make_results([make_row(), make_row()]), tmp_path / "a")
+        real = importlib.import_module
+
+        def without_matplotlib(name, *args):
+            if name.startswith("matplotlib"):
+                raise ImportError("No module named 'matplotlib'")
+            return real(name, *args)
+
+        monkeypatch.setattr(importlib, "import_module", without_matplotlib)
+        with pytest.raises(ImportError, match=r"needs matplotlib.*poh_ext\[experiments\]"):
+            write_report(make_run(), tmp_path / "a")
+        assert not list(tmp_path.iterdir())

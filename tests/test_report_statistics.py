@@ -8,8 +8,8 @@ import pytest
 from report_cases import make_results, make_row, make_run
 from scipy import stats as scipy_stats
 
-from poh_ext.report import statistics
-from poh_ext.report.statistics import compare, estimate, group_rows, mazes_needed, mcnemar
+from poh_ext.report.sample_size import mazes_needed, seeds_needed
+from poh_ext.report.statistics import compare, estimate, estimate_rows, group_rows, mcnemar
 from poh_ext.report.tables import COLUMNS, results_table
 
 
@@ -67,6 +67,12 @@ class TestEstimate:
         p = estimate({0: outcomes(100, 100), 1: outcomes(60, 100)})
         assert p.interval[1] == 100 and p.interval[0] == 0
 
+    def test_the_random_policy_has_no_training_to_vary(self):
+        rows = [make_row("random", False, s, outcomes(k, 100)) for s, k in enumerate((30, 50))]
+        assert estimate_rows(rows, "reached").interval == estimate({0: outcomes(80, 200)}).wilson
+        rows = [make_row("poh", False, s, outcomes(k, 100)) for s, k in enumerate((30, 50))]
+        assert estimate_rows(rows, "reached").interval == estimate_rows(rows, "reached").t
+
     def test_no_mazes(self):
         p = estimate({0: []})
         assert math.isnan(p.percent) and p.interval == (0, 100)
@@ -121,6 +127,11 @@ class TestComparison:
         assert c.per_seed[1] == (-15.0, 0, 150, pytest.approx(2.0**-149))
         assert f"{c.seeds_needed:,} seeds" in c.sentence()
 
+    def test_seeds_that_agree_by_chance_do_not_make_few_seeds_enough(self):
+        c = compare(paired_results((31, 26, 20, 37), (31, 26, 20, 37)), "reached")
+        assert not c.resolved
+        assert c.seeds_needed * 114 >= c.mazes_needed > 2 * 114
+
     @pytest.mark.parametrize(("shape", "low", "high"), [((57, 0, 0, 0), 0, 100), ((0, 0, 40, 17), -100, 100)])
     def test_constant_differences_keep_an_honest_width(self, shape, low, high):
         c = compare(paired_results(shape), "reached")
@@ -167,8 +178,9 @@ class TestSampleSize:
     def test_seeds_give_80_percent_power_of_the_t_test(self):
         for differences in ([1.0, 9.0, 2.0, 8.0], [4.0, 5.0, 7.0], [-2.0, 30.0, 3.0]):
             planned = float(np.mean(differences))
-            n = statistics._seeds_needed(differences, planned)
-            shift = planned * math.sqrt(n) / np.std(differences, ddof=1)
+            spread = float(np.std(differences, ddof=1))
+            n = seeds_needed(spread, planned)
+            shift = planned * math.sqrt(n) / spread
             power = scipy_stats.nct.sf(scipy_stats.t.ppf(0.975, n - 1), n - 1, shift)
             assert 0.77 < power < 0.95, (differences, n)
 

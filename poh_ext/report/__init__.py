@@ -1,8 +1,21 @@
 """Results of a benchmark: the data model, its statistics, tables, plots and the written report."""
 
 from poh_ext.report.environment import describe_environment
+from poh_ext.report.report import FILES, verdicts, write_report
 from poh_ext.report.results import Results, Row
+from poh_ext.report.sheet import MazeSample
 from poh_ext.report.statistics import compare, estimate
 from poh_ext.report.tables import results_table
 
-__all__ = ["Results", "Row", "compare", "describe_environment", "estimate", "results_table"]
+__all__ = [
+    "FILES",
+    "MazeSample",
+    "Results",
+    "Row",
+    "compare",
+    "describe_environment",
+    "estimate",
+    "results_table",
+    "verdicts",
+    "write_report",
+]

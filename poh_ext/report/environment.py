@@ -14,11 +14,11 @@ from poh_ext._backend import backend_info
 __all__ = ["describe_environment"]
 
 
-def _version(name: str) -> str | None:
+def _version(name: str) -> str:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return None
+        return "not installed"
 
 
 def _cpu_name() -> str:

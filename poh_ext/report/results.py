@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-__all__ = ["SCHEMA_VERSION", "Results", "Row", "label", "write_atomically"]
+__all__ = ["SCHEMA_VERSION", "Results", "Row", "label", "plain", "write_atomically"]
 
 SCHEMA_VERSION = 1
 PROTOCOLS = ("default", "as-published")
@@ -153,7 +153,7 @@ class Results:
         """Check, then write atomically. ValueError names what contradicts; nothing is written then."""
         self.validate()
         record = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        text = json.dumps(_plain(record), indent=1, allow_nan=False) + "\n"
+        text = json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
         return write_atomically(path, text.encode())
 
     @classmethod
@@ -211,18 +211,18 @@ def _check_fields(cls, record, what: str) -> None:
         raise ValueError(f"{what} lacks {', '.join(sorted(missing))}")
 
 
-def _plain(value):
+def plain(value):
     """JSON-ready copy: tensors and numpy become numbers and lists, what is not finite becomes None."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, (torch.Tensor, np.ndarray, np.generic)):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
+        return plain(asdict(value))
     return str(value)  # Path, torch.dtype, torch.device, Enum

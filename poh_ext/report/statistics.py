@@ -9,17 +9,17 @@ shown (`interval`) is the hull of the t interval and of Wilson's over all mazes,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from poh_ext.report._optional import require
 from poh_ext.report.results import Results, Row, label
+from poh_ext.report.sample_size import mazes_needed, seeds_needed
 
-__all__ = ["Comparison", "Proportion", "compare", "estimate", "group_rows", "mazes_needed", "mcnemar"]
+__all__ = ["Comparison", "Proportion", "compare", "estimate", "estimate_rows", "group_rows", "mcnemar"]
 
 LEVEL = 0.95
-POWER = 0.80
 SMALL_DIFFERENCE = 0.02  # planned for when the observed difference is 0
 MEASURES = ("reached", "optimal")
 _ORDER = {"baseline": 0, "looped_baseline": 1, "poh": 2, "random": 4}
@@ -133,25 +133,17 @@ def estimate(outcomes: dict[int, list[bool]]) -> Proportion:
     return Proportion(count, n, per_seed, wilson, _t_interval(list(per_seed.values()), 0.0, 100.0))
 
 
+def estimate_rows(rows: list[Row], measure: str) -> Proportion:
+    """`estimate` of one group. The random policy is not trained, so its seeds only draw mazes: Wilson alone."""
+    outcomes = {row.seed: getattr(row, measure) for row in rows}
+    p = estimate(outcomes)
+    return replace(p, t=None) if rows[0].model == "random" else p
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided exact McNemar test: are the mazes only one model solves split evenly between both? -> p."""
     discordant = only_first + only_second
     return float(require("scipy.stats").binomtest(only_first, discordant).pvalue) if discordant else 1.0
-
-
-def mazes_needed(discordant: float, difference: float) -> int:
-    """Mazes for 80 % power of a two-sided 5 % McNemar test.
-
-    Args:
-        discordant: share of mazes that exactly one of the models solves.
-        difference: difference of the two models' shares; not 0.
-
-    Formula: (z_a sqrt(psi) + z_b sqrt(psi - delta^2))^2 / delta^2, from R. J. Connor (1987), Sample size for
-    testing differences in proportions for the paired-sample design, Biometrics 43, 207-211.
-    """
-    z_a, z_b = _z()
-    psi, delta = max(discordant, abs(difference)), abs(difference)
-    return math.ceil((z_a * math.sqrt(psi) + z_b * math.sqrt(psi - delta * delta)) ** 2 / delta**2)
 
 
 def compare(
@@ -194,7 +186,7 @@ def compare(
         t=_t_interval(differences, -100.0, 100.0),
         per_seed=per_seed,
         mazes_needed=mazes_needed((wins + losses) / len(d), planned),
-        seeds_needed=_seeds_needed(differences, 100 * planned),
+        seeds_needed=_seeds(differences, d, planned),
     )
 
 
@@ -222,21 +214,13 @@ def _t_interval(values: list[float], lowest: float, highest: float) -> tuple[flo
     return max(lowest, middle - half), min(highest, middle + half)
 
 
-def _seeds_needed(differences: list[float], planned: float) -> int | None:
-    """Seeds for 80 % power of a paired t test: (z_a + z_b)^2 s^2 / delta^2 + z_a^2 / 2.
-
-    From W. C. Guenther (1981), Sample size formulas for normal theory t tests, The American Statistician 35, 243.
-    """
+def _seeds(differences: list[float], d: np.ndarray, planned: float) -> int | None:
+    """`seeds_needed`, or None from one seed. A few seeds may agree by chance, so their spread is taken to be no
+    smaller than what drawing other mazes alone gives."""
     if len(differences) < 2:
         return None
-    z_a, z_b = _z()
-    n = ((z_a + z_b) * float(np.std(differences, ddof=1)) / planned) ** 2 + z_a**2 / 2
-    return max(2, math.ceil(n))
-
-
-def _z() -> tuple[float, float]:
-    norm = require("scipy.stats").norm
-    return float(norm.ppf((1 + LEVEL) / 2)), float(norm.ppf(POWER))
+    of_mazes = float(np.std(d)) / math.sqrt(len(d) / len(differences))
+    return seeds_needed(max(float(np.std(differences, ddof=1)) / 100, of_mazes), planned)
 
 
 def _hull(a: tuple[float, float], b: tuple[float, float] | None) -> tuple[float, float]:

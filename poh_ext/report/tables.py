@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass, field
 
 from poh_ext.report.results import Results, label
-from poh_ext.report.statistics import Proportion, estimate, group_rows
+from poh_ext.report.statistics import MEASURES, Proportion, estimate_rows, group_rows
 
 __all__ = ["Table", "results_table"]
 
@@ -81,7 +81,7 @@ def results_table(results: Results) -> Table:
                 "yes" if trained else "no",
                 f"{rows[0].params:,}",
                 _number(_mean(r.gflop_per_maze for r in rows)),
-                *(_percent(estimate({r.seed: getattr(r, m) for r in rows})) for m in ("reached", "optimal")),
+                *(_percent(estimate_rows(rows, measure)) for measure in MEASURES),
                 f"{100 * correct / total:.1f}" if total else NONE,
                 _number(_mean(r.train_seconds for r in rows)),
                 _number(_mean(r.train_mazes_per_second for r in rows)),
@@ -102,7 +102,9 @@ def _explain(results: Results) -> list[str]:
         return [f"{sizes[0]:,} test mazes of seed {seeds[0]}. Intervals: Wilson, over mazes."]
     n = f"{sizes[0]:,}" if len(set(sizes)) == 1 else f"{min(sizes):,} to {max(sizes):,}"
     text = f"{len(seeds)} seeds, {n} test mazes each; times and rates: means over seeds. "
-    text += "Intervals: t over seeds, widened where Wilson's over all mazes is wider."
+    text += "Intervals: t over seeds, widened where Wilson's over all mazes is wider (random policy: Wilson's)."
+    if len(seeds) < 5:
+        text += f" A t interval of {len(seeds)} seeds is wide for want of seeds; 5 or more narrow it."
     shares = {len(rows) for rows in group_rows(results).values()}
     if shares != {len(seeds)}:
         text += " Not every row has every seed."
