@@ -28,6 +28,13 @@ class TestResults:
         assert Results.load(path) == results
         assert [p.name for p in path.parent.iterdir()] == ["results.json"]
 
+    def test_outcomes_stand_on_one_line_and_no_string_is_changed(self, tmp_path):
+        odd = ["[ 1,  2 ]", "{\n  'a': [\n 3 ]}", "\\n  ]", 'quote " [\n  4\n  ]', "}  {"]
+        results = make_results(config={"odd": odd, **{key: {"x": [[1], [], {}]} for key in odd}}, command=odd[3])
+        path = results.save(tmp_path / "r.json")
+        assert Results.load(path) == results
+        assert '"reached": [ true, true, false, true ],' in path.read_text()
+
     def test_odd_values_become_strict_json(self, tmp_path):
         row = make_row(curve=[{"step": 1, "loss": float("nan"), "lr": np.float32(0.5)}])
         config = {"out": tmp_path, "dtype": torch.bfloat16, "sizes": torch.tensor([1, 2])}

@@ -63,6 +63,9 @@ class TestSheet:
             color = pixel(axis, cell % 6, cell // 6)
             on = cell in sample.true_paths[0]
             assert (is_dark(color) if on else color.min() > 0.97) or cell in ends, cell
+            beside = pixel(axis, cell % 6 + 0.07, cell // 6 + 0.07)  # off the thin line, on the broad one
+            expected = (0xB8 / 255, 0xCF / 255, 0xE0 / 255) if on else (1, 1, 1)
+            assert np.allclose(beside, expected, atol=0.02) or cell in ends, cell
 
     def test_the_first_stray_is_marked_where_it_happens(self, sheet):
         sample, figure, _, pixel = sheet
@@ -188,9 +191,9 @@ class TestPlots:
     def test_lengths_are_counted_in_their_bin(self):
         reached = [1] * 12 + [0] * 12
         row = make_row(reached=reached)
-        figure = accuracy_by_length(make_results([row], lengths=[10] * 12 + [20] * 12))
+        figure = accuracy_by_length(make_results([row], lengths=range(10, 34)))
         axis = figure.axes[0]
-        assert [t.get_text() for t in axis.get_xticklabels()] == ["10-14\nn = 12", "15-20\nn = 12"]
+        assert [t.get_text() for t in axis.get_xticklabels()] == ["10-21\nn = 12", "22-33\nn = 12"]
         np.testing.assert_allclose(axis.containers[0][0].get_ydata(orig=False), [100, 0])
 
     @pytest.mark.parametrize("lengths", [[7], [5, 5, 5], list(range(40)), [3, 3, 3, 3, 9], [1, 50, 50, 50, 50]])

@@ -114,6 +114,10 @@ class TestComparison:
         assert c.bootstrap[1] == pytest.approx(high, abs=1.01 * step)
         assert c.bootstrap == compare(paired_results((12, 9, 24, 12)), "reached").bootstrap
 
+    def test_an_interval_alone_does_not_resolve_what_the_exact_test_does_not(self):
+        c = compare(paired_results((5, 0, 2, 3)), "reached")
+        assert c.interval[0] > 0 and c.p_value == pytest.approx(2 / 2**5) and not c.resolved
+
     def test_a_clear_difference_is_resolved_in_the_right_direction(self):
         c = compare(paired_results((5, 60, 100, 100)), "reached")
         assert c.resolved and c.difference < 0

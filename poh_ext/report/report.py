@@ -56,6 +56,10 @@ def write_report(results: Results, folder: str | os.PathLike, mazes: MazeSample 
     Raises:
         ValueError: `results` contradicts itself. ImportError: scipy or matplotlib is missing. In both cases before
             anything is written.
+
+    Example:
+        >>> write_report(Results.load("run/results.json"), "run")
+        [PosixPath('run/report.md'), PosixPath('run/outcomes.png'), ...]
     """
     results.validate()
     require("scipy.stats")

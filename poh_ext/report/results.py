@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 import sys
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
@@ -154,6 +155,10 @@ class Results:
         self.validate()
         record = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         text = json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
+        # Flat lists and objects go on one line: outcomes by the thousand are unreadable below each other. A line
+        # break is never part of a JSON string, so no string is changed.
+        for flat in (r"\[\n[^\[\]{}]*\]", r"\{\n[^\[\]{}]*\}"):
+            text = re.sub(flat, lambda match: re.sub(r"\n *", " ", match[0]), text)
         return write_atomically(path, text.encode())
 
     @classmethod

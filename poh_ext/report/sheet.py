@@ -93,7 +93,13 @@ def _distances(passages: np.ndarray, goal: int) -> np.ndarray:
 
 
 def maze_sheet(sample: MazeSample, max_mazes: int = 4) -> Figure | None:
-    """One row per maze, one column per model; None when there is no maze or no model."""
+    """One row per maze, one column per model; None when there is no maze or no model.
+
+    Example:
+        >>> mazes = tasks.mazes  # of sample_tasks; rollout is greedy_rollout's answer on them
+        >>> sample = MazeSample(mazes.passages, tasks.start, tasks.goal, tasks.path, {"PoH": rollout.path})
+        >>> maze_sheet(sample).savefig("mazes.png")
+    """
     n = min(max_mazes, len(sample.passages))
     if not n or not sample.paths:
         return None

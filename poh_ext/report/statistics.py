@@ -89,7 +89,7 @@ class Comparison:
         facts = (
             f"{self.measure}: {self.first} - {self.second} = {self.difference:+.1f} points "
             f"[{low:+.1f}, {high:+.1f}] on the same {where} ({self.only_first} only {self.first}, "
-            f"{self.only_second} only {self.second}; exact McNemar p = {_p(self.p_value)})"
+            f"{self.only_second} only {self.second}; exact McNemar {_p(self.p_value)})"
         )
         if self.resolved:
             better, worse = (self.first, self.second) if self.difference > 0 else (self.second, self.first)
@@ -122,7 +122,13 @@ def group_rows(results: Results) -> dict[tuple[str, str, bool], list[Row]]:
 
 
 def estimate(outcomes: dict[int, list[bool]]) -> Proportion:
-    """Pool one model's outcomes, seed -> one bool per maze, into a percentage with its 95 % intervals."""
+    """Pool one model's outcomes, seed -> one bool per maze, into a percentage with its 95 % intervals.
+
+    Example:
+        >>> p = estimate({0: [True] * 33 + [False] * 24})
+        >>> f"{p.percent:.1f} [{p.interval[0]:.1f}, {p.interval[1]:.1f}]"
+        '57.9 [45.0, 69.8]'
+    """
     stats = require("scipy.stats")
     count, n = sum(map(sum, outcomes.values())), sum(map(len, outcomes.values()))
     per_seed = {seed: 100 * sum(o) / len(o) for seed, o in outcomes.items() if len(o)}
@@ -141,7 +147,7 @@ def estimate_rows(rows: list[Row], measure: str) -> Proportion:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Two-sided exact McNemar test: are the mazes only one model solves split evenly between both? -> p."""
+    """p of the two-sided exact McNemar test: are mazes that only one model solves split evenly between both?"""
     discordant = only_first + only_second
     return float(require("scipy.stats").binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
@@ -152,6 +158,10 @@ def compare(
     """Compare two models, each (model, trained), over the seeds both have; None when they share none.
 
     The random policy has no size: it is found whatever `scale` is.
+
+    Example:
+        >>> comparison = compare(Results.load("results.json"), "reached")
+        >>> comparison.resolved, comparison.sentence()
     """
     if measure not in MEASURES:
         raise ValueError(f"measure is {measure!r}; accepted: {', '.join(MEASURES)}")
@@ -228,4 +238,4 @@ def _hull(a: tuple[float, float], b: tuple[float, float] | None) -> tuple[float,
 
 
 def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
