@@ -5,11 +5,30 @@ from importlib.metadata import version as _version
 
 from poh_ext._backend import backend_info
 from poh_ext.losses import MultiHorizonCrossEntropy, multi_horizon_cross_entropy
+from poh_ext.mazes import GENERATORS, MazeBatch, generate_mazes
+from poh_ext.rollout import Rollout, greedy_rollout, random_policy, recondition_rollout
 from poh_ext.routing import route, routing_entropy
+from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
 
 try:
     __version__ = _version("poh_ext")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+source"
 
-__all__ = ["MultiHorizonCrossEntropy", "backend_info", "multi_horizon_cross_entropy", "route", "routing_entropy"]
+__all__ = [
+    "GENERATORS",
+    "MazeBatch",
+    "MazeTasks",
+    "MultiHorizonCrossEntropy",
+    "Rollout",
+    "backend_info",
+    "generate_mazes",
+    "greedy_rollout",
+    "multi_horizon_cross_entropy",
+    "random_policy",
+    "recondition_rollout",
+    "route",
+    "routing_entropy",
+    "sample_tasks",
+    "sample_tasks_as_published",
+]

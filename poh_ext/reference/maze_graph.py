@@ -1,0 +1,135 @@
+"""PyTorch versions of the ops on maze graphs: neighbours, masks, distances, shortest paths, endpoints of tasks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from poh_ext.reference.maze_generate import neighbor_table
+from poh_ext.reference.philox import STREAM_ENDPOINTS, below, words
+
+__all__ = ["check_cells", "distances", "endpoints", "neighbors", "shortest_paths", "valid_mask"]
+
+
+def check_cells(name: str, cells: Tensor, n_cells: int) -> None:
+    """IndexError naming the first entry of `cells` outside [0, n_cells); not checked inside a compiled graph."""
+    if torch.compiler.is_compiling():
+        return
+    bad = ((cells < 0) | (cells >= n_cells)).nonzero()
+    if len(bad):
+        first = int(bad[0, 0])
+        raise IndexError(f"{name}[{first}] = {int(cells[first])} is out of range for {n_cells} cells")
+
+
+def neighbors(passages: Tensor) -> Tensor:
+    batch, height, width = passages.shape
+    table = neighbor_table(height, width, passages.device)
+    bits = torch.arange(4, device=passages.device, dtype=torch.uint8)
+    is_open = (passages.view(batch, height * width, 1) >> bits) & 1 != 0
+    return torch.where(is_open & (table < height * width), table, -1)
+
+
+def valid_mask(passages: Tensor) -> Tensor:
+    batch, height, width = passages.shape
+    n = height * width
+    around = neighbors(passages)
+    mask = torch.zeros(batch, n, n + 1, dtype=torch.bool, device=passages.device)
+    mask.scatter_(2, torch.where(around < 0, n, around), torch.ones_like(around, dtype=torch.bool))
+    return mask[..., :n].contiguous()
+
+
+def distances(passages: Tensor, goal: Tensor) -> Tensor:
+    batch, height, width = passages.shape
+    n = height * width
+    check_cells("goal", goal, n)
+    bits = torch.arange(4, device=passages.device, dtype=torch.uint8).view(4, 1, 1, 1)
+    up, down, left, right = ((passages >> bits) & 1 != 0).unbind()
+    distance = torch.full((batch, n), -1, dtype=torch.int32, device=passages.device)
+    distance = distance.scatter(1, goal[:, None], 0).view(batch, height, width)
+    front = distance == 0
+    for step in range(1, n):
+        new = torch.zeros_like(front)
+        new[:, :-1] |= (front & up)[:, 1:]
+        new[:, 1:] |= (front & down)[:, :-1]
+        new[:, :, :-1] |= (front & left)[:, :, 1:]
+        new[:, :, 1:] |= (front & right)[:, :, :-1]
+        front = new & (distance < 0)
+        if not torch.compiler.is_compiling() and not front.any():
+            break
+        distance = torch.where(front, step, distance)
+    return distance.view(batch, n)
+
+
+def shortest_paths(passages: Tensor, start: Tensor, goal: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    batch, n = len(passages), passages.shape[1] * passages.shape[2]
+    check_cells("start", start, n)
+    distance = distances(passages, goal)
+    around = neighbors(passages)
+    # Column n: what lies behind a wall is never one step nearer.
+    padded = torch.cat((distance, distance.new_full((batch, 1), n + 1)), 1)
+    rows = torch.arange(batch, device=passages.device)
+    cells = distance.gather(1, start[:, None])[:, 0].long() + 1
+    path = start.new_full((batch, length), -1)
+    cell = start
+    for step in range(length):
+        path[:, step] = torch.where(step < cells, cell, -1)
+        near = around[rows, cell]
+        nearer = padded.gather(1, torch.where(near < 0, n, near)) == distance.gather(1, cell[:, None]) - 1
+        there = near.gather(1, nearer.to(torch.uint8).argmax(1, keepdim=True))[:, 0]
+        cell = torch.where(step + 1 < cells, there, cell)
+    return path, cells
+
+
+def _eccentricity_bound(passages: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
+    """What a search from one cell, int32 [B, N], says of the other cells in its reach.
+
+    Returns upper bounds int32 [B, N] of their eccentricities (N out of reach) and the longest distance seen [B]. In
+    a tree the bounds are exact: the cell farthest from anywhere is an end of a longest path, and the farther of its
+    two ends gives the eccentricity. With loops: the way by the search's own start.
+    """
+    inside, n = distance >= 0, distance.shape[1]
+    degree = (neighbors(passages) >= 0).sum(2)
+    tree = ((degree * inside).sum(1) == 2 * (inside.sum(1) - 1))[:, None]
+    from_end = distances(passages, distance.argmax(1))
+    from_other_end = distances(passages, from_end.argmax(1))
+    farthest = distance.amax(1, keepdim=True)
+    bound = torch.where(tree, torch.maximum(from_end, from_other_end), distance + farthest)
+    seen = torch.where(tree, from_end.amax(1, keepdim=True), farthest)[:, 0]
+    return torch.where(inside, bound, n), seen
+
+
+def endpoints(
+    passages: Tensor, indices: Tensor, seed: int, min_path: int, max_path: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, n = len(passages), passages.shape[1] * passages.shape[2]
+    draws = words(seed, STREAM_ENDPOINTS, indices, n + 1)
+    start, goal = torch.full_like(indices, -1), torch.full_like(indices, -1)
+    longest = torch.zeros_like(indices)
+    order = torch.arange(n, device=indices.device).repeat(batch, 1)
+    bound = torch.full((batch, n), n, dtype=torch.int32, device=indices.device)
+    todo = torch.arange(batch, device=indices.device)
+    for attempt in range(n):
+        if not len(todo):
+            break
+        place = attempt + below(draws[todo, attempt], n - attempt)
+        cell = order[todo, place]
+        order[todo, place] = order[todo, attempt]
+        promising = bound[todo, cell] >= min_path - 1
+        search, origin = todo[promising], cell[promising]
+        if not len(search):
+            continue
+        distance = distances(passages[search], origin)
+        reach = distance.amax(1)
+        longest[search] = torch.maximum(longest[search], reach.long() + 1)
+        found = reach >= min_path - 1
+        fits = (distance >= min_path - 1) & (distance < max_path)
+        which = below(draws[search, n], fits.sum(1))
+        target = ((fits.cumsum(1) - 1 == which[:, None]) & fits).to(torch.uint8).argmax(1)
+        start[search[found]], goal[search[found]] = origin[found], target[found]
+        failed = search[~found]
+        if len(failed):
+            limit, seen = _eccentricity_bound(passages[failed], distance[~found])
+            bound[failed] = torch.minimum(bound[failed], limit)
+            longest[failed] = torch.maximum(longest[failed], seen.long() + 1)
+        todo = todo[start[todo] < 0]
+    return start, goal, longest

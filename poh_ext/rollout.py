@@ -1,0 +1,144 @@
+"""Walk a policy through its mazes and say whether it arrives, and how directly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poh_ext.mazes import MazeBatch, check_int, work_device
+from poh_ext.ops import maze_rollout
+from poh_ext.reference.maze_rollout import walk
+from poh_ext.reference.philox import STREAM_POLICY, philox4x32
+from poh_ext.tasks import MazeTasks
+
+__all__ = ["Rollout", "greedy_rollout", "random_policy", "recondition_rollout"]
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class Rollout(NamedTuple):
+    """What became of n walks.
+
+    Attributes:
+        reached: bool [n], the goal was reached.
+        optimal: bool [n], and in at most 1.05 x the moves of the shortest path.
+        path: int64 [n, S], the cells walked, start included, padded with -1; S = max_steps + 1.
+        steps: int64 [n], moves made.
+    """
+
+    reached: Tensor
+    optimal: Tensor
+    path: Tensor
+    steps: Tensor
+
+
+def _rollout(reached: Tensor, path: Tensor, steps: Tensor, tasks: MazeTasks) -> Rollout:
+    # In whole numbers: 1.05 = 21 / 20, and length counts cells, one more than moves.
+    return Rollout(reached, reached & (20 * steps <= 21 * (tasks.length - 1)), path, steps)
+
+
+def _check_steps(max_steps: int | None, tasks: MazeTasks) -> int:
+    return tasks.mazes.n_cells if max_steps is None else check_int("max_steps", max_steps, 0)
+
+
+def greedy_rollout(
+    policy_logits: Tensor, tasks: MazeTasks, *, max_steps: int | None = None, moves: bool | None = None
+) -> Rollout:
+    """Walk from each start by a policy table: to the best-scored unvisited passable neighbour, else the best-scored
+    passable one, until the goal or max_steps; ties go to the lower cell index, NaN scores below all but -inf, with
+    which it ties.
+
+    Args:
+        policy_logits: float32/float64/bfloat16/float16 [n, N, N], at [b, i, j] the score of stepping from i to j; or
+            [n, N, 4], the scores of the moves up, down, left, right.
+        tasks: MazeTasks of n, on the same device.
+        max_steps: most moves; None: N.
+        moves: whether policy_logits is the second form; None: told from the shape (on mazes of 4 cells, where both
+            are [n, 4, 4], the first).
+
+    Raises:
+        TypeError: policy_logits is no tensor of these dtypes. ValueError: its shape or device is wrong, or max_steps
+            is negative. IndexError: a start or goal is no cell.
+
+    Example:
+        >>> tasks = sample_tasks(100, 12, seed=1)
+        >>> greedy_rollout(model(tasks.mazes, tasks.start, tasks.goal), tasks).reached.float().mean()
+    """
+    n, cells = len(tasks), tasks.mazes.n_cells
+    if not isinstance(policy_logits, Tensor) or policy_logits.dtype not in _DTYPES:
+        given = policy_logits.dtype if isinstance(policy_logits, Tensor) else type(policy_logits).__name__
+        raise TypeError(f"policy_logits must be a float32, float64, bfloat16 or float16 tensor, got {given}")
+    shape = tuple(policy_logits.shape)
+    if moves is None:
+        moves = shape != (n, cells, cells)
+    if shape != (n, cells, 4 if moves else cells):
+        accepted = f"[{n}, {cells}, {cells}] or [{n}, {cells}, 4]"
+        raise ValueError(f"policy_logits must be {accepted}, got {list(shape)}" + (" with moves=True" if moves else ""))
+    if policy_logits.device != tasks.mazes.device:
+        raise ValueError(f"policy_logits is on {policy_logits.device}, the tasks are on {tasks.mazes.device}")
+    steps = _check_steps(max_steps, tasks)
+    walked = maze_rollout.greedy_rollout(
+        policy_logits.detach(), tasks.mazes.passages, tasks.start, tasks.goal, steps, moves
+    )
+    return _rollout(*walked, tasks)
+
+
+@torch.no_grad()
+def recondition_rollout(
+    policy: Callable[[MazeBatch, Tensor, Tensor], Tensor], tasks: MazeTasks, *, max_steps: int | None = None
+) -> Rollout:
+    """The rollout of `greedy_rollout`, asking the policy anew at every step.
+
+    Args:
+        policy: policy(mazes, position [m], goal [m]) -> scores [m, N] of the cells to step to, or [m, 4] of the moves
+            up, down, left, right; called once a step, without gradients, for the m mazes still walking. (On mazes of 4
+            cells [m, 4] is taken for moves.)
+        tasks, max_steps: as in `greedy_rollout`.
+
+    Raises:
+        ValueError: the policy's scores have another shape, or max_steps is negative. IndexError: as `greedy_rollout`.
+
+    Example:
+        >>> policy = lambda mazes, position, goal: model(mazes, position, goal)[torch.arange(len(mazes)), position]
+        >>> recondition_rollout(policy, tasks).optimal.float().mean()
+    """
+    mazes = tasks.mazes
+
+    def scores_at(active: Tensor, position: Tensor) -> Tensor:
+        scores = policy(mazes[active], position, tasks.goal[active])
+        if tuple(scores.shape) not in ((len(active), 4), (len(active), mazes.n_cells)):
+            raise ValueError(
+                f"the policy must give scores [{len(active)}, {mazes.n_cells}] or [{len(active)}, 4], got "
+                f"{list(scores.shape)}"
+            )
+        return scores
+
+    steps = _check_steps(max_steps, tasks)
+    return _rollout(*walk(scores_at, mazes.passages, tasks.start, tasks.goal, steps), tasks)
+
+
+def random_policy(tasks: MazeTasks, seed: int, *, start_index: int = 0) -> Tensor:
+    """A policy that knows nothing: independent uniform scores, the control row of a benchmark.
+
+    Args:
+        tasks: MazeTasks of n.
+        seed: in [0, 2^63).
+        start_index: number of the first task, so that parts of a set get the scores of the whole.
+
+    Returns:
+        float32 [n, N, 4] in [0, 1), of the moves up, down, left, right; counter-based, the same on every device.
+
+    Raises:
+        TypeError, ValueError: seed or start_index is no int or is out of range.
+    """
+    seed, first = check_int("seed", seed, 0), check_int("start_index", start_index, 0)
+    device = work_device(tasks.mazes.device)
+    task = torch.arange(first, first + len(tasks), device=device)[:, None]
+    cell = torch.arange(tasks.mazes.n_cells, device=device)
+    low = 0xFFFFFFFF
+    counter = (cell, torch.full_like(cell, STREAM_POLICY), task & low, task >> 32)
+    draws = philox4x32(counter, (seed & low, seed >> 32))
+    return ((draws >> 8).float() * 2.0**-24).to(tasks.mazes.device)

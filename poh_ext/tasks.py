@@ -1,0 +1,195 @@
+"""Planning tasks: a maze, a start, a goal and the shortest path between them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from poh_ext.mazes import (
+    MazeBatch,
+    check_algorithm,
+    check_int,
+    check_size,
+    generate_mazes,
+    slice_of_one,
+    work_device,
+)
+from poh_ext.ops import maze_graph
+from poh_ext.reference.philox import STREAM_CANDIDATE, below, words
+
+__all__ = ["MazeTasks", "sample_tasks", "sample_tasks_as_published"]
+
+_GIVE_UP = 10_000  # mazes in a row without a fitting path, after which a filter counts as infeasible
+
+
+class MazeTasks:
+    """n tasks on mazes of one size.
+
+    Args:
+        mazes: MazeBatch of n.
+        start, goal: int64 [n], cell indices.
+        path: int64 [n, L], the cells of a shortest path from start to goal, padded with -1.
+        length: int64 [n], cells on the path (one more than its moves).
+
+    Raises:
+        TypeError, ValueError: a field has another dtype, shape or device than said above.
+    """
+
+    def __init__(self, mazes: MazeBatch, start: Tensor, goal: Tensor, path: Tensor, length: Tensor):
+        n = len(mazes)
+        for name, value, shape in (
+            ("start", start, (n,)), ("goal", goal, (n,)), ("path", path, (n, -1)), ("length", length, (n,))
+        ):
+            if not isinstance(value, Tensor) or value.dtype != torch.int64:
+                given = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise TypeError(f"{name} must be an int64 tensor, got {given}")
+            if value.dim() != len(shape) or value.shape[0] != n:
+                raise ValueError(f"{name} must be {list(shape)}, got {list(value.shape)}")
+            if value.device != mazes.device:
+                raise ValueError(f"{name} is on {value.device}, the mazes are on {mazes.device}")
+        self.mazes, self.start, self.goal, self.path, self.length = mazes, start, goal, path, length
+
+    def __len__(self) -> int:
+        return len(self.mazes)
+
+    def __repr__(self) -> str:
+        return f"MazeTasks({self.mazes!r}, paths of up to {self.path.shape[1]} cells)"
+
+    def __getitem__(self, which: int | slice | Tensor | Sequence[int]) -> MazeTasks:
+        """The tasks `which`, always as a batch; paths keep the width L."""
+        if isinstance(which, int):
+            which = slice_of_one(which, len(self))
+        return MazeTasks(
+            self.mazes[which], self.start[which], self.goal[which], self.path[which], self.length[which]
+        )
+
+    def to(self, device: torch.device | str) -> MazeTasks:
+        """The same tasks on `device`."""
+        fields = (self.start, self.goal, self.path, self.length)
+        return MazeTasks(self.mazes.to(device), *(field.to(device) for field in fields))
+
+    def keys(self) -> Tensor:
+        """int64 [n]: MazeBatch.hash() of the mazes, to tell that none is in two sets.
+
+        Example:
+            >>> assert not torch.isin(train.keys(), test.keys()).any()
+        """
+        return self.mazes.hash()
+
+
+def _solved(mazes: MazeBatch, start: Tensor, goal: Tensor) -> MazeTasks:
+    path = mazes.shortest_paths(start, goal)
+    return MazeTasks(mazes, start, goal, path, (path >= 0).sum(1))
+
+
+def _empty(size: tuple[int, int], algorithm: str, seed: int, device: torch.device) -> MazeTasks:
+    none = torch.zeros(0, dtype=torch.int64, device=device)
+    mazes = generate_mazes(0, size, algorithm=algorithm, seed=seed, device=device)
+    return MazeTasks(mazes, none, none, none.view(0, 0), none)
+
+
+def sample_tasks(
+    n: int,
+    size: int | tuple[int, int],
+    *,
+    min_path: int = 2,
+    max_path: int | None = None,
+    algorithm: str = "dfs",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    exclude: Tensor | None = None,
+) -> MazeTasks:
+    """Exactly n tasks whose shortest path has min_path to max_path cells.
+
+    The tasks are on the first n mazes of the stream `seed` that hold such a path, one task each. The start is drawn
+    uniformly from the cells from which some goal fits, the goal uniformly from the cells that fit this start. So a
+    maze is given up only if it holds no fitting path at all, and the mazes are distributed as the generator makes
+    them, given that they hold one; that condition is the only bias left. (Drawing start and goal blindly and keeping
+    what fits, as `sample_tasks_as_published` does, prefers mazes with many long paths instead.) max_path gives up no
+    maze: where a path of L cells starts, shorter ones do too.
+
+    The result depends on these arguments alone, not on device, backend or threads; sample_tasks(n) begins with the
+    tasks of sample_tasks(m), m < n.
+
+    Args:
+        n: number of tasks, >= 0.
+        size: int, or (height, width), in cells, >= 1.
+        min_path: fewest cells on the path, start and goal included, >= 1.
+        max_path: most cells; None: no limit.
+        algorithm: one of poh_ext.GENERATORS.
+        seed: in [0, 2^63).
+        device: where the tasks are wanted.
+        exclude: int64 [m] of MazeTasks.keys(): mazes to leave out, for a test set without mazes of the training set.
+
+    Raises:
+        TypeError: a wrong type. ValueError: a value out of range; or a filter that 10,000 mazes in a row do not fit
+            (256 if min_path > H * W, which no maze can), naming the longest path seen.
+
+    Example:
+        >>> tasks = sample_tasks(1000, 12, min_path=50, seed=3)
+        >>> int(tasks.length.min()) >= 50
+        True
+    """
+    size, algorithm = check_size(size), check_algorithm(algorithm)
+    n, seed, min_path = check_int("n", n, 0), check_int("seed", seed, 0), check_int("min_path", min_path, 1)
+    n_cells = size[0] * size[1]
+    most = n_cells if max_path is None else check_int("max_path", max_path, 1)
+    if max_path is not None and max_path < min_path:
+        raise ValueError(f"max_path must be at least min_path = {min_path}, got {max_path}")
+    work, limit = work_device(device), _GIVE_UP if min_path <= n_cells else 256
+    parts, found, done, last, longest = [], 0, 0, -1, 0
+    while found < n:
+        # As many mazes as the rate so far says are still needed. The split changes nothing but the time.
+        wanted = math.ceil(1.05 * (n - found) * (done / max(found, 1) if done else 1)) + 16
+        count = min(wanted, max(64, (1 << 22) // n_cells), limit if not found else wanted)
+        mazes = generate_mazes(count, size, algorithm=algorithm, seed=seed, start_index=done, device=work)
+        start, goal, seen = maze_graph.endpoints(mazes.passages, mazes.index, seed, min_path, most)
+        fits = start >= 0
+        if exclude is not None:
+            fits = fits & ~torch.isin(mazes.hash(), exclude.to(work))
+        keep = fits.nonzero()[:, 0][: n - found]
+        longest = max(longest, int(seen.max()))
+        marks = [last, *(keep + done).tolist(), *([] if found + len(keep) == n else [done + count])]
+        if max(b - a - 1 for a, b in itertools.pairwise(marks)) >= limit:
+            raise ValueError(
+                f"no path of min_path = {min_path} to max_path = {most} cells in {limit} {algorithm} mazes of "
+                f"{size[0]} x {size[1]} cells in a row; the longest path seen has {longest} cells"
+                + ("" if exclude is None else " (mazes in `exclude` are left out)")
+            )
+        parts.append((mazes[keep], start[keep], goal[keep]))
+        last = int(keep[-1]) + done if len(keep) else last
+        found, done = found + len(keep), done + count
+    if not parts:
+        return _empty(size, algorithm, seed, work).to(device)
+    mazes = MazeBatch(
+        torch.cat([part[0].passages for part in parts]), seed=seed, algorithm=algorithm,
+        index=torch.cat([part[0].index for part in parts]), check=False,
+    )
+    return _solved(mazes, torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])).to(device)
+
+
+def sample_tasks_as_published(
+    n_candidates: int, size: int | tuple[int, int], min_path: int, seed: int, *, device: torch.device | str = "cpu"
+) -> MazeTasks:
+    """The tasks of the published protocol: blind draws, of which those with a long enough path are kept.
+
+    On each of n_candidates dfs mazes, start and goal are drawn uniformly and independently from all cells (they may
+    be the same); tasks whose shortest path has at least min_path cells are kept, in order. How many is a matter of
+    chance. Use `sample_tasks` for anything but the comparison.
+
+    Args and errors: as `sample_tasks`.
+
+    Example:
+        >>> tasks = sample_tasks_as_published(3 * 400, 12, min_path=50, seed=42)
+    """
+    size, min_path = check_size(size), check_int("min_path", min_path, 1)
+    n, seed = check_int("n_candidates", n_candidates, 0), check_int("seed", seed, 0)
+    mazes = generate_mazes(n, size, seed=seed, device=work_device(device))
+    start, goal = below(words(seed, STREAM_CANDIDATE, mazes.index, 2), mazes.n_cells).unbind(1)
+    distance = mazes.distances(goal).gather(1, start[:, None])[:, 0] if n else goal
+    keep = distance >= min_path - 1
+    return _solved(mazes[keep], start[keep], goal[keep]).to(device)

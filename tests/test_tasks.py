@@ -1,0 +1,117 @@
+"""Sampled tasks: exact counts and lengths, distributions against brute force, errors."""
+
+import pytest
+import torch
+
+from poh_ext import GENERATORS, MazeTasks, generate_mazes, sample_tasks, sample_tasks_as_published
+from poh_ext.ops.maze_graph import endpoints
+
+
+def check(tasks: MazeTasks, n: int, low: int, high: int) -> None:
+    assert len(tasks) == n == len(tasks.mazes)
+    assert ((tasks.length >= low) & (tasks.length <= high)).all()
+    assert torch.equal((tasks.path >= 0).sum(1), tasks.length)
+    assert torch.equal(tasks.mazes.shortest_paths(tasks.start, tasks.goal), tasks.path)
+    distance = tasks.mazes.distances(tasks.goal).gather(1, tasks.start[:, None])[:, 0]
+    assert torch.equal(distance.long() + 1, tasks.length)
+
+
+@pytest.mark.parametrize("low, high", [(2, None), (1, 1), (12, None), (5, 6)])
+@pytest.mark.parametrize("algorithm", GENERATORS)
+def test_exactly_n_that_fit(algorithm, low, high):
+    check(sample_tasks(60, (5, 7), min_path=low, max_path=high, algorithm=algorithm, seed=1), 60, low, high or 35)
+
+
+def test_a_maze_without_a_fitting_path_is_the_only_one_given_up():
+    tasks = sample_tasks(50, 4, min_path=12, seed=2)
+    mazes = generate_mazes(int(tasks.mazes.index[-1]) + 1, 4, seed=2)
+    diameter = torch.stack([mazes.distances(torch.full((len(mazes),), g)).amax(1) for g in range(16)]).amax(0)
+    assert torch.equal((diameter >= 11).nonzero()[:, 0], tasks.mazes.index)
+    assert 0 < len(tasks) < len(mazes)
+
+
+@pytest.mark.parametrize("algorithm", ["dfs", "percolation"])
+def test_start_and_goal_are_uniform_given_the_maze(algorithm):
+    """On one maze, over many indices: start uniform over the cells with a fitting goal, then the goal."""
+    n, low = 8000, 5
+    maze = sample_tasks(1, 3, min_path=low, algorithm=algorithm, seed=5).mazes
+    passages = maze.passages.expand(n, 3, 3).contiguous()
+    start, goal, _ = endpoints(passages, torch.arange(n), 17, low, 9)
+    distance = torch.stack([maze.distances(torch.tensor([g]))[0] for g in range(9)])
+    fits = (distance >= low - 1).double()
+    probability = fits / fits.sum(1, keepdim=True).clamp(min=1) / (fits.sum(1) > 0).sum()
+    counts = torch.bincount(start * 9 + goal, minlength=81).double().view(9, 9)
+    assert (counts[probability == 0] == 0).all()
+    expected = probability[probability > 0] * n
+    chi = float(((counts[probability > 0] - expected) ** 2 / expected).sum())
+    degrees = len(expected) - 1
+    assert degrees > 2 and chi < degrees + 4 * (2 * degrees) ** 0.5
+
+
+def test_more_tasks_begin_with_the_same():
+    few, many = (sample_tasks(n, 5, min_path=13, algorithm="wilson", seed=3) for n in (7, 90))
+    assert torch.equal(few.mazes.passages, many[:7].mazes.passages)
+    assert torch.equal(few.start, many.start[:7]) and torch.equal(few.goal, many.goal[:7])
+
+
+def test_longest_possible_path():
+    check(sample_tasks(3, 3, min_path=9, seed=0), 3, 9, 9)
+    check(sample_tasks(3, 1, min_path=1, seed=0), 3, 1, 1)
+
+
+def test_infeasible_filters_name_the_longest_path_seen():
+    with pytest.raises(ValueError, match=r"min_path = 10 .* in 256 .*the longest path seen has 9 cells"):
+        sample_tasks(1, 3, min_path=10)
+    with pytest.raises(ValueError, match="the longest path seen has 1 cells"):
+        sample_tasks(1, 1)
+    with pytest.raises(ValueError, match=r"in 10000 prim mazes .*the longest path seen has \d+ cells"):
+        sample_tasks(1, 6, min_path=36, algorithm="prim")
+
+
+def test_exclude_leaves_mazes_out():
+    train = sample_tasks(40, 3, seed=0)
+    test = sample_tasks(40, 3, seed=10000)
+    assert torch.isin(test.keys(), train.keys()).any()
+    check(apart := sample_tasks(40, 3, seed=10000, exclude=train.keys()), 40, 2, 9)
+    assert not torch.isin(apart.keys(), train.keys()).any()
+    every = generate_mazes(5000, 2, seed=0).hash()
+    with pytest.raises(ValueError, match="mazes in `exclude` are left out"):
+        sample_tasks(1, 2, seed=1, exclude=every)
+
+
+def test_as_published_is_a_blind_draw():
+    tasks = sample_tasks_as_published(1200, 12, 51, 42)
+    assert 0.15 < len(tasks) / 1200 < 0.35  # the document kept 306 of 1200 and 57 of 240
+    check(tasks, len(tasks), 51, 144)
+    loose = sample_tasks_as_published(9000, 2, 1, 7)
+    counts = torch.bincount(loose.start * 4 + loose.goal, minlength=16).double()
+    assert len(loose) == 9000 and float(((counts - 562.5) ** 2 / 562.5).sum()) < 37.7  # 15 degrees, p = 0.001
+
+
+def test_tasks_slice_move_and_hold_nothing():
+    tasks = sample_tasks(5, 4, seed=1)
+    part = tasks[1:3].to("cpu")
+    assert len(part) == 2 and torch.equal(part.path, tasks.path[1:3]) and torch.equal(part.keys(), tasks.keys()[1:3])
+    assert len(tasks[-1]) == 1 and len(list(tasks)) == 5
+    none = sample_tasks(0, 4, min_path=99)
+    assert len(none) == 0 and none.path.shape == (0, 0) and none.mazes.size == (4, 4)
+    assert len(sample_tasks_as_published(0, 4, 2, 0)) == 0
+
+
+def test_bad_input():
+    for arguments, message in (
+        ({"n": -1}, "n must be"), ({"min_path": 0}, "min_path must be"), ({"max_path": 0}, "max_path must be in"),
+        ({"min_path": 5, "max_path": 4}, "max_path must be at least min_path = 5, got 4"),
+        ({"seed": -1}, "seed must be"), ({"algorithm": "x"}, "algorithm 'x' is unknown"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sample_tasks(**{"n": 1, "size": 4, **arguments})
+    tasks = sample_tasks(3, 4)
+    fields = {"start": tasks.start, "goal": tasks.goal, "path": tasks.path, "length": tasks.length}
+    for name in fields:
+        with pytest.raises(TypeError, match=f"{name} must be an int64 tensor, got torch.float32"):
+            MazeTasks(tasks.mazes, **{**fields, name: fields[name].float()})
+        with pytest.raises(ValueError, match=rf"{name} must be \[3.*\], got \[2"):
+            MazeTasks(tasks.mazes, **{**fields, name: fields[name][:2]})
+        with pytest.raises(ValueError, match=f"{name} is on meta"):
+            MazeTasks(tasks.mazes, **{**fields, name: fields[name].to("meta")})
