@@ -1,0 +1,230 @@
+"""The options of the benchmarks: one typed dataclass each, sharing a base; the command line is made from them.
+
+Every field is one flag, its docstring is the flag's help. `validate()` rejects what cannot be run before any
+work is done. Defaults are those of the flag table in experiments/TRAINING_ENHANCEMENTS.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from poh_ext.mazes import GENERATORS
+
+__all__ = ["Benchmark12x12Config", "BenchmarkConfig", "ConfigError", "RowName", "ScalingBenchmarkConfig"]
+
+RowName = Literal["random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_baseline"]
+
+
+class ConfigError(ValueError):
+    """An option, or a combination of options, that cannot be run. The message names the flag."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """Options that every benchmark has."""
+
+    train: int = 400
+    """Training mazes [count]. Exactly this many; as-published keeps what is long enough of 3x as many drawn."""
+    test: int = 1000
+    """Test mazes [count], none of them in the training set. The more, the narrower the intervals."""
+    epochs: int = 30
+    """Passes over the training mazes [count]."""
+    R: int = 4
+    """Refinement passes of PoH, and of the looped baseline, over their stack [count]. Cost grows with it."""
+    T: int = 4
+    """Period of PoH's slow router cell [passes]: it is updated at every T-th pass."""
+    cpu: bool = False
+    """Run on the CPU even where there is an accelerator; the same as --device cpu."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to run; auto takes CUDA, then MPS, then the CPU."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward pass; weights stay float32. auto: bfloat16 autocast on CUDA and on CPUs with
+    bfloat16 instructions, else float32."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW [per step], reached at the end of the warm-up; decays to a tenth of it."""
+    label_smoothing: float = 0.1
+    """Probability mass spread over all classes [0 to 1]; with --validity-mask over the allowed moves only."""
+    warmup_steps: int = 500
+    """Linear learning rate warm-up [steps]; a cosine decay over the rest of the run follows. 0: none."""
+    multi_horizon: int = 1
+    """Horizons K [moves]: each cell of the path is trained to predict the cells 1..K moves ahead."""
+    validity_mask: bool = False
+    """Train the next move among passable neighbours only (other cells' logits become -1e4 in the loss)."""
+    maze_enc: bool = False
+    """Add a small CNN over the whole maze whose summary is added to every cell (about 0.2 M parameters)."""
+    route_ent_weight: float = 0.0
+    """Weight of PoH's routing entropy in the loss [per nat]; above 0 it sharpens the choice of heads."""
+    ent_anneal: bool = False
+    """Lower --route-ent-weight linearly to 0 over the run."""
+    seed: int = 42
+    """First seed: of the weights, dropout, data order and training mazes; test mazes come from seed + 10000."""
+    seeds: int = 1
+    """Repeats with seeds seed, seed+1, ... [count]; from 2 on the report gives means with 95 % intervals."""
+    maze_size: int = 12
+    """Side of the square mazes [cells]."""
+    algorithm: str = "dfs"
+    """Maze generator, one of poh_ext.GENERATORS (dfs, wilson, prim, kruskal, ...)."""
+    min_path: float = 0.35
+    """Shortest path from start to goal, at least [fraction of the maze's cells, 0 to 1]."""
+    protocol: Literal["default", "as-published"] = "default"
+    """default: the planners see the walls. as-published: the protocol behind the published figures, where they
+    see an all-open grid and few mazes are tested (the report says what that is worth)."""
+    decode: Literal["auto", "table", "recondition"] = "auto"
+    """table: one forward pass answers for every cell. recondition: the network runs again at each step. auto:
+    table, and recondition for as-published."""
+    batch_size: int = 32
+    """Mazes per training step [count]."""
+    d_model: int = 384
+    """Width of the baseline [features]; PoH gets the width nearest to its parameter count, at equal depth."""
+    n_heads: int = 6
+    """Attention heads of the baseline [count]; must divide --d-model."""
+    d_ff: int = 1536
+    """Hidden width of the baseline's feed-forward layers [features]."""
+    depth: int = 4
+    """Layers of both planners [count]."""
+    models: tuple[RowName, ...] = ("random", "untrained_baseline", "untrained_poh", "baseline", "poh")
+    """Rows of the table."""
+    looped_baseline: bool = False
+    """Add the compute-matched control: the baseline passed R times over its stack with the same weights."""
+    quick: bool = False
+    """Preset of a few minutes on 2 CPU cores: smaller planners and fewer steps. Flags given beside it win."""
+    output: Path = Path("experiments/results/benchmark")
+    """Folder for results.json, report.md and plots. If it holds files, a numbered sibling is used instead."""
+    overwrite: bool = False
+    """Replace an earlier run's files in --output instead of taking a numbered sibling."""
+
+    parity_rule: ClassVar[str] = "scale"  # how PoH is narrowed: see models.match_width
+
+    @classmethod
+    def quick_defaults(cls) -> dict[str, Any]:
+        """What --quick changes; flags given on the command line win over it."""
+        return {}
+
+    @property
+    def cells(self) -> int:
+        return self.maze_size**2
+
+    @property
+    def min_path_cells(self) -> int:
+        """Least number of cells on a shortest path, both ends counted."""
+        return max(2, math.ceil(self.min_path * self.cells))
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of the rows to run, in the order of the table, each once."""
+        asked = (*self.models, *(("looped_baseline",) if self.looped_baseline else ()))
+        return tuple(name for name in RowName.__args__ if name in asked)
+
+    @property
+    def decode_used(self) -> str:
+        if self.decode == "auto":
+            return "recondition" if self.protocol == "as-published" else "table"
+        return self.decode
+
+    @property
+    def run_seeds(self) -> tuple[int, ...]:
+        return tuple(range(self.seed, self.seed + self.seeds))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for results.json."""
+        plain = dataclasses.asdict(self)
+        return {key: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
+                for key, v in plain.items()}
+
+    def notes(self) -> list[str]:
+        """Options that are legal but do nothing here: said before the run, so that nobody is misled."""
+        notes = []
+        if self.ent_anneal and self.route_ent_weight == 0:
+            notes.append("--ent-anneal does nothing while --route-ent-weight is 0")
+        if self.route_ent_weight > 0 and "poh" not in self.rows:
+            notes.append("--route-ent-weight does nothing: no PoH row is trained")
+        return notes
+
+    def validate(self) -> None:
+        """Raise ConfigError for the first option that cannot be run."""
+        counts = ("train", "test", "epochs", "R", "T", "multi_horizon", "seeds", "batch_size", "d_model", "n_heads",
+                  "d_ff", "depth")
+        for name in counts:
+            self._require(name, lambda v: v >= 1, "at least 1")
+        self._require("maze_size", lambda v: 2 <= v <= 256, "from 2 to 256")
+        self._require("lr", lambda v: 0 < v < math.inf, "a finite number above 0")
+        self._require("label_smoothing", lambda v: 0 <= v <= 1, "from 0 to 1")
+        self._require("warmup_steps", lambda v: v >= 0, "at least 0")
+        self._require("route_ent_weight", lambda v: 0 <= v < math.inf, "a finite number, at least 0")
+        self._require("min_path", lambda v: 0 <= v <= 1, "from 0 to 1")
+        self._require("seed", lambda v: 0 <= v < 2**62, "from 0 to 2**62 - 1")
+        for name in (f.name for f in dataclasses.fields(self)):
+            choices = _choices(type(self), name)
+            values = getattr(self, name) if isinstance(getattr(self, name), tuple) else (getattr(self, name),)
+            for value in values if choices else ():
+                if value not in choices:
+                    raise ConfigError(f"{_flag(name)} {value}: must be one of {', '.join(choices)}")
+        if not self.rows:
+            raise ConfigError(f"--models: name at least one of {', '.join(RowName.__args__)}")
+        if self.d_model % self.n_heads:
+            raise ConfigError(f"--n-heads {self.n_heads}: must divide --d-model {self.d_model}")
+        if self.seeds > 10_000:
+            raise ConfigError(f"--seeds {self.seeds}: at most 10000, or training and test seeds would meet")
+        if self.cpu and self.device not in ("auto", "cpu"):
+            raise ConfigError(f"--cpu contradicts --device {self.device}: give one of them")
+        if self.protocol == "as-published" and self.algorithm != "dfs":
+            raise ConfigError(f"--algorithm {self.algorithm} contradicts --protocol as-published: it has dfs mazes")
+        if self.algorithm not in GENERATORS:
+            raise ConfigError(f"--algorithm {self.algorithm}: must be one of {', '.join(GENERATORS)}")
+
+    def _require(self, name: str, holds: Callable[[Any], bool], accepted: str) -> None:
+        value = getattr(self, name)
+        if not holds(value):  # written so that NaN, which compares false, is refused
+            raise ConfigError(f"{_flag(name)} {value}: must be {accepted}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _choices(config_type: type, name: str) -> tuple[str, ...]:
+    """The literal values a field accepts, () if it isn't a choice (tyro checks these too, for the command line)."""
+    import typing
+
+    hint = typing.get_type_hints(config_type)[name]
+    if typing.get_origin(hint) is tuple:
+        hint = typing.get_args(hint)[0]
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark12x12Config(BenchmarkConfig):
+    """The planners at about 7 million parameters on 12x12 mazes."""
+
+    output: Path = Path("experiments/results/benchmark_12x12_8m")
+    parity_rule: ClassVar[str] = "heads"
+
+    @classmethod
+    def quick_defaults(cls) -> dict[str, Any]:
+        return {
+            "d_model": 192, "n_heads": 3, "d_ff": 768, "depth": 2, "epochs": 12, "warmup_steps": 30,
+            "validity_mask": True, "output": Path("experiments/results/benchmark_12x12_quick"),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingBenchmarkConfig(BenchmarkConfig):
+    """Planners of growing size on one size of maze."""
+
+    train: int = 1000
+    epochs: int = 50
+    maze_size: int = 16
+    warmup_steps: int = 2000
+    multi_horizon: int = 3
+    route_ent_weight: float = 5e-4
+    maze_enc: bool = True
+    min_path: float = 0.4
+    output: Path = Path("experiments/results/parameter_scaling")
+    sizes: tuple[Literal["tiny", "small", "medium", "large", "xl"], ...] = field(
+        default=("tiny", "small", "medium", "large", "xl"))
+    """Model sizes to compare, in this order; the width and depth flags are set by them."""

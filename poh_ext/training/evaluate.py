@@ -1,0 +1,116 @@
+"""How well a planner plans: mazes reached, reached optimally, and next moves predicted.
+
+One forward pass per batch of mazes yields the scores of every cell's four moves; a batched rollout follows them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from poh_ext.mazes import MazeBatch
+from poh_ext.rollout import greedy_rollout, random_policy, recondition_rollout
+from poh_ext.tasks import MazeTasks
+from poh_ext.training.device import autocast
+
+__all__ = ["Evaluation", "evaluate", "evaluate_random", "next_move_accuracy"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Raw outcomes on the test mazes, in their order.
+
+    Attributes:
+        reached, optimal: bool [n].
+        paths: the cells walked, start first; one list per maze.
+        moves_correct, moves_total: cells of the true paths whose next move scores best, of how many.
+        mazes_per_second: planned and rolled out.
+    """
+
+    reached: torch.Tensor
+    optimal: torch.Tensor
+    paths: list[list[int]]
+    moves_correct: int
+    moves_total: int
+    mazes_per_second: float
+
+
+@torch.no_grad()
+def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table", batch_size: int = 64,
+             precision: str = "float32", view: Callable[[MazeBatch], MazeBatch] = lambda mazes: mazes,
+             check: Callable[[], None] = lambda: None) -> Evaluation:
+    """Evaluate a planner in eval mode, on the device of its weights.
+
+    Args:
+        model: has `policy(mazes, start, goal) -> [B, N, 4]`, the scores of each cell's moves.
+        tasks: test mazes.
+        decode: "table" follows the scores given for the task's start; "recondition" runs the network again with
+            each new position as the start. Next moves are scored from the table in both.
+        batch_size: mazes per forward pass.
+        precision: "float32" or "bfloat16" (autocast).
+        view: what the planner is shown of the mazes; the rollout itself always meets their walls.
+        check: called before each batch; may raise to stop.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    tables, rollouts = [], []
+
+    def policy(mazes, start, goal) -> torch.Tensor:
+        check()
+        with autocast(device, precision):
+            return model.policy(view(mazes), start, goal).float()
+
+    def moves_here(mazes, position, goal) -> torch.Tensor:
+        return policy(mazes, position, goal)[torch.arange(len(position), device=device), position]
+
+    started = time.perf_counter()
+    try:
+        for first in range(0, len(tasks), batch_size):
+            batch = tasks[first : first + batch_size].to(device)
+            table = policy(batch.mazes, batch.start, batch.goal)
+            rollout = greedy_rollout(table, batch) if decode == "table" else recondition_rollout(moves_here, batch)
+            tables.append(table.cpu())
+            rollouts.append(rollout)
+    finally:
+        model.train(was_training)
+    seconds = time.perf_counter() - started
+    return _outcome(torch.cat(tables), rollouts, tasks, seconds)
+
+
+def evaluate_random(tasks: MazeTasks, seed: int) -> Evaluation:
+    """The control that knows nothing: random scores, the same rollout."""
+    started = time.perf_counter()
+    table = random_policy(tasks, seed)
+    rollout = greedy_rollout(table, tasks)
+    return _outcome(table, [rollout], tasks, time.perf_counter() - started)
+
+
+def next_move_accuracy(table: torch.Tensor, tasks: MazeTasks) -> tuple[int, int]:
+    """(correct, total) over all cells of all shortest paths but the goals.
+
+    A move counts as correct when the best-scored passable neighbour (ties: the lower cell, as in the rollout) is
+    the next cell of the path.
+
+    Args:
+        table: scores [n, N, 4].
+        tasks: n tasks with paths [n, L].
+    """
+    order = [0, 2, 3, 1]  # up, left, right, down: rising cell numbers, so that argmax takes the lower of a tie
+    here, following = tasks.path[:, :-1], tasks.path[:, 1:]
+    counted = following >= 0
+    cells = here.clamp(min=0)[:, :, None].expand(-1, -1, 4)
+    neighbors = tasks.mazes.neighbors().gather(1, cells)[..., order]
+    scores = table.gather(1, cells)[..., order].masked_fill(neighbors < 0, -torch.inf)
+    chosen = neighbors.gather(2, scores.argmax(-1, keepdim=True)).squeeze(2)
+    return int(((chosen == following) & counted).sum()), int(counted.sum())
+
+
+def _outcome(table: torch.Tensor, rollouts: list, tasks: MazeTasks, seconds: float) -> Evaluation:
+    correct, total = next_move_accuracy(table, tasks)
+    paths = [[cell for cell in path if cell >= 0] for r in rollouts for path in r.path.tolist()]
+    return Evaluation(torch.cat([r.reached.cpu() for r in rollouts]), torch.cat([r.optimal.cpu() for r in rollouts]),
+                      paths, correct, total, len(tasks) / max(seconds, 1e-9))

@@ -1,0 +1,54 @@
+"""Progress of a long loop: a bar on a terminal, plain lines now and then in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """Counts steps and shows loss, learning rate and time left.
+
+    On a terminal a tqdm bar. Elsewhere (a file, a pipe) one plain line at the first step, then every
+    `log_seconds`, then at the last step: no carriage returns or other control characters.
+
+    Example:
+        >>> with Progress("baseline", total=390, unit="step") as progress:
+        ...     progress.step(loss=2.31, lr=1e-4)
+    """
+
+    def __init__(self, label: str, *, total: int, unit: str, log_seconds: float = 15.0) -> None:
+        self.label, self.total, self.unit, self.log_seconds = label, total, unit, log_seconds
+        self.done = 0
+        self._started = self._logged = time.monotonic()
+        self._bar = tqdm(total=total, desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=True,
+                         mininterval=0.3) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def step(self, count: int = 1, **values: float) -> None:
+        """Advance by `count`; `values` are shown beside the bar."""
+        self.done += count
+        shown = {name: f"{value:.3g}" for name, value in values.items()}
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(count)
+            return
+        now = time.monotonic()
+        if self.done == count or self.done >= self.total or now - self._logged >= self.log_seconds:
+            self._logged = now
+            elapsed = now - self._started
+            left = elapsed / self.done * (self.total - self.done)
+            text = "  ".join([f"{self.label}: {self.unit} {self.done}/{self.total}",
+                              *(f"{name} {value}" for name, value in shown.items()),
+                              f"{tqdm.format_interval(elapsed)} elapsed", f"{tqdm.format_interval(left)} left"])
+            print(text, file=sys.stderr, flush=True)
