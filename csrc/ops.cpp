@@ -4,7 +4,15 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(poh_ext, m) {
-  (void)m;
+  m.def(
+      "horizon_ce(Tensor logits, Tensor targets, Tensor? rows, Tensor? valid, Tensor? candidates, "
+      "Tensor? horizon_weights, Tensor? class_weight, int horizons, float label_smoothing, int ignore_index, "
+      "int reduction, float z_loss, float softcap, bool metrics) -> "
+      "(Tensor loss, Tensor lse, Tensor coefficients, Tensor metrics)");
+  m.def(
+      "horizon_ce_backward(Tensor grad, Tensor logits, Tensor targets, Tensor? rows, Tensor? valid, "
+      "Tensor? candidates, Tensor? class_weight, Tensor lse, Tensor coefficients, float label_smoothing, "
+      "int ignore_index, float z_loss, float softcap) -> Tensor");
 }
 
 #define POH_STRING_(x) #x

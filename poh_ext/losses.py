@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poh_ext.ops.horizon_ce import horizon_ce
 
-__all__ = ["MultiHorizonCrossEntropy", "multi_horizon_cross_entropy"]
+__all__ = ["HorizonMetrics", "MultiHorizonCrossEntropy", "multi_horizon_cross_entropy"]
 
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _REDUCTIONS = ("mean", "sum", "none", "position_mean")
@@ -29,7 +32,7 @@ def _check_tensor(name: str, t, shape: tuple, dtypes: tuple, like: Tensor) -> No
         raise ValueError(f"{name} must be on {like.device}, as the first argument is, got {t.device}")
 
 
-def _check_options(horizons, label_smoothing, ignore_index, reduction) -> None:
+def _check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap) -> None:
     if isinstance(horizons, bool) or not isinstance(horizons, int):
         raise TypeError(f"horizons must be an int, got {type(horizons).__name__}")
     if horizons < 1:
@@ -40,25 +43,35 @@ def _check_options(horizons, label_smoothing, ignore_index, reduction) -> None:
         raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    if not 0 <= z_loss < math.inf:
+        raise ValueError(f"z_loss must be at least 0, got {z_loss}")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"softcap must be positive, or None for no cap, got {softcap}")
 
 
-def _check_weights(horizon_weights, horizons: int, like: Tensor) -> Tensor | None:
-    """The weights as a float tensor [horizons] on the device of `like`, or None."""
-    if horizon_weights is None:
+def _check_weights(name: str, weights, shape: tuple, like: Tensor) -> Tensor | None:
+    """Weights as a tensor of the dtype `like` is accumulated in, or None; sequences are accepted too."""
+    if weights is None:
         return None
-    if not isinstance(horizon_weights, Tensor):
-        if not isinstance(horizon_weights, Sequence) or isinstance(horizon_weights, str):
-            kind = type(horizon_weights).__name__
-            raise TypeError(f"horizon_weights must be a tensor or a sequence of floats, got {kind}")
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        horizon_weights = torch.tensor(horizon_weights, dtype=dtype, device=like.device)
-    _check_tensor("horizon_weights", horizon_weights, (horizons,), _FLOATS, like)
-    if horizon_weights.requires_grad:
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    if not isinstance(weights, Tensor):
+        if not isinstance(weights, Sequence) or isinstance(weights, str):
+            raise TypeError(f"{name} must be a tensor or a sequence of floats, got {type(weights).__name__}")
+        weights = torch.tensor(weights, dtype=dtype, device=like.device)
+    _check_tensor(name, weights, shape, _FLOATS, like)
+    if weights.requires_grad:
         raise ValueError(
-            "horizon_weights must not require a gradient: none is computed for it. "
+            f"{name} must not require a gradient: none is computed for it. "
             'Use reduction="none" and weight the terms yourself to learn the weights'
         )
-    return horizon_weights
+    return weights.to(dtype)
+
+
+class HorizonMetrics(NamedTuple):
+    """What ``return_metrics=True`` adds to the loss, without gradients; NaN for horizons without terms."""
+
+    accuracy: Tensor  # [K]: the share of terms whose target has the largest logit (at horizon 1: allowed logit)
+    loss: Tensor  # [K]: the mean of the terms, without horizon_weights
 
 
 def multi_horizon_cross_entropy(
@@ -73,7 +86,11 @@ def multi_horizon_cross_entropy(
     horizon_weights: Tensor | Sequence[float] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
-) -> Tensor:
+    weight: Tensor | Sequence[float] | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    return_metrics: bool = False,
+) -> Tensor | tuple[Tensor, HorizonMetrics]:
     """Cross-entropy of one sequence of logits against its targets 1, 2, ..., K steps ahead, in one pass.
 
     Position i at horizon k is asked for ``targets[:, i + k]``; a term (i, k) exists where ``i + k < L`` and
@@ -95,6 +112,12 @@ def multi_horizon_cross_entropy(
         reduction: "mean": sum of weighted terms / sum of their weights. "sum": of the weighted terms.
             "none": weighted terms, [B, L, K], 0 where skipped. "position_mean": the weighted mean, over the
             (i, k) that occur, of the mean over the batch. Without a term (or any weight) the result is 0.
+        weight: [V] floats, a weight of each class, as in ``F.cross_entropy``: "mean" divides by the weights of
+            the targets (times those of the horizons), "position_mean" weights the mean over the batch by them.
+        z_loss: adds ``z_loss * lse**2`` to each term (times the weight of its target), where lse is the
+            log-sum-exp its softmax divides by: it keeps the normaliser near 1 (PaLM, section 5, with 1e-4).
+        softcap: replaces the logits z by ``softcap * tanh(z / softcap)`` first (Gemma 2). None: as they are.
+        return_metrics: return (loss, :class:`HorizonMetrics`), at the cost of a few compares.
 
     Returns:
         A scalar, or [B, L, K] for "none". float64 for float64 logits, else float32: also for half types, as
@@ -117,7 +140,7 @@ def multi_horizon_cross_entropy(
     ``F.cross_entropy(logits[:, :L - 1].flatten(0, 1), targets[:, 1:].flatten(), ...)``.
     """
     _check_tensor("logits", logits, ("B", "N", "V"), _FLOATS, logits)
-    _check_options(horizons, label_smoothing, ignore_index, reduction)
+    _check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap)
     batch, n_rows, n_classes = logits.shape
     _check_tensor("targets", targets, (batch, "L"), (torch.int64,), logits)
     if rows is not None:
@@ -130,14 +153,23 @@ def multi_horizon_cross_entropy(
         _check_tensor("valid", valid, (batch, n_rows, n_classes), (torch.bool,), logits)
     elif candidates is not None:
         _check_tensor("candidates", candidates, (batch, n_rows, "C"), (torch.int64,), logits)
-    weights = _check_weights(horizon_weights, horizons, logits)
-    return horizon_ce(
-        logits, targets, rows, valid, candidates, weights, horizons, label_smoothing, ignore_index, reduction
-    )
+    horizon_weights = _check_weights("horizon_weights", horizon_weights, (horizons,), logits)
+    weight = _check_weights("weight", weight, (n_classes,), logits)
+    used = horizons
+    if reduction != "none" and horizons >= targets.shape[1]:  # horizons without terms cost nothing
+        used = max(targets.shape[1] - 1, 1)
+        horizon_weights = None if horizon_weights is None else horizon_weights[:used]
+    loss, measured = horizon_ce(
+        logits, targets, rows, valid, candidates, horizon_weights, weight, used, label_smoothing, ignore_index,
+        reduction, z_loss, softcap or 0.0, return_metrics,
+    )  # fmt: skip
+    if not return_metrics:
+        return loss
+    return loss, HorizonMetrics(*F.pad(measured, (0, horizons - used), value=math.nan).unbind())
 
 
 class MultiHorizonCrossEntropy(nn.Module):
-    """:func:`multi_horizon_cross_entropy` with its options fixed; horizon_weights become a buffer.
+    """:func:`multi_horizon_cross_entropy` with its options fixed; horizon_weights and weight are buffers.
 
     Example:
         >>> criterion = MultiHorizonCrossEntropy(horizons=3, label_smoothing=0.1, ignore_index=-1)
@@ -152,16 +184,25 @@ class MultiHorizonCrossEntropy(nn.Module):
         horizon_weights: Tensor | Sequence[float] | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",
+        weight: Tensor | Sequence[float] | None = None,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        return_metrics: bool = False,
     ):
         super().__init__()
-        _check_options(horizons, label_smoothing, ignore_index, reduction)
-        self.horizons = horizons
-        self.label_smoothing = label_smoothing
-        self.ignore_index = ignore_index
-        self.reduction = reduction
-        if horizon_weights is not None:
-            horizon_weights = _check_weights(horizon_weights, horizons, torch.as_tensor(horizon_weights))
-        self.register_buffer("horizon_weights", horizon_weights)
+        _check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap)
+        self.options = {
+            "horizons": horizons,
+            "label_smoothing": label_smoothing,
+            "ignore_index": ignore_index,
+            "reduction": reduction,
+            "z_loss": z_loss,
+            "softcap": softcap,
+            "return_metrics": return_metrics,
+        }
+        for name, given, shape in (("horizon_weights", horizon_weights, (horizons,)), ("weight", weight, ("V",))):
+            like = given if isinstance(given, Tensor) else torch.empty(0)
+            self.register_buffer(name, _check_weights(name, given, shape, like))
 
     def forward(
         self,
@@ -175,18 +216,13 @@ class MultiHorizonCrossEntropy(nn.Module):
         return multi_horizon_cross_entropy(
             logits,
             targets,
-            horizons=self.horizons,
             rows=rows,
-            label_smoothing=self.label_smoothing,
             valid=valid,
             candidates=candidates,
             horizon_weights=self.horizon_weights,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
+            weight=self.weight,
+            **self.options,
         )
 
     def extra_repr(self) -> str:
-        return (
-            f"horizons={self.horizons}, label_smoothing={self.label_smoothing}, "
-            f"ignore_index={self.ignore_index}, reduction={self.reduction!r}"
-        )
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())

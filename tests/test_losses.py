@@ -6,18 +6,19 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import DTYPES, KERNELS, tolerance
+from cases import DTYPES, KERNELS, needs_kernels, tolerance
 
 from poh_ext import MultiHorizonCrossEntropy, multi_horizon_cross_entropy
 
 
 def truth(logits, targets, *, horizons=1, rows=None, label_smoothing=0.0, valid=None, candidates=None,
-          horizon_weights=None, ignore_index=-100, reduction="mean"):
+          horizon_weights=None, ignore_index=-100, reduction="mean", weight=None, z_loss=0.0, softcap=None):
     """The definition, term by term. Masked smoothing is F.cross_entropy with a class distribution."""
     batch, length = targets.shape
     classes = logits.shape[-1]
     weights = [1.0] * horizons if horizon_weights is None else [float(w) for w in horizon_weights]
-    terms = {}
+    weight = torch.ones(classes, dtype=torch.float64) if weight is None else weight.double()
+    terms, shares = {}, {}
     for b, i, k in itertools.product(range(batch), range(length), range(1, horizons + 1)):
         if i + k >= length or targets[b, i + k] == ignore_index:
             continue
@@ -32,7 +33,12 @@ def truth(logits, targets, *, horizons=1, rows=None, label_smoothing=0.0, valid=
             allowed = torch.tensor([c in candidates[b, row].tolist() for c in range(classes)])
         target = allowed.double() * (label_smoothing / int(allowed.sum()))
         target = target + (1 - label_smoothing) * F.one_hot(y, classes).double()
-        terms[b, i, k] = F.cross_entropy(z.masked_fill(~allowed, -1e4), target)
+        if softcap is not None:
+            z = softcap * torch.tanh(z / softcap)
+        z = z.masked_fill(~allowed, -1e4)
+        terms[b, i, k] = F.cross_entropy(z, target, weight=weight, reduction="sum")
+        terms[b, i, k] += z_loss * weight[y] * z.logsumexp(-1) ** 2
+        shares[b, i, k] = weight[y]
     if reduction == "none":
         out = torch.zeros(batch, length, horizons, dtype=torch.float64)
         for (b, i, k), term in terms.items():
@@ -41,14 +47,15 @@ def truth(logits, targets, *, horizons=1, rows=None, label_smoothing=0.0, valid=
     nothing = logits.double().sum() * 0
     if reduction == "position_mean":
         places = {}
-        for (_, i, k), term in terms.items():
-            places.setdefault((i, k), []).append(term)
-        terms = {(0, i, k): sum(found) / len(found) for (i, k), found in places.items()}
+        for (b, i, k), term in terms.items():
+            places.setdefault((i, k), []).append((term, shares[b, i, k]))
+        terms = {(0, i, k): sum(t for t, _ in found) / sum(s for _, s in found) for (i, k), found in places.items()}
+        shares = dict.fromkeys(terms, 1.0)
     total = sum((weights[k - 1] * term for (_, _, k), term in terms.items()), nothing)
     if reduction == "sum":
         return total
-    weight = sum(weights[k - 1] for _, _, k in terms)
-    return total / weight if weight else nothing
+    divisor = sum(weights[k - 1] * share for (_, _, k), share in shares.items())
+    return total / divisor if divisor else nothing
 
 
 def problem(batch=3, n=7, classes=11, length=6, *, mask=None, rows=True, ignored=0.2, ignore_index=-1, seed=0,
@@ -104,6 +111,47 @@ def test_equals_the_definition(reduction, mask, smoothing, horizons, rows):
 def test_dtypes_and_widths(dtype, mask, classes):
     logits, targets, kwargs = problem(batch=2, classes=classes, mask=mask, dtype=dtype)
     compare(logits, targets, horizons=2, label_smoothing=0.1, **kwargs)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "position_mean"])
+@pytest.mark.parametrize("mask", [None, "valid", "candidates"])
+@pytest.mark.parametrize("extra", ["weight", "z_loss", "softcap", "all"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_class_weight_z_loss_and_softcap(reduction, mask, extra, dtype):
+    logits, targets, kwargs = problem(mask=mask, dtype=dtype)
+    weight = torch.rand(11, generator=torch.Generator().manual_seed(2), dtype=dtype) + 0.1
+    extras = {"weight": weight, "z_loss": 0.01, "softcap": 4.0}
+    if extra != "all":
+        extras = {extra: extras[extra]}
+    compare(logits, targets, horizons=2, label_smoothing=0.1, reduction=reduction, **extras, **kwargs)
+
+
+@pytest.mark.parametrize("mask", [None, "valid", "candidates"])
+def test_metrics(mask):
+    logits, targets, kwargs = problem(mask=mask, batch=6, length=7, classes=4)
+    logits = logits.detach().round().requires_grad_()  # with ties: the first class wins, as in argmax
+    options = {"horizons": 9, "label_smoothing": 0.1, "horizon_weights": [2.0] * 9} | kwargs
+    loss, metrics = multi_horizon_cross_entropy(logits, targets, return_metrics=True, **options)
+    torch.testing.assert_close(loss, multi_horizon_cross_entropy(logits, targets, **options))
+    assert loss.requires_grad and not metrics.accuracy.requires_grad and not metrics.loss.requires_grad
+    for k in range(1, 10):
+        options |= {"horizons": k, "horizon_weights": [0.0] * (k - 1) + [1.0]}
+        want = multi_horizon_cross_entropy(logits, targets, **options)
+        hits = []
+        for b, i in itertools.product(range(6), range(7 - k)):
+            row, y = kwargs["rows"][b, i], targets[b, i + k]
+            if row < 0 or y < 0:
+                continue
+            z = logits[b, row].detach()
+            if k == 1 and mask == "valid" and kwargs["valid"][b, row].any():
+                z = z.masked_fill(~kwargs["valid"][b, row], -torch.inf)
+            if k == 1 and mask == "candidates" and (kwargs["candidates"][b, row] >= 0).any():
+                listed = [c in kwargs["candidates"][b, row].tolist() for c in range(4)]
+                z = z.masked_fill(~torch.tensor(listed), -torch.inf)
+            hits.append(float(z.argmax() == y))
+        accuracy = sum(hits) / len(hits) if hits else math.nan
+        assert metrics.accuracy[k - 1].item() == pytest.approx(accuracy, nan_ok=True)
+        assert metrics.loss[k - 1].item() == pytest.approx(want.item() if hits else math.nan, nan_ok=True)
 
 
 def test_plain_form_is_torch_cross_entropy():
@@ -305,6 +353,7 @@ def test_module_form():
     criterion = MultiHorizonCrossEntropy(**options)
     want = multi_horizon_cross_entropy(logits, targets, **options, **kwargs)
     torch.testing.assert_close(criterion(logits, targets, **kwargs), want)
+    assert MultiHorizonCrossEntropy(weight=[1.0] * 11)(logits, targets.clamp(min=0)).isfinite()
     assert "horizons=3" in repr(criterion) and "horizon_weights" in dict(criterion.named_buffers())
 
 
@@ -334,6 +383,10 @@ BAD_CALLS = {
     "weights type": ({"horizon_weights": 2.0}, TypeError, "horizon_weights must be a tensor or a sequence"),
     "weights dtype": ({"horizon_weights": torch.tensor([1])}, TypeError, "horizon_weights must be float32"),
     "weights grad": ({"horizon_weights": torch.ones(1, requires_grad=True)}, ValueError, "must not require a gradient"),
+    "weight number": ({"weight": [1.0]}, ValueError, r"weight must have shape \[11\], got \[1\]"),
+    "weight grad": ({"weight": torch.ones(11, requires_grad=True)}, ValueError, "weight must not require a gradient"),
+    "z_loss": ({"z_loss": -1.0}, ValueError, "z_loss must be at least 0, got -1.0"),
+    "softcap": ({"softcap": 0.0}, ValueError, "softcap must be positive, or None for no cap, got 0.0"),
     "target high": ({"targets": (3, 11)}, IndexError, r"targets\[1, 4\] is 11, but there are 11 classes"),
     "target low": ({"targets": (3, -7)}, IndexError, r"targets\[1, 4\] is -7, .*ignore_index is -1"),
     "row high": ({"rows": (2, 7)}, IndexError, r"rows\[1, 4\] is 7, but there are 7 rows"),
@@ -369,3 +422,21 @@ def test_double_backward():
         grad.square().sum().backward()
 
 
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mask", [None, "valid", "candidates"])
+def test_opcheck(mask, dtype):
+    logits, targets, kwargs = problem(mask=mask, dtype=dtype)
+    masks = kwargs.get("valid"), kwargs.get("candidates")
+    weights = torch.tensor([1.0, 0.5])
+    accumulate = torch.float64 if dtype == torch.float64 else torch.float32
+    weight = torch.rand(11, dtype=accumulate)
+    for code in range(4):
+        args = (logits, targets, kwargs["rows"], *masks, weights, weight, 2, 0.1, -1, code, 0.1, 5.0, code == 0)
+        torch.library.opcheck(torch.ops.poh_ext.horizon_ce, args)
+    args = (logits.detach(), targets, kwargs["rows"], *masks)
+    _, lse, coefficients, _ = torch.ops.poh_ext.horizon_ce(*args, weights, weight, 2, 0.1, -1, 0, 0.0, 0.0, False)
+    args = (torch.ones((), dtype=accumulate), *args, weight, lse, coefficients, 0.1, -1, 0.0, 0.0)
+    torch.library.opcheck(torch.ops.poh_ext.horizon_ce_backward, args)

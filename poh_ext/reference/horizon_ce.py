@@ -85,37 +85,49 @@ def allowed_classes(valid, candidates, rows, length: int, n_classes: int, ignore
     return allowed | ~allowed.any(-1, keepdim=True)
 
 
-def reduce_terms(terms: Tensor, occurs: Tensor, weights: Tensor | None, reduction: str) -> Tensor:
-    """Weight and reduce terms [B, L, K] (0 where they do not occur), see losses.multi_horizon_cross_entropy."""
-    weight = occurs.to(terms.dtype)
-    if weights is not None:
-        weight = weight * weights.to(terms)
-        terms = terms * weights.to(terms)
+def reduce_terms(terms: Tensor, weight: Tensor, horizon_weights: Tensor | None, reduction: str) -> Tensor:
+    """Weight and reduce terms [B, L, K], see losses.multi_horizon_cross_entropy.
+
+    terms and weight, the class weight of the target of each, are 0 where no term occurs.
+    """
+    by_horizon = 1 if horizon_weights is None else horizon_weights.to(terms)
     if reduction == "none":
-        return terms
+        return terms * by_horizon
     if reduction == "sum":
-        return terms.sum()
+        return (terms * by_horizon).sum()
     if reduction == "position_mean":
-        count = occurs.sum(0).clamp(min=1).to(terms.dtype)
-        terms, weight = terms / count, weight / count
-    total = weight.sum()
+        total = weight.sum(0)
+        terms = torch.where(total == 0, 0, terms.sum(0) / torch.where(total == 0, 1, total))
+        weight = (total != 0).to(terms.dtype)
+    total = (weight * by_horizon).sum()
     # No term, or none of weight: 0, not 0 / 0.
-    return terms.sum() / torch.where(total == 0, 1, total)
+    return (terms * by_horizon).sum() / torch.where(total == 0, 1, total)
 
 
-def cross_entropy_terms(logits: Tensor, asked: Tensor, allowed: Tensor | None, label_smoothing: float) -> Tensor:
-    """The unweighted loss of every term, [B, L, K]; logits [B, L, V] are those of the row each position reads."""
+def cross_entropy_terms(
+    logits: Tensor,
+    asked: Tensor,
+    allowed: Tensor | None,
+    class_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Tensor:
+    """The loss of every term, [B, L, K]; logits [B, L, V] are those of the row each position reads."""
 
     def terms(logits, asked, allowed):
         logp = logits.log_softmax(-1)
-        nll = -logp.gather(-1, asked)
-        if label_smoothing == 0:
-            return nll
-        if allowed is None:
-            smooth = -logp.sum(-1, keepdim=True) / logits.shape[-1]
-        else:
-            smooth = -torch.where(allowed, logp, 0).sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True)
-        return (1 - label_smoothing) * nll + label_smoothing * smooth
+        weight = 1 if class_weight is None else class_weight[asked]
+        loss = -logp.gather(-1, asked) * weight
+        if label_smoothing != 0:
+            every = -logp if class_weight is None else -logp * class_weight
+            if allowed is None:
+                smooth = every.sum(-1, keepdim=True) / logits.shape[-1]
+            else:
+                smooth = torch.where(allowed, every, 0).sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True)
+            loss = (1 - label_smoothing) * loss + label_smoothing * smooth
+        if z_loss != 0:
+            loss = loss + z_loss * weight * logits.logsumexp(-1, keepdim=True).square()
+        return loss
 
     if allowed is None:
         return terms(logits, asked, None)
@@ -125,6 +137,16 @@ def cross_entropy_terms(logits: Tensor, asked: Tensor, allowed: Tensor | None, l
     return torch.cat([first, terms(logits, asked[..., 1:], None)], -1)
 
 
+def measure(logits, asked, occurs, allowed, terms, weight) -> Tensor:
+    """[2, K]: the share of terms whose target has the largest (allowed) logit, and their mean loss."""
+    correct = logits.argmax(-1, keepdim=True) == asked
+    if allowed is not None:
+        first = torch.where(allowed, logits, -torch.inf).argmax(-1, keepdim=True) == asked[..., :1]
+        correct = torch.cat([first, correct[..., 1:]], -1)
+    correct = (correct & occurs).sum((0, 1)).to(terms.dtype)
+    return torch.stack([correct / occurs.sum((0, 1)), terms.sum((0, 1)) / weight.sum((0, 1))])
+
+
 def horizon_ce(
     logits: Tensor,
     targets: Tensor,
@@ -132,22 +154,38 @@ def horizon_ce(
     valid: Tensor | None,
     candidates: Tensor | None,
     horizon_weights: Tensor | None,
+    class_weight: Tensor | None,
     horizons: int,
     label_smoothing: float,
     ignore_index: int,
     reduction: str,
-) -> Tensor:
-    """Arguments as in losses.multi_horizon_cross_entropy, checked there; any device, differentiable."""
+    z_loss: float,
+    softcap: float,
+    metrics: bool,
+) -> tuple[Tensor, Tensor]:
+    """Arguments as in losses.multi_horizon_cross_entropy, checked there; any device, differentiable.
+
+    softcap 0 is none. Returns the loss and measure(), which is [2, 0] without `metrics`.
+    """
     n_rows, n_classes = logits.shape[1:]
     check_indices(targets, rows, candidates, n_rows, n_classes, ignore_index)
     length = targets.shape[1]
     asked, occurs = gather_terms(targets, rows, horizons, ignore_index)
+    dtype = accumulate_dtype(logits.dtype)
     if logits.numel() == 0 or length == 0:  # no row or no class, so (as checked) no term
-        nothing = logits.sum().to(accumulate_dtype(logits.dtype)) * 0
-        return reduce_terms(nothing + torch.zeros_like(asked, dtype=nothing.dtype), occurs, None, reduction)
-    read = gather_rows(logits, rows, length, ignore_index).to(accumulate_dtype(logits.dtype))
+        nothing = logits.sum().to(dtype) * 0 + torch.zeros_like(asked, dtype=dtype)
+        unmeasured = nothing.new_full((2, horizons if metrics else 0), torch.nan)
+        return reduce_terms(nothing, torch.zeros_like(nothing), None, reduction), unmeasured
+    read = gather_rows(logits, rows, length, ignore_index).to(dtype)
     # A position without terms reads nothing: its NaN must reach neither the loss nor the gradient.
     read = torch.where(occurs.any(-1, keepdim=True), read, 0)
+    if softcap != 0:
+        read = softcap * torch.tanh(read / softcap)
     allowed = allowed_classes(valid, candidates, rows, length, n_classes, ignore_index)
-    terms = cross_entropy_terms(read, asked, allowed, label_smoothing)
-    return reduce_terms(torch.where(occurs, terms, 0), occurs, horizon_weights, reduction)
+    terms = cross_entropy_terms(read, asked, allowed, class_weight, label_smoothing, z_loss)
+    terms = torch.where(occurs, terms, 0)
+    weight = occurs.to(dtype) if class_weight is None else torch.where(occurs, class_weight[asked], 0)
+    measured = terms.new_empty(2, 0)
+    if metrics:
+        measured = measure(read.detach(), asked, occurs, allowed, terms.detach(), weight)
+    return reduce_terms(terms, weight, horizon_weights, reduction), measured

@@ -1,0 +1,281 @@
+// The loss and the gradient of one row in the multi-horizon cross-entropy. The dense and the linear form differ only in where the logits of a row come from.
+#pragma once
+
+#include <cstring>
+#include <optional>
+#include <vector>
+
+#include "checks.h"
+#include "cpu/horizon_ce_terms.h"
+#include "cpu/rows.h"
+#include "math/horizon_ce.h"
+
+namespace poh {
+
+template <class A>
+struct Term {
+  int64_t i, k, y;
+  A hit;  // see RowGradient
+};
+
+// Memory of one thread, reused from row to row.
+template <class A>
+struct RowScratch {
+  std::vector<A> row, gradient;  // of the V classes
+  std::vector<int32_t> allowed;  // the classes allowed at horizon 1, ascending
+  int64_t n = 0;                 // how many
+  std::vector<A> compact, compact_gradient;  // of the allowed classes, padded to whole vectors
+  A best = 0;  // the largest of compact
+  std::vector<Term<A>> terms;
+
+  // Room for n allowed classes; the padding is -inf, which no maximum and no sum of exponentials sees.
+  void pad_compact() {
+    const size_t padded = (n + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
+    if (compact.size() < padded) {
+      compact.resize(padded);
+      compact_gradient.resize(padded);
+    }
+    for (size_t j = n; j < padded; ++j) compact[j] = -std::numeric_limits<A>::infinity();
+  }
+};
+
+// The loss of single rows. T is the dtype of the logits, A of all arithmetic.
+template <class T, class A = Accumulate<T>>
+struct RowLoss {
+  const Asked& asked;
+  const Readers& readers;
+  int64_t V;
+  const bool* valid;          // [B, N, V] or null
+  const int64_t* candidates;  // [B, N, C] or null
+  int64_t C;
+  const A* class_weight;  // [V] or null
+  A total_mass;           // sum of class_weight, or V
+  A softcap;              // 0: none
+  TermOptions<A> options;
+  LogSumExp<A>* lse;       // [B * N * states] of the rows
+  LogSumExp<A>* near_lse;  // the same with the disallowed logits replaced, as horizon 1 sees it
+  uint8_t* correct;        // [B, L, K] or null: whether the target has the largest logit (the first of equals)
+
+  // What of row q is to be computed.
+  struct Need {
+    bool dense;   // the logits as they are
+    bool masked;  // horizon 1 with scratch.allowed, a proper subset of the classes
+  };
+
+  Need prepare(int64_t q, RowScratch<A>& s) const {
+    const int64_t state = q % asked.states, row = q / asked.states, b = row / asked.N;
+    const int64_t first = asked.states == 1 ? 1 : state + 1, last = asked.states == 1 ? asked.K : state + 1;
+    bool near = false, far = false;
+    s.terms.clear();
+    for (int64_t j = readers.start[q]; j < readers.start[q + 1]; ++j) {
+      const int64_t i = readers.position[j];
+      for (int64_t k = first; k <= last && i + k < asked.L; ++k) {
+        const int64_t y = asked.target(b, i, k);
+        if (y < 0) continue;
+        s.terms.push_back({i, k, y, A{0}});
+        (k == 1 ? near : far) = true;
+      }
+    }
+    const bool masked = near && find_allowed(row, s);
+    return {far || (near && !masked), masked};
+  }
+
+  // Writes the term of every (i, k) that reads row q into terms [L, K] of its batch.
+  void forward(int64_t q, const T* z, A* terms, RowScratch<A>& s) const {
+    const Need need = prepare(q, s);
+    const A* row = nullptr;
+    Smoothed<A> all{}, some{};
+    A best = 0;
+    if (need.dense) {
+      row = load_row(z, s);
+      const A max = best = row_max(row, V);
+      const RowSums<A> sums = options.smoothing == 0 ? row_sums<false, false>(row, class_weight, V, max)
+                              : class_weight == nullptr ? row_sums<true, false>(row, class_weight, V, max)
+                                                        : row_sums<true, true>(row, class_weight, V, max);
+      lse[q] = {max, std::log(sums.exp)};
+      all = {static_cast<A>(V), total_mass, sums.dot};
+    }
+    if (need.masked) {
+      gather(z, s);
+      masked_forward(q, some, s);
+    }
+    write_terms(q, row, best, need.masked, all, some, terms, s);
+  }
+
+  // The same for horizon 1 only, from s.compact, the logits of s.allowed (after prepare()).
+  void forward_compact(int64_t q, A* terms, RowScratch<A>& s) const {
+    Smoothed<A> some{};
+    masked_forward(q, some, s);
+    write_terms(q, nullptr, A{0}, true, {}, some, terms, s);
+  }
+
+  // Writes the gradient of row q, d sum(coefficient(b, i, k) * term) / d z, to out; each element once.
+  template <class Coefficient>
+  void backward(int64_t q, const T* z, T* out, const Coefficient& coefficient, RowScratch<A>& s) const {
+    const Need need = prepare(q, s);
+    if (need.masked) {
+      gather(z, s);
+      masked_backward(q, coefficient, s);
+    }
+    if (!need.dense) {
+      std::memset(static_cast<void*>(out), 0, V * sizeof(T));
+      for (int64_t j = 0; need.masked && j < s.n; ++j) {
+        A g = s.compact_gradient[j];
+        if (softcap != 0) g *= cap_slope(s.compact[j]);
+        out[s.allowed[j]] = static_cast<T>(g);
+      }
+      return;
+    }
+    const int64_t b = q / asked.states / asked.N;
+    RowGradient<A> sum;
+    for (Term<A>& t : s.terms) {
+      if (t.k == 1 && need.masked) continue;
+      t.hit = sum.add(coefficient(b, t.i, t.k), lse[q], weight(t.y), total_mass, static_cast<A>(V), options);
+    }
+    const A* row = load_row(z, s);
+    A* g = gradient_row(out, s);
+    softmax_gradient(row, class_weight, g, V, lse[q].max, lse[q].log_sum, sum.prob, sum.spread);
+    for (const Term<A>& t : s.terms) {
+      if (t.k > 1 || !need.masked) g[t.y] -= t.hit;
+    }
+    for (int64_t j = 0; need.masked && j < s.n; ++j) g[s.allowed[j]] += s.compact_gradient[j];
+    if (softcap != 0) {
+#pragma omp simd
+      for (int64_t v = 0; v < V; ++v) g[v] *= cap_slope(row[v]);
+    }
+    if constexpr (!std::is_same_v<T, A>) convert(g, out, V);
+  }
+
+  // s.compact_gradient: the gradient of horizon 1 to s.compact (before the slope of the soft cap).
+  template <class Coefficient>
+  void masked_backward(int64_t q, const Coefficient& coefficient, RowScratch<A>& s) const {
+    const int64_t b = q / asked.states / asked.N;
+    const LogSumExp<A> lse1 = near_lse[q];
+    const A count = static_cast<A>(s.n), mass = allowed_mass(s);
+    RowGradient<A> sum;
+    for (Term<A>& t : s.terms) {
+      if (t.k == 1) t.hit = sum.add(coefficient(b, t.i, t.k), lse1, weight(t.y), mass, count, options);
+    }
+    A* g = s.compact_gradient.data();
+    const A* z = s.compact.data();
+    for (int64_t i = 0; i < s.n; i += kLanes<A>) {
+#pragma omp simd
+      for (int64_t j = 0; j < kLanes<A>; ++j) {
+        g[i + j] = sum.prob * exp_nonpositive(z[i + j] - lse1.max - lse1.log_sum) - sum.spread;
+      }
+    }
+    if (class_weight != nullptr) {
+      for (int64_t j = 0; j < s.n; ++j) g[j] += sum.spread * (1 - class_weight[s.allowed[j]]);
+    }
+    for (const Term<A>& t : s.terms) {
+      const int64_t j = t.k == 1 ? place(t.y, s) : -1;  // -1: not allowed, so that its logit was replaced
+      if (j >= 0) g[j] -= t.hit;
+    }
+  }
+
+  A cap_slope(A capped) const { return 1 - (capped / softcap) * (capped / softcap); }
+
+ private:
+  A weight(int64_t y) const { return class_weight ? class_weight[y] : A{1}; }
+
+  // Lists the allowed classes of a row; false if all are.
+  bool find_allowed(int64_t row, RowScratch<A>& s) const {
+    s.n = 0;
+    if (valid != nullptr) {
+      s.allowed.resize(V);
+      s.n = set_indices(valid + row * V, V, s.allowed.data());
+    } else if (candidates != nullptr) {
+      s.allowed.resize(C);
+      for (int64_t j = row * C; j < (row + 1) * C; ++j) {
+        if (candidates[j] >= 0) s.allowed[s.n++] = static_cast<int32_t>(candidates[j]);
+      }
+      std::sort(s.allowed.begin(), s.allowed.begin() + s.n);
+      s.n = std::unique(s.allowed.begin(), s.allowed.begin() + s.n) - s.allowed.begin();
+    }
+    return s.n > 0 && s.n < V;
+  }
+
+  // Index of class y in s.allowed, or -1.
+  int64_t place(int64_t y, const RowScratch<A>& s) const {
+    const int32_t* end = s.allowed.data() + s.n;
+    const int32_t* at = std::lower_bound(s.allowed.data(), end, static_cast<int32_t>(y));
+    return at != end && *at == y ? at - s.allowed.data() : -1;
+  }
+
+  A allowed_mass(const RowScratch<A>& s) const {
+    if (class_weight == nullptr) return static_cast<A>(s.n);
+    A mass = 0;
+    for (int64_t j = 0; j < s.n; ++j) mass += class_weight[s.allowed[j]];
+    return mass;
+  }
+
+  // The row in A, soft-capped: the logits themselves where they are that already.
+  const A* load_row(const T* z, RowScratch<A>& s) const {
+    if constexpr (std::is_same_v<T, A>) {
+      if (softcap == 0) return z;
+    }
+    s.row.resize(V);
+    convert(z, s.row.data(), V);
+    if (softcap != 0) soft_cap(s.row.data(), V, softcap);
+    return s.row.data();
+  }
+
+  A* gradient_row(T* out, RowScratch<A>& s) const {
+    if constexpr (std::is_same_v<T, A>) {
+      return out;
+    } else {
+      s.gradient.resize(V);
+      return s.gradient.data();
+    }
+  }
+
+  void gather(const T* z, RowScratch<A>& s) const {
+    s.pad_compact();
+    for (int64_t j = 0; j < s.n; ++j) s.compact[j] = static_cast<A>(z[s.allowed[j]]);
+    if (softcap != 0) soft_cap(s.compact.data(), s.n, softcap);
+  }
+
+  void masked_forward(int64_t q, Smoothed<A>& some, RowScratch<A>& s) const {
+    constexpr int64_t W = kLanes<A>;
+    const A replaced = static_cast<A>(kMaskedLogit);  // the logit of the V - n others
+    const A* z = s.compact.data();
+    s.best = row_max(z, (s.n + W - 1) / W * W);
+    const A max = s.best > replaced ? s.best : replaced;
+    Vector<A> exp{};
+    for (int64_t i = 0; i < s.n; i += W) exp += exp_nonpositive(load(z + i) - max);
+    const A sum = fold_sum<A>(exp) + static_cast<A>(V - s.n) * exp_nonpositive(replaced - max);
+    some = {static_cast<A>(s.n), allowed_mass(s), A{0}};
+    for (int64_t j = 0; j < s.n; ++j) some.dot += weight(s.allowed[j]) * (z[j] - max);
+    near_lse[q] = {max, std::log(sum)};
+  }
+
+  void write_terms(int64_t q, const A* row, A best, bool masked, const Smoothed<A>& all, const Smoothed<A>& some,
+                   A* terms, const RowScratch<A>& s) const {
+    const int64_t b = q / asked.states / asked.N;
+    for (const Term<A>& t : s.terms) {
+      const int64_t at = t.i * asked.K + t.k - 1;
+      bool hit;
+      if (t.k == 1 && masked) {
+        const int64_t j = place(t.y, s);
+        const A z_y = j >= 0 ? s.compact[j] : static_cast<A>(kMaskedLogit);
+        terms[at] = term_value(near_lse[q], z_y, weight(t.y), some, options);
+        hit = j >= 0 && is_first(s.compact.data(), j, s.best);
+      } else {
+        terms[at] = term_value(lse[q], row[t.y], weight(t.y), all, options);
+        hit = correct != nullptr && is_first(row, t.y, best);
+      }
+      if (correct != nullptr) correct[b * asked.L * asked.K + at] = hit;
+    }
+  }
+
+  // Whether z[y] is the maximum and none before it is.
+  static bool is_first(const A* z, int64_t y, A max) {
+    if (z[y] != max) return false;
+    bool earlier = false;
+#pragma omp simd reduction(| : earlier)
+    for (int64_t v = 0; v < y; ++v) earlier |= z[v] == max;
+    return !earlier;
+  }
+};
+
+}  // namespace poh

@@ -1,0 +1,72 @@
+// Tensors as plain pointers, and fresh memory.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <optional>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "checks.h"
+#include "cpu/rows.h"
+
+namespace poh {
+
+template <class T>
+T* data(const Tensor& t) {
+  return static_cast<T*>(t.data_ptr());
+}
+
+template <class T>
+T* data(const std::optional<Tensor>& t) {
+  return t ? data<T>(*t) : nullptr;
+}
+
+inline Tensor packed(const Tensor& t) {
+  check(t.is_cpu(), "every tensor must be on the CPU");
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
+
+inline std::optional<Tensor> packed(const std::optional<Tensor>& t) {
+  return t ? std::optional<Tensor>(packed(*t)) : std::nullopt;
+}
+
+// Uninitialised and contiguous, of the shape and dtype of `like`. Large ones are asked for in huge pages: the
+// first write to fresh memory costs a page fault per 4 KiB else, which is most of the time of writing it
+// (measured: 68 -> 15 ms for 207 MB).
+inline Tensor new_large(const Tensor& like) {
+  Tensor out = torch::stable::new_empty(like, like.sizes());
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = uintptr_t{1} << 21;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(out.data_ptr());
+  const uintptr_t end = begin + static_cast<uintptr_t>(out.numel()) * out.element_size();
+  const uintptr_t first = (begin + page - 1) & ~(page - 1), last = end & ~(page - 1);
+  // A hint: what it returns does not matter.
+  if (last > first && last - first >= 4 * page) {
+    (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  }
+#endif
+  return out;
+}
+
+// f(T{}) for the floating type `dtype` stands for.
+template <class F>
+auto dispatch(ScalarType dtype, const char* name, const F& f) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return f(float{});
+    case ScalarType::Double:
+      return f(double{});
+    case ScalarType::BFloat16:
+      return f(BFloat16{});
+    case ScalarType::Half:
+      return f(Half{});
+    default:
+      check(false, name, " must be float32, float64, bfloat16 or float16");
+      return f(float{});
+  }
+}
+
+}  // namespace poh

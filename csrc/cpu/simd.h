@@ -1,0 +1,95 @@
+// SIMD vectors as GCC and Clang offer them on every target: as wide as the capability this is compiled for.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "math/exp.h"
+
+namespace poh {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;
+#endif
+
+typedef float FloatVector __attribute__((vector_size(kVectorBytes)));
+typedef double DoubleVector __attribute__((vector_size(kVectorBytes)));
+typedef uint32_t FloatBits __attribute__((vector_size(kVectorBytes)));
+typedef uint64_t DoubleBits __attribute__((vector_size(kVectorBytes)));
+
+template <>
+struct ExpTraits<FloatVector> {
+  using Scalar = float;
+  using Bits = FloatBits;
+};
+
+template <>
+struct ExpTraits<DoubleVector> {
+  using Scalar = double;
+  using Bits = DoubleBits;
+};
+
+template <class A>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  using type = FloatVector;
+};
+template <>
+struct VectorOf<double> {
+  using type = DoubleVector;
+};
+template <class A>
+using Vector = typename VectorOf<A>::type;
+
+template <class A>
+inline constexpr int64_t kLanes = kVectorBytes / sizeof(A);
+
+template <class A>
+inline Vector<A> load(const A* from) {
+  Vector<A> v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+
+// The first n < kLanes elements, then `fill`.
+template <class A>
+inline Vector<A> load_tail(const A* from, int64_t n, A fill) {
+  A lane[kLanes<A>];
+  for (A& each : lane) each = fill;
+  for (int64_t j = 0; j < n; ++j) lane[j] = from[j];
+  return load(lane);
+}
+
+template <class A>
+inline Vector<A> broadcast(A a) {
+  return Vector<A>{} + a;
+}
+
+// Across the lanes, pairwise.
+template <class A, class Combine>
+inline A fold(Vector<A> v, const Combine& combine) {
+  A lane[kLanes<A>];
+  std::memcpy(lane, &v, sizeof(v));
+  for (int64_t w = kLanes<A> / 2; w > 0; w /= 2) {
+    for (int64_t j = 0; j < w; ++j) lane[j] = combine(lane[j], lane[j + w]);
+  }
+  return lane[0];
+}
+
+template <class A>
+inline A fold_sum(Vector<A> v) {
+  return fold<A>(v, [](A a, A b) { return a + b; });
+}
+
+template <class A>
+inline A fold_max(Vector<A> v) {
+  return fold<A>(v, [](A a, A b) { return b > a ? b : a; });
+}
+
+}  // namespace poh

@@ -1,0 +1,67 @@
+// The mathematics of one term of the multi-horizon cross-entropy, and of its gradient.
+//
+// A row of V logits z is asked for class y. With lse = log sum_c exp(z_c), class weights w (1 if not given),
+// smoothing s spread over the n classes of a set S, and a penalty zeta on lse^2:
+//
+//   term = (1 - s) w_y (lse - z_y) + s / n * sum_{c in S} w_c (lse - z_c) + zeta w_y lse^2
+//   d term / d z_v = prob exp(z_v - lse) - [v in S] spread w_v - [v = y] hit
+//
+// At horizon 1 under a mask, S are the allowed classes, all other logits are the constant -1e4 (and get no
+// gradient), and lse is that of the row so changed.
+#pragma once
+
+#include "math/host_device.h"
+
+namespace poh {
+
+inline constexpr double kMaskedLogit = -1e4;
+
+template <class A>
+struct TermOptions {
+  A smoothing;  // s
+  A z_loss;     // zeta
+};
+
+// lse in two parts: for logits of 1e8 their float32 sum would lose the second.
+template <class A>
+struct LogSumExp {
+  A max;
+  A log_sum;  // log sum_c exp(z_c - max)
+};
+
+// Sums over the set S of one row.
+template <class A>
+struct Smoothed {
+  A count;  // n
+  A mass;   // sum of w_c
+  A dot;    // sum of w_c (z_c - max)
+};
+
+template <class A>
+POH_HOST_DEVICE A term_value(const LogSumExp<A>& lse, A z_y, A w_y, const Smoothed<A>& set, const TermOptions<A>& o) {
+  A value = w_y * (lse.log_sum - (z_y - lse.max));
+  // Only where asked for: an infinite logit must not become 0 * inf.
+  if (o.smoothing != 0) {
+    value = (1 - o.smoothing) * value + o.smoothing * (set.mass / set.count * lse.log_sum - set.dot / set.count);
+  }
+  if (o.z_loss != 0) value += o.z_loss * w_y * (lse.max + lse.log_sum) * (lse.max + lse.log_sum);
+  return value;
+}
+
+// The gradient of all terms of a row with one set S: coefficients add up over its terms.
+template <class A>
+struct RowGradient {
+  A prob = 0;
+  A spread = 0;
+
+  // Adds a term that enters the loss with coefficient c; returns its hit on z_y.
+  POH_HOST_DEVICE A add(A c, const LogSumExp<A>& lse, A w_y, A mass, A count, const TermOptions<A>& o) {
+    const A hit = c * (1 - o.smoothing) * w_y;
+    prob += hit + c * o.smoothing * mass / count;
+    if (o.z_loss != 0) prob += 2 * c * o.z_loss * w_y * (lse.max + lse.log_sum);
+    spread += c * o.smoothing / count;
+    return hit;
+  }
+};
+
+}  // namespace poh
