@@ -13,6 +13,17 @@ STABLE_TORCH_LIBRARY(poh_ext, m) {
       "horizon_ce_backward(Tensor grad, Tensor logits, Tensor targets, Tensor? rows, Tensor? valid, "
       "Tensor? candidates, Tensor? class_weight, Tensor lse, Tensor coefficients, float label_smoothing, "
       "int ignore_index, float z_loss, float softcap) -> Tensor");
+  m.def("generate_mazes(Tensor indices, int seed, int height, int width, str algorithm) -> Tensor");
+  m.def("maze_neighbors(Tensor passages) -> Tensor");
+  m.def("maze_valid_mask(Tensor passages) -> Tensor");
+  m.def("maze_distances(Tensor passages, Tensor goal) -> Tensor");
+  m.def("maze_shortest_paths(Tensor passages, Tensor start, Tensor goal, int length) -> (Tensor, Tensor)");
+  m.def(
+      "maze_endpoints(Tensor passages, Tensor indices, int seed, int min_path, int max_path) "
+      "-> (Tensor, Tensor, Tensor)");
+  m.def(
+      "greedy_rollout(Tensor logits, Tensor passages, Tensor start, Tensor goal, int max_steps, bool moves) "
+      "-> (Tensor, Tensor, Tensor)");
 }
 
 #define POH_STRING_(x) #x

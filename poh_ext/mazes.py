@@ -27,6 +27,8 @@ GENERATORS: dict[str, str] = {
 }
 """Generators by name, and what each draws. The mazes of all but `percolation` are perfect: spanning trees."""
 
+MAX_CELLS = 2**26  # the kernels pack a cell and four bits into an int32
+
 
 class MazeBatch:
     """B mazes of one size.
@@ -218,6 +220,8 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
         raise TypeError(f"size must be an int or (height, width), got {size!r}") from None
     if height < 1 or width < 1:
         raise ValueError(f"size must be at least 1, got {size!r}")
+    if height * width > MAX_CELLS:
+        raise ValueError(f"size must be at most {MAX_CELLS} cells, got {size!r}")
     return height, width
 
 
@@ -261,7 +265,7 @@ def generate_mazes(
 
     Args:
         n: number of mazes, >= 0.
-        size: int, or (height, width), in cells, >= 1.
+        size: int, or (height, width), in cells, each >= 1, together at most 2^26 cells.
         algorithm: one of poh_ext.GENERATORS.
         seed: in [0, 2^63).
         start_index: index of the first maze, >= 0.

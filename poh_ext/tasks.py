@@ -137,8 +137,8 @@ def sample_tasks(
     size, algorithm = check_size(size), check_algorithm(algorithm)
     n, seed, min_path = check_int("n", n, 0), check_int("seed", seed, 0), check_int("min_path", min_path, 1)
     n_cells = size[0] * size[1]
-    most = n_cells if max_path is None else check_int("max_path", max_path, 1)
-    if max_path is not None and max_path < min_path:
+    most = max(n_cells, min_path) if max_path is None else check_int("max_path", max_path, 1)
+    if most < min_path:
         raise ValueError(f"max_path must be at least min_path = {min_path}, got {max_path}")
     work, limit = work_device(device), _GIVE_UP if min_path <= n_cells else 256
     parts, found, done, last, longest = [], 0, 0, -1, 0
@@ -156,8 +156,8 @@ def sample_tasks(
         marks = [last, *(keep + done).tolist(), *([] if found + len(keep) == n else [done + count])]
         if max(b - a - 1 for a, b in itertools.pairwise(marks)) >= limit:
             raise ValueError(
-                f"no path of min_path = {min_path} to max_path = {most} cells in {limit} {algorithm} mazes of "
-                f"{size[0]} x {size[1]} cells in a row; the longest path seen has {longest} cells"
+                f"no path of at least min_path = {min_path} cells in {limit} {algorithm} mazes of {size[0]} x "
+                f"{size[1]} cells in a row; the longest path seen has {longest} cells"
                 + ("" if exclude is None else " (mazes in `exclude` are left out)")
             )
         parts.append((mazes[keep], start[keep], goal[keep]))
