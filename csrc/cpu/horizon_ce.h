@@ -26,6 +26,7 @@ struct RowScratch {
   int64_t n = 0;                 // how many
   std::vector<A> compact, compact_gradient;  // of the allowed classes, padded to whole vectors
   A best = 0;  // the largest of compact
+  int64_t b = 0;  // the batch of the row
   std::vector<Term<A>> terms;
 
   // Room for n allowed classes; the padding is -inf, which no maximum and no sum of exponentials sees.
@@ -63,7 +64,8 @@ struct RowLoss {
   };
 
   Need prepare(int64_t q, RowScratch<A>& s) const {
-    const int64_t state = q % asked.states, row = q / asked.states, b = row / asked.N;
+    const int64_t row = asked.states == 1 ? q : q / asked.states, state = q - row * asked.states;
+    const int64_t b = s.b = row / asked.N;
     const int64_t first = asked.states == 1 ? 1 : state + 1, last = asked.states == 1 ? asked.K : state + 1;
     bool near = false, far = false;
     s.terms.clear();
@@ -126,11 +128,10 @@ struct RowLoss {
       }
       return;
     }
-    const int64_t b = q / asked.states / asked.N;
     RowGradient<A> sum;
     for (Term<A>& t : s.terms) {
       if (t.k == 1 && need.masked) continue;
-      t.hit = sum.add(coefficient(b, t.i, t.k), lse[q], weight(t.y), total_mass, static_cast<A>(V), options);
+      t.hit = sum.add(coefficient(s.b, t.i, t.k), lse[q], weight(t.y), total_mass, static_cast<A>(V), options);
     }
     const A* row = load_row(z, s);
     A* g = gradient_row(out, s);
@@ -149,12 +150,11 @@ struct RowLoss {
   // s.compact_gradient: the gradient of horizon 1 to s.compact (before the slope of the soft cap).
   template <class Coefficient>
   void masked_backward(int64_t q, const Coefficient& coefficient, RowScratch<A>& s) const {
-    const int64_t b = q / asked.states / asked.N;
     const LogSumExp<A> lse1 = near_lse[q];
     const A count = static_cast<A>(s.n), mass = allowed_mass(s);
     RowGradient<A> sum;
     for (Term<A>& t : s.terms) {
-      if (t.k == 1) t.hit = sum.add(coefficient(b, t.i, t.k), lse1, weight(t.y), mass, count, options);
+      if (t.k == 1) t.hit = sum.add(coefficient(s.b, t.i, t.k), lse1, weight(t.y), mass, count, options);
     }
     A* g = s.compact_gradient.data();
     const A* z = s.compact.data();
@@ -243,7 +243,8 @@ struct RowLoss {
     const A max = s.best > replaced ? s.best : replaced;
     Vector<A> exp{};
     for (int64_t i = 0; i < s.n; i += W) exp += exp_nonpositive(load(z + i) - max);
-    const A sum = fold_sum<A>(exp) + static_cast<A>(V - s.n) * exp_nonpositive(replaced - max);
+    A sum = fold_sum<A>(exp);
+    if (max < 0) sum += static_cast<A>(V - s.n) * exp_nonpositive(replaced - max);  // else exp is 0
     some = {static_cast<A>(s.n), allowed_mass(s), A{0}};
     for (int64_t j = 0; j < s.n; ++j) some.dot += weight(s.allowed[j]) * (z[j] - max);
     near_lse[q] = {max, std::log(sum)};
@@ -251,7 +252,6 @@ struct RowLoss {
 
   void write_terms(int64_t q, const A* row, A best, bool masked, const Smoothed<A>& all, const Smoothed<A>& some,
                    A* terms, const RowScratch<A>& s) const {
-    const int64_t b = q / asked.states / asked.N;
     for (const Term<A>& t : s.terms) {
       const int64_t at = t.i * asked.K + t.k - 1;
       bool hit;
@@ -264,7 +264,7 @@ struct RowLoss {
         terms[at] = term_value(lse[q], row[t.y], weight(t.y), all, options);
         hit = correct != nullptr && is_first(row, t.y, best);
       }
-      if (correct != nullptr) correct[b * asked.L * asked.K + at] = hit;
+      if (correct != nullptr) correct[s.b * asked.L * asked.K + at] = hit;
     }
   }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "math/exp.h"
 
@@ -71,25 +72,30 @@ inline Vector<A> broadcast(A a) {
   return Vector<A>{} + a;
 }
 
+// Lane j of the result is lane j + w of v, around.
+template <int w, class V, size_t... j>
+inline V rotate(V v, std::index_sequence<j...>) {
+  return __builtin_shufflevector(v, v, static_cast<int>((j + w) % sizeof...(j))...);
+}
+
 // Across the lanes, pairwise.
-template <class A, class Combine>
+template <class A, int w = kLanes<A> / 2, class Combine>
 inline A fold(Vector<A> v, const Combine& combine) {
-  A lane[kLanes<A>];
-  std::memcpy(lane, &v, sizeof(v));
-  for (int64_t w = kLanes<A> / 2; w > 0; w /= 2) {
-    for (int64_t j = 0; j < w; ++j) lane[j] = combine(lane[j], lane[j + w]);
+  if constexpr (w == 0) {
+    return v[0];
+  } else {
+    return fold<A, w / 2>(combine(v, rotate<w>(v, std::make_index_sequence<kLanes<A>>())), combine);
   }
-  return lane[0];
 }
 
 template <class A>
 inline A fold_sum(Vector<A> v) {
-  return fold<A>(v, [](A a, A b) { return a + b; });
+  return fold<A>(v, [](Vector<A> a, Vector<A> b) { return a + b; });
 }
 
 template <class A>
 inline A fold_max(Vector<A> v) {
-  return fold<A>(v, [](A a, A b) { return b > a ? b : a; });
+  return fold<A>(v, [](Vector<A> a, Vector<A> b) { return b > a ? b : a; });
 }
 
 }  // namespace poh

@@ -35,7 +35,8 @@ def horizon_ce(
         options = (horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, metrics)
         return reference.horizon_ce(*tensors, *options)
     options = (horizons, label_smoothing, ignore_index, _REDUCTIONS[reduction], z_loss, softcap, metrics)
-    loss, _, _, measured = torch.ops.poh_ext.horizon_ce(*tensors, *options)
+    call = _op if torch.compiler.is_compiling() else _HorizonCE.apply
+    loss, _, _, measured = call(*tensors, *options)
     return loss, measured
 
 
@@ -60,7 +61,18 @@ def _save(ctx, inputs, output):
 def _backward(ctx, grad, *_):
     if grad is None:
         return (None,) * 14
-    return torch.ops.poh_ext.horizon_ce_backward(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 13
+    return _op_backward(grad, *ctx.saved_tensors, *ctx.options), *(None,) * 13
+
+
+class _HorizonCE(torch.autograd.Function):
+    """The op's own autograd formula, met directly: through the dispatcher it costs 50 us more a step."""
+
+    @staticmethod
+    def forward(*args):
+        return _op(*args)
+
+    setup_context = staticmethod(_save)
+    backward = staticmethod(_backward)
 
 
 def _fake_backward(grad, logits, *_):
@@ -75,6 +87,8 @@ def _no_second_derivative(ctx, *grads):
 
 
 if has_kernel(torch.device("cpu")):
+    _op = torch.ops.poh_ext.horizon_ce.default
+    _op_backward = torch.ops.poh_ext.horizon_ce_backward.default
     torch.library.register_fake("poh_ext::horizon_ce", _fake)
     torch.library.register_autograd("poh_ext::horizon_ce", _backward, setup_context=_save)
     torch.library.register_fake("poh_ext::horizon_ce_backward", _fake_backward)
