@@ -46,7 +46,7 @@ class _Run:
         self.paths: dict[tuple[str, int], list[list[int]]] = {}
         environment = describe_environment()
         environment.update(device=str(self.device), precision=self.precision)
-        self.results = Results(experiment=type(config).__doc__.strip().rstrip("."), protocol=config.protocol,
+        self.results = Results(experiment=config.title, protocol=config.protocol,
                                config=config.to_dict(), environment=environment, status="interrupted")
 
     def print_plan(self) -> None:
@@ -74,8 +74,9 @@ class _Run:
         config, warnings = self.config, self.results.warnings
         warnings.extend(config.notes())
         if config.quick:
-            warnings.append("--quick preset: smaller planners and fewer steps than the full benchmark; its figures say "
-                            "that everything works, not how good the planners get")
+            warnings.append(f"--quick preset: planners of {config.d_model} features and {config.depth} layers and few "
+                            "steps, far below the full benchmark; its figures show that everything works, not how good "
+                            "the planners get")
         first = self.data[config.run_seeds[0]]
         warning = warmup_warning(total_steps=total_steps(config, len(first.train)), peak=config.lr,
                                  warmup_steps=config.warmup_steps)
@@ -106,7 +107,8 @@ class _Run:
             training = train_planner(model, data.train, config, seed=seed, label=label, precision=self.precision,
                                      check=self.stop.check)
         outcome = evaluate(model, data.test, decode=config.decode_used, precision=self.precision,
-                           view=lambda mazes: planner_view(mazes, config), check=self.stop.check)
+                           view=lambda mazes: planner_view(mazes, config), check=self.stop.check,
+                           label=f"evaluating {label}")
         self.record(name, seed, outcome, training, model)
 
     def record(self, name: str, seed: int, outcome: Evaluation, training: Training, model) -> None:

@@ -15,6 +15,7 @@ from poh_ext.mazes import MazeBatch
 from poh_ext.rollout import greedy_rollout, random_policy, recondition_rollout
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.device import autocast
+from poh_ext.training.progress import Progress
 
 __all__ = ["Evaluation", "evaluate", "evaluate_random", "next_move_accuracy"]
 
@@ -41,7 +42,7 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table", batch_size: int = 64,
              precision: str = "float32", view: Callable[[MazeBatch], MazeBatch] = lambda mazes: mazes,
-             check: Callable[[], None] = lambda: None) -> Evaluation:
+             check: Callable[[], None] = lambda: None, label: str = "evaluating") -> Evaluation:
     """Evaluate a planner in eval mode, on the device of its weights.
 
     Args:
@@ -52,7 +53,8 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
         batch_size: mazes per forward pass.
         precision: "float32" or "bfloat16" (autocast).
         view: what the planner is shown of the mazes; the rollout itself always meets their walls.
-        check: called before each batch; may raise to stop.
+        check: called before each forward pass; may raise to stop.
+        label: shown with the progress.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -69,12 +71,14 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
 
     started = time.perf_counter()
     try:
-        for first in range(0, len(tasks), batch_size):
-            batch = tasks[first : first + batch_size].to(device)
-            table = policy(batch.mazes, batch.start, batch.goal)
-            rollout = greedy_rollout(table, batch) if decode == "table" else recondition_rollout(moves_here, batch)
-            tables.append(table.cpu())
-            rollouts.append(rollout)
+        with Progress(label, total=len(tasks), unit="maze", ends=False) as progress:
+            for first in range(0, len(tasks), batch_size):
+                batch = tasks[first : first + batch_size].to(device)
+                table = policy(batch.mazes, batch.start, batch.goal)
+                rollout = greedy_rollout(table, batch) if decode == "table" else recondition_rollout(moves_here, batch)
+                tables.append(table.cpu())
+                rollouts.append(rollout)
+                progress.step(len(batch))
     finally:
         model.train(was_training)
     seconds = time.perf_counter() - started

@@ -13,19 +13,20 @@ __all__ = ["Progress"]
 class Progress:
     """Counts steps and shows loss, learning rate and time left.
 
-    On a terminal a tqdm bar. Elsewhere (a file, a pipe) one plain line at the first step, then every
-    `log_seconds`, then at the last step: no carriage returns or other control characters.
+    On a terminal a tqdm bar. Elsewhere (a file, a pipe) one plain line every `log_seconds` and, with `ends`, at the
+    first and the last step: no carriage returns or other control characters.
 
     Example:
         >>> with Progress("baseline", total=390, unit="step") as progress:
         ...     progress.step(loss=2.31, lr=1e-4)
     """
 
-    def __init__(self, label: str, *, total: int, unit: str, log_seconds: float = 15.0) -> None:
-        self.label, self.total, self.unit, self.log_seconds = label, total, unit, log_seconds
+    def __init__(self, label: str, *, total: int, unit: str, log_seconds: float = 15.0, ends: bool = True
+                 ) -> None:
+        self.label, self.total, self.unit, self.log_seconds, self.ends = label, total, unit, log_seconds, ends
         self.done = 0
         self._started = self._logged = time.monotonic()
-        self._bar = tqdm(total=total, desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=True,
+        self._bar = tqdm(total=total, desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=ends,
                          mininterval=0.3) if sys.stderr.isatty() else None
 
     def __enter__(self) -> Progress:
@@ -44,7 +45,8 @@ class Progress:
             self._bar.update(count)
             return
         now = time.monotonic()
-        if self.done == count or self.done >= self.total or now - self._logged >= self.log_seconds:
+        at_end = self.ends and (self.done == count or self.done >= self.total)
+        if at_end or now - self._logged >= self.log_seconds:
             self._logged = now
             elapsed = now - self._started
             left = elapsed / self.done * (self.total - self.done)
