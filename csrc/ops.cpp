@@ -24,6 +24,11 @@ STABLE_TORCH_LIBRARY(poh_ext, m) {
   m.def(
       "greedy_rollout(Tensor logits, Tensor passages, Tensor start, Tensor goal, int max_steps, bool moves) "
       "-> (Tensor, Tensor, Tensor)");
+  m.def("route(Tensor logits, float temperature) -> (Tensor weights, Tensor entropy)");
+  m.def("routing_entropy(Tensor logits, float temperature, int reduction) -> Tensor");
+  m.def(
+      "route_backward(Tensor? grad_weights, Tensor grad_entropy, float entropy_scale, Tensor logits, "
+      "Tensor? weights, float temperature) -> Tensor");
 }
 
 #define POH_STRING_(x) #x

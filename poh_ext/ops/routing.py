@@ -1,17 +1,105 @@
-"""torch.library wiring of the routing ops."""
+"""Routing ops: choose the backend; the kernels' shapes and gradients, side by side."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from poh_ext._backend import has_kernel
 from poh_ext.reference import routing as reference
 
 __all__ = ["route", "routing_entropy"]
 
+_REDUCTIONS = {"mean": 0, "sum": 1, "none": 2}  # csrc/cpu/routing.cpp
+
 
 def route(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    return reference.route(logits, temperature)
+    """Weights [..., H] and entropy [...] of checked arguments."""
+    if not has_kernel(logits.device):
+        return reference.route(logits, temperature)
+    return (_route if torch.compiler.is_compiling() else _Route.apply)(logits, temperature)
 
 
 def routing_entropy(logits: Tensor, temperature: float, reduction: str) -> Tensor:
-    return reference.routing_entropy(logits, temperature, reduction)
+    """Reduced entropy of checked arguments; the weights never reach memory."""
+    if not has_kernel(logits.device):
+        return reference.routing_entropy(logits, temperature, reduction)
+    call = _entropy if torch.compiler.is_compiling() else _Entropy.apply
+    return call(logits, temperature, _REDUCTIONS[reduction])
+
+
+def _route_save(ctx, inputs, output):
+    logits, ctx.temperature = inputs
+    # Weights rounded to half precision are too coarse for the gradient: the kernel makes them anew.
+    exact = logits.dtype in (torch.float32, torch.float64)
+    ctx.save_for_backward(logits, output[0] if exact else None)
+    ctx.set_materialize_grads(False)  # whoever uses one output alone pays for no gradient of the other
+
+
+def _route_gradient(ctx, grad_weights, grad_entropy):
+    logits, weights = ctx.saved_tensors
+    if grad_weights is None and grad_entropy is None:
+        return None, None
+    if grad_entropy is None:
+        grad_entropy = logits.new_zeros(())
+    return _backward(grad_weights, grad_entropy, 1.0, logits, weights, ctx.temperature), None
+
+
+def _entropy_save(ctx, inputs, output):
+    logits, ctx.temperature, reduction = inputs
+    rows = logits.numel() // logits.shape[-1]
+    ctx.scale = 1.0 / max(rows, 1) if reduction == _REDUCTIONS["mean"] else 1.0
+    ctx.save_for_backward(logits)
+
+
+def _entropy_gradient(ctx, grad):
+    (logits,) = ctx.saved_tensors
+    return _backward(None, grad, ctx.scale, logits, None, ctx.temperature), None, None
+
+
+# The ops' own autograd formulas, met directly: through the dispatcher they cost tens of microseconds more.
+class _Route(torch.autograd.Function):
+    @staticmethod
+    def forward(logits, temperature):
+        return _route(logits, temperature)
+
+    setup_context = staticmethod(_route_save)
+    backward = staticmethod(_route_gradient)
+
+
+class _Entropy(torch.autograd.Function):
+    @staticmethod
+    def forward(logits, temperature, reduction):
+        return _entropy(logits, temperature, reduction)
+
+    setup_context = staticmethod(_entropy_save)
+    backward = staticmethod(_entropy_gradient)
+
+
+def _no_second_derivative(ctx, grad):
+    raise RuntimeError(
+        "route and routing_entropy have no second derivative in their C++ kernel: "
+        "set POH_EXT_BACKEND=reference to differentiate twice"
+    )
+
+
+if has_kernel(torch.device("cpu")):
+    _route = torch.ops.poh_ext.route.default
+    _entropy = torch.ops.poh_ext.routing_entropy.default
+    _backward = torch.ops.poh_ext.route_backward.default
+
+    @torch.library.register_fake("poh_ext::route")
+    def _(logits, temperature):
+        return logits.new_empty(logits.shape), logits.new_empty(logits.shape[:-1])
+
+    @torch.library.register_fake("poh_ext::routing_entropy")
+    def _(logits, temperature, reduction):
+        return logits.new_empty(logits.shape[:-1] if reduction == _REDUCTIONS["none"] else ())
+
+    @torch.library.register_fake("poh_ext::route_backward")
+    def _(grad_weights, grad_entropy, entropy_scale, logits, weights, temperature):
+        return logits.new_empty(logits.shape)
+
+    torch.library.register_autograd("poh_ext::route", _route_gradient, setup_context=_route_save)
+    torch.library.register_autograd("poh_ext::routing_entropy", _entropy_gradient, setup_context=_entropy_save)
+    torch.library.register_autograd("poh_ext::route_backward", _no_second_derivative)
