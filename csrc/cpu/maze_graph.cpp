@@ -6,6 +6,7 @@
 
 #include "checks.h"
 #include "cpu/maze_batch.h"
+#include "cpu/memory.h"
 #include "cpu/parallel.h"
 #include "math/maze_graph.h"
 
@@ -15,7 +16,7 @@ namespace {
 Tensor maze_neighbors(const Tensor& passages) {
   const MazeBatch mazes(passages);
   const int64_t batch = mazes.batch, n = mazes.n;
-  Tensor around = torch::stable::new_empty(passages, {batch, n, 4}, ScalarType::Long);
+  Tensor around = in_huge_pages(torch::stable::new_empty(passages, {batch, n, 4}, ScalarType::Long));
   int64_t* out = around.mutable_data_ptr<int64_t>();
   // -1 | x = -1 and 0 | x = x: a wall costs no branch.
   int64_t wall[16][4], step[4];
@@ -39,7 +40,7 @@ Tensor maze_neighbors(const Tensor& passages) {
 Tensor maze_valid_mask(const Tensor& passages) {
   const MazeBatch mazes(passages);
   const int64_t batch = mazes.batch, n = mazes.n;
-  Tensor mask = torch::stable::new_empty(passages, {batch, n, n}, ScalarType::Bool);
+  Tensor mask = in_huge_pages(torch::stable::new_empty(passages, {batch, n, n}, ScalarType::Bool));
   uint8_t* out = reinterpret_cast<uint8_t*>(mask.mutable_data_ptr<bool>());
   parallel(batch, std::max<int64_t>(1, 65536 / (n * n)), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
@@ -77,7 +78,7 @@ std::tuple<Tensor, Tensor> maze_shortest_paths(const Tensor& passages, const Ten
   const int64_t batch = mazes.batch, n = mazes.n;
   const int64_t *from = mazes.cells("start", start), *to = mazes.cells("goal", goal);
   check(length >= 1, "length must be >= 1, got ", length);
-  Tensor paths = torch::stable::new_empty(passages, {batch, length}, ScalarType::Long);
+  Tensor paths = in_huge_pages(torch::stable::new_empty(passages, {batch, length}, ScalarType::Long));
   Tensor cells = torch::stable::new_empty(passages, {batch}, ScalarType::Long);
   int64_t *path = paths.mutable_data_ptr<int64_t>(), *count = cells.mutable_data_ptr<int64_t>();
   parallel(batch, mazes.grain(), [&](int64_t begin, int64_t end) {
