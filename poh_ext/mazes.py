@@ -2,6 +2,9 @@
 
 A maze is a grid of H x W cells, numbered row by row; `passages` holds for every cell the directions in which one may
 walk. Tasks (a maze, a start and a goal) are in poh_ext.tasks.
+
+With the kernels, all of this but `shortest_paths` without a length, and `greedy_rollout` too, compile whole
+(torch.compile(fullgraph=True)). The PyTorch reference loops until the mazes are done, which cannot be traced.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -82,8 +81,9 @@ class MazeTasks:
 
 
 def _solved(mazes: MazeBatch, start: Tensor, goal: Tensor) -> MazeTasks:
-    path = mazes.shortest_paths(start, goal)
-    return MazeTasks(mazes, start, goal, path, (path >= 0).sum(1))
+    path, length = maze_graph.shortest_paths(mazes.passages, start, goal, mazes.n_cells)
+    longest = int(length.max()) if len(mazes) else 0
+    return MazeTasks(mazes, start, goal, path[:, :longest].contiguous(), length)
 
 
 def _empty(size: tuple[int, int], algorithm: str, seed: int, device: torch.device) -> MazeTasks:
@@ -153,8 +153,10 @@ def sample_tasks(
             fits = fits & ~torch.isin(mazes.hash(), exclude.to(work))
         keep = fits.nonzero()[:, 0][: n - found]
         longest = max(longest, int(seen.max()))
-        marks = [last, *(keep + done).tolist(), *([] if found + len(keep) == n else [done + count])]
-        if max(b - a - 1 for a, b in itertools.pairwise(marks)) >= limit:
+        # The mazes kept, after the last kept before and, unless these are all, before the first not seen yet.
+        end = [] if found + len(keep) == n else [done + count]
+        marks = torch.cat((keep.new_tensor([last]), keep + done, keep.new_tensor(end)))
+        if int(marks.diff().max()) > limit:
             raise ValueError(
                 f"no path of at least min_path = {min_path} cells in {limit} {algorithm} mazes of {size[0]} x "
                 f"{size[1]} cells in a row; the longest path seen has {longest} cells"

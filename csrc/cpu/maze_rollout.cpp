@@ -1,11 +1,10 @@
 // Greedy rollout: threads over mazes; reads only the scores of the cells that are walked.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include "checks.h"
 #include "cpu/maze_batch.h"
+#include "cpu/memory.h"
 #include "cpu/parallel.h"
 #include "math/maze_rollout.h"
 
@@ -44,18 +43,10 @@ std::tuple<Tensor, Tensor, Tensor> greedy_rollout(const Tensor& logits, const Te
   Tensor reached = torch::stable::new_empty(passages, {mazes.batch}, ScalarType::Bool);
   Tensor path = torch::stable::new_empty(passages, {mazes.batch, max_steps + 1}, ScalarType::Long);
   Tensor steps = torch::stable::new_empty(passages, {mazes.batch}, ScalarType::Long);
-  const auto run = [&](auto zero) {
-    using T = decltype(zero);
-    walk_all(mazes, static_cast<const T*>(logits.const_data_ptr()), moves, from, to, max_steps,
-             reached.mutable_data_ptr<bool>(), path.mutable_data_ptr<int64_t>(), steps.mutable_data_ptr<int64_t>());
-  };
-  switch (logits.scalar_type()) {
-    case ScalarType::Float: run(float{}); break;
-    case ScalarType::Double: run(double{}); break;
-    case ScalarType::BFloat16: run(torch::headeronly::BFloat16{}); break;
-    case ScalarType::Half: run(torch::headeronly::Half{}); break;
-    default: check(false, "logits must be float32, float64, bfloat16 or float16");
-  }
+  dispatch(logits.scalar_type(), "logits", [&](auto zero) {
+    walk_all(mazes, data<decltype(zero)>(logits), moves, from, to, max_steps, data<bool>(reached),
+             data<int64_t>(path), data<int64_t>(steps));
+  });
   return {reached, path, steps};
 }
 

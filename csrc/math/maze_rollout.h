@@ -1,8 +1,8 @@
 // The greedy walk of one maze by a table of scores. poh_ext/reference/maze_rollout.py is the same in PyTorch.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include "math/host_device.h"
 #include "math/maze_graph.h"
@@ -33,7 +33,7 @@ POH_HOST_DEVICE int64_t maze_walk(const MazeView& maze, const Score& score, int3
       const bool fresh = !visited[to];
       if (best >= 0 && best_fresh && !fresh) continue;
       Value value = score(cell, direction, to);
-      if (value != value) value = -std::numeric_limits<Value>::infinity();
+      if (value != value) value = static_cast<Value>(-INFINITY);
       if (best < 0 || fresh != best_fresh || value > best_score) {
         best = to;
         best_fresh = fresh;
