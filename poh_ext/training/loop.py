@@ -77,7 +77,8 @@ def train_planner(model: nn.Module, tasks: MazeTasks, config: BenchmarkConfig, *
         Diverged: the loss is not finite.
     """
     device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr)
+    fused = device.type in ("cpu", "cuda")  # one kernel for all parameters: half the optimiser's time on the CPU
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=fused)
     order = torch.Generator().manual_seed(seed)
     steps = total_steps(config, len(tasks))
     keep_every = max(1, steps // CURVE_POINTS)
