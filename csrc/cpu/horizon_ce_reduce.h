@@ -1,4 +1,4 @@
-// From the terms of the multi-horizon cross-entropy to its value, and the coefficient of each in it.
+// The coefficient of each term in the multi-horizon cross-entropy, and from the terms to its value.
 #pragma once
 
 #include <tuple>
@@ -15,11 +15,82 @@ inline Reduction to_reduction(int64_t code) {
   return static_cast<Reduction>(code);
 }
 
-// Per horizon, [2, K]: the share of terms whose target has the largest logit, and their mean (weighted by class).
-// NaN where no term occurs; [2, 0] when `correct` is empty.
+inline std::vector<double> horizon_weights_of(const std::optional<Tensor>& given, int64_t K) {
+  std::vector<double> weight(K, 1.0);
+  if (given) {
+    check(given->dim() == 1 && given->size(0) == K, "horizon_weights must have ", K, " elements");
+    const Tensor w = packed(*given);
+    dispatch(w.scalar_type(), "horizon_weights", [&]<class T>(T) {
+      for (int64_t k = 0; k < K; ++k) weight[k] = static_cast<double>(data<T>(w)[k]);
+    });
+  }
+  return weight;
+}
+
+// The coefficient of every term in the loss, [L, K]: in every reduction it depends on position and horizon only.
 template <class A>
-Tensor measure(const Asked& a, const Tensor& terms, const std::vector<uint8_t>& correct, const A* class_weight) {
-  const int64_t K = correct.empty() ? 0 : a.K;
+Tensor coefficients(const Asked& a, const Tensor& like, const std::optional<Tensor>& horizon_weights,
+                    const A* class_weight, Reduction reduction) {
+  const std::vector<double> weight = horizon_weights_of(horizon_weights, a.K);
+  const int64_t places = a.L * a.K;
+  const ScalarType dtype = std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float;
+  Tensor out = torch::stable::new_zeros(like, {a.L, a.K}, dtype);
+  A* c = data<A>(out);
+  const bool per_place = reduction == Reduction::kPositionMean;
+  double total = 0;
+  std::vector<double> count;
+  if (per_place || reduction == Reduction::kMean) {
+    count.assign(places, 0.0);  // per (i, k), the weights of the targets in the batch: how many, without weights
+    for (int64_t b = 0; b < a.B; ++b) {
+      for (int64_t i = 0; i < a.L; ++i) {
+        if (a.row(b, i) < 0) continue;
+        for (int64_t k = 1; k <= a.K && i + k < a.L; ++k) {
+          const int64_t y = a.target(b, i, k);
+          if (y >= 0) count[i * a.K + k - 1] += class_weight ? static_cast<double>(class_weight[y]) : 1.0;
+        }
+      }
+    }
+    for (int64_t j = 0; j < places; ++j) {
+      total += weight[j % a.K] * (per_place ? static_cast<double>(count[j] != 0) : count[j]);
+    }
+  }
+  const double divisor = total == 0 ? 1.0 : total;  // no term, or none of weight: 0, not 0 / 0
+  for (int64_t j = 0; j < places; ++j) {
+    const double share = !per_place ? 1.0 : count[j] != 0 ? 1.0 / count[j] : 0.0;
+    c[j] = static_cast<A>(weight[j % a.K] / divisor * share);
+  }
+  return out;
+}
+
+// The sum of terms [B, L, K] times their coefficients, always in the same order; for kNone the products, in place.
+template <class A>
+Tensor reduce(const Asked& a, Tensor terms, const Tensor& coefficients, Reduction reduction) {
+  const int64_t places = a.L * a.K;
+  const A* c = data<A>(coefficients);
+  A* term = data<A>(terms);
+  if (reduction == Reduction::kNone) {
+    for (int64_t b = 0; b < a.B; ++b) {
+      for (int64_t j = 0; j < places; ++j) term[b * places + j] *= c[j];
+    }
+    return terms;
+  }
+  std::vector<double> sum(places, 0.0);
+  for (int64_t b = 0; b < a.B; ++b) {
+    for (int64_t j = 0; j < places; ++j) sum[j] += term[b * places + j];
+  }
+  double value = 0;
+  for (int64_t j = 0; j < places; ++j) value += c[j] * sum[j];
+  Tensor out = torch::stable::new_empty(terms, {});
+  *data<A>(out) = static_cast<A>(value);
+  return out;
+}
+
+// Per horizon, [2, K]: the share of terms whose target has the largest logit, and their mean (weighted by class).
+// NaN where no term occurs; [2, 0] when not wanted.
+template <class A>
+Tensor measure(const Asked& a, const Tensor& terms, const uint8_t* correct, bool wanted,
+               const A* class_weight) {
+  const int64_t K = wanted ? a.K : 0;
   Tensor out = torch::stable::new_zeros(terms, {2, K});
   for (int64_t k = 1; k <= K; ++k) {
     double count = 0, weight = 0, hits = 0, sum = 0;
@@ -38,64 +109,6 @@ Tensor measure(const Asked& a, const Tensor& terms, const std::vector<uint8_t>& 
     data<A>(out)[K + k - 1] = static_cast<A>(sum / weight);
   }
   return out;
-}
-
-// The value (a scalar, or `terms` itself, weighted, for kNone) and the coefficients [L, K]: in every reduction
-// the coefficient of a term depends on its position and horizon only.
-template <class A>
-std::tuple<Tensor, Tensor> reduce(const Asked& a, Tensor terms, const std::optional<Tensor>& horizon_weights,
-                                  const A* class_weight, Reduction reduction) {
-  Tensor coefficients = torch::stable::new_zeros(terms, {a.L, a.K});
-  A* c = data<A>(coefficients);
-  std::vector<double> weight(a.K, 1.0);
-  if (horizon_weights) {
-    check(horizon_weights->dim() == 1 && horizon_weights->size(0) == a.K, "horizon_weights must have ", a.K);
-    const Tensor w = packed(*horizon_weights);
-    dispatch(w.scalar_type(), "horizon_weights", [&]<class T>(T) {
-      for (int64_t k = 0; k < a.K; ++k) weight[k] = static_cast<double>(data<T>(w)[k]);
-    });
-  }
-  A* term = data<A>(terms);
-  if (reduction == Reduction::kNone) {
-    for (int64_t i = 0; i < a.L; ++i) {
-      for (int64_t k = 0; k < a.K; ++k) c[i * a.K + k] = static_cast<A>(weight[k]);
-    }
-    if (horizon_weights) {
-      for (int64_t j = 0; j < a.B * a.L * a.K; ++j) term[j] *= static_cast<A>(weight[j % a.K]);
-    }
-    return {terms, coefficients};
-  }
-  // Sums over the batch, per (i, k): of the weights of the targets (how many, without), and of the terms.
-  const int64_t places = a.L * a.K;
-  std::vector<double> count(places, 0.0), sum(places, 0.0);
-  for (int64_t b = 0; b < a.B; ++b) {
-    for (int64_t i = 0; i < a.L; ++i) {
-      if (a.row(b, i) < 0) continue;
-      for (int64_t k = 1; k <= a.K && i + k < a.L; ++k) {
-        const int64_t place = i * a.K + k - 1;
-        const int64_t y = a.target(b, i, k);
-        if (y < 0) continue;
-        count[place] += class_weight ? static_cast<double>(class_weight[y]) : 1.0;
-        sum[place] += term[b * places + place];
-      }
-    }
-  }
-  const bool per_place = reduction == Reduction::kPositionMean;
-  double total = 0, value = 0;
-  for (int64_t j = 0; j < places; ++j) {
-    total += weight[j % a.K] * (per_place ? static_cast<double>(count[j] != 0) : count[j]);
-  }
-  // No term, or none of weight: 0, not 0 / 0.
-  const double divisor = reduction == Reduction::kSum || total == 0 ? 1.0 : total;
-  for (int64_t j = 0; j < places; ++j) {
-    const double share = !per_place ? 1.0 : count[j] != 0 ? 1.0 / count[j] : 0.0;
-    const double each = weight[j % a.K] / divisor * share;
-    c[j] = static_cast<A>(each);
-    value += each * sum[j];
-  }
-  Tensor out = torch::stable::new_empty(terms, {});
-  *data<A>(out) = static_cast<A>(value);
-  return {out, coefficients};
 }
 
 // d loss / d term, from the gradient of the value (a scalar, or [B, L, K] for kNone).
