@@ -13,6 +13,37 @@ STABLE_TORCH_LIBRARY(poh_ext, m) {
       "horizon_ce_backward(Tensor grad, Tensor logits, Tensor targets, Tensor? rows, Tensor? valid, "
       "Tensor? candidates, Tensor? class_weight, Tensor lse, Tensor coefficients, float label_smoothing, "
       "int ignore_index, float z_loss, float softcap) -> Tensor");
+  m.def(
+      "horizon_linear_ce(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor? rows, Tensor? valid, "
+      "Tensor? candidates, Tensor? horizon_weights, Tensor? class_weight, int horizons, float label_smoothing, "
+      "int ignore_index, int reduction, float z_loss, float softcap, bool metrics, bool gradients) -> "
+      "(Tensor loss, Tensor coefficients, Tensor metrics, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
+  m.def(
+      "horizon_linear_ce_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, "
+      "Tensor? rows, Tensor? valid, Tensor? candidates, Tensor? class_weight, Tensor coefficients, "
+      "float label_smoothing, int ignore_index, float z_loss, float softcap) -> "
+      "(Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
+  // The parts of the two above, without autograd.
+  m.def(
+      "horizon_ce_read(Tensor targets, Tensor? rows, Tensor? candidates, int n_rows, int n_classes, int horizons, "
+      "int states, int ignore_index) -> Tensor");
+  m.def(
+      "horizon_ce_coefficients(Tensor terms, Tensor targets, Tensor? rows, Tensor? horizon_weights, "
+      "Tensor? class_weight, int n_rows, int n_classes, int ignore_index, int reduction) -> Tensor");
+  m.def(
+      "horizon_ce_chunk(Tensor(a!) logits, Tensor read, Tensor targets, Tensor? rows, Tensor? valid, "
+      "Tensor? candidates, Tensor? class_weight, Tensor? upstream, Tensor coefficients, Tensor(b!) terms, "
+      "Tensor(c!)? correct, int n_rows, int states, float label_smoothing, int ignore_index, float z_loss, "
+      "float softcap) -> ()");
+  m.def(
+      "horizon_ce_candidates(Tensor hidden, Tensor weight, Tensor? bias, Tensor read, Tensor targets, Tensor? rows, "
+      "Tensor candidates, Tensor? class_weight, Tensor? upstream, Tensor coefficients, Tensor(a!) terms, "
+      "Tensor(b!)? correct, Tensor(c!)? grad_hidden, Tensor(d!)? grad_weight, Tensor(e!)? grad_bias, int n_rows, "
+      "float label_smoothing, int ignore_index, float z_loss, float softcap) -> ()");
+  m.def(
+      "horizon_ce_finish(Tensor terms, Tensor? correct, Tensor coefficients, Tensor targets, Tensor? rows, "
+      "Tensor? class_weight, int n_rows, int n_classes, int ignore_index, int reduction) -> (Tensor, Tensor)");
+  m.def("large_zeros(Tensor like) -> Tensor");
   m.def("generate_mazes(Tensor indices, int seed, int height, int width, str algorithm) -> Tensor");
   m.def("maze_neighbors(Tensor passages) -> Tensor");
   m.def("maze_valid_mask(Tensor passages) -> Tensor");

@@ -4,7 +4,13 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
 from poh_ext._backend import backend_info
-from poh_ext.losses import MultiHorizonCrossEntropy, multi_horizon_cross_entropy
+from poh_ext.losses import (
+    HorizonMetrics,
+    MultiHorizonCrossEntropy,
+    MultiHorizonLinearCrossEntropy,
+    multi_horizon_cross_entropy,
+    multi_horizon_linear_cross_entropy,
+)
 from poh_ext.mazes import GENERATORS, MazeBatch, generate_mazes
 from poh_ext.rollout import Rollout, greedy_rollout, random_policy, recondition_rollout
 from poh_ext.routing import route, routing_entropy
@@ -17,14 +23,17 @@ except PackageNotFoundError:  # run from a source tree that was never installed
 
 __all__ = [
     "GENERATORS",
+    "HorizonMetrics",
     "MazeBatch",
     "MazeTasks",
     "MultiHorizonCrossEntropy",
+    "MultiHorizonLinearCrossEntropy",
     "Rollout",
     "backend_info",
     "generate_mazes",
     "greedy_rollout",
     "multi_horizon_cross_entropy",
+    "multi_horizon_linear_cross_entropy",
     "random_policy",
     "recondition_rollout",
     "route",

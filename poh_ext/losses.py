@@ -1,4 +1,4 @@
-"""Planning losses: cross-entropy at several horizons at once, as functions and as modules."""
+"""Planning losses: cross-entropy at several horizons at once, of logits or of hidden states."""
 
 from __future__ import annotations
 
@@ -10,62 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from poh_ext._loss_checks import FLOATS, check_indices, check_options, check_tensor, check_weights
 from poh_ext.ops.horizon_ce import horizon_ce
+from poh_ext.ops.horizon_linear_ce import horizon_linear_ce
 
-__all__ = ["HorizonMetrics", "MultiHorizonCrossEntropy", "multi_horizon_cross_entropy"]
-
-_FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_REDUCTIONS = ("mean", "sum", "none", "position_mean")
-
-
-def _check_tensor(name: str, t, shape: tuple, dtypes: tuple, like: Tensor) -> None:
-    """shape: ints are sizes, strings name free ones."""
-    if not isinstance(t, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(t).__name__}")
-    if t.dtype not in dtypes:
-        accepted = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
-        raise TypeError(f"{name} must be {accepted}, got {str(t.dtype).removeprefix('torch.')}")
-    if t.dim() != len(shape) or any(not isinstance(s, str) and s != n for s, n in zip(shape, t.shape, strict=True)):
-        expected = ", ".join(map(str, shape))
-        raise ValueError(f"{name} must have shape [{expected}], got {list(t.shape)}")
-    if t.device != like.device:
-        raise ValueError(f"{name} must be on {like.device}, as the first argument is, got {t.device}")
-
-
-def _check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap) -> None:
-    if isinstance(horizons, bool) or not isinstance(horizons, int):
-        raise TypeError(f"horizons must be an int, got {type(horizons).__name__}")
-    if horizons < 1:
-        raise ValueError(f"horizons must be at least 1, got {horizons}")
-    if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-    if not 0 <= z_loss < math.inf:
-        raise ValueError(f"z_loss must be at least 0, got {z_loss}")
-    if softcap is not None and not 0 < softcap < math.inf:
-        raise ValueError(f"softcap must be positive, or None for no cap, got {softcap}")
-
-
-def _check_weights(name: str, weights, shape: tuple, like: Tensor) -> Tensor | None:
-    """Weights as a tensor of the dtype `like` is accumulated in, or None; sequences are accepted too."""
-    if weights is None:
-        return None
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    if not isinstance(weights, Tensor):
-        if not isinstance(weights, Sequence) or isinstance(weights, str):
-            raise TypeError(f"{name} must be a tensor or a sequence of floats, got {type(weights).__name__}")
-        weights = torch.tensor(weights, dtype=dtype, device=like.device)
-    _check_tensor(name, weights, shape, _FLOATS, like)
-    if weights.requires_grad:
-        raise ValueError(
-            f"{name} must not require a gradient: none is computed for it. "
-            'Use reduction="none" and weight the terms yourself to learn the weights'
-        )
-    return weights.to(dtype)
-
+__all__ = [
+    "HorizonMetrics",
+    "MultiHorizonCrossEntropy",
+    "MultiHorizonLinearCrossEntropy",
+    "multi_horizon_cross_entropy",
+    "multi_horizon_linear_cross_entropy",
+]
 
 class HorizonMetrics(NamedTuple):
     """What ``return_metrics=True`` adds to the loss, without gradients; NaN for horizons without terms."""
@@ -139,42 +94,99 @@ def multi_horizon_cross_entropy(
     With ``horizons=1``, ``rows=None`` and no mask it equals
     ``F.cross_entropy(logits[:, :L - 1].flatten(0, 1), targets[:, 1:].flatten(), ...)``.
     """
-    _check_tensor("logits", logits, ("B", "N", "V"), _FLOATS, logits)
-    _check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap)
-    batch, n_rows, n_classes = logits.shape
-    _check_tensor("targets", targets, (batch, "L"), (torch.int64,), logits)
-    if rows is not None:
-        _check_tensor("rows", rows, tuple(targets.shape), (torch.int64,), logits)
-    elif targets.shape[1] > n_rows:
-        raise ValueError(f"targets have {targets.shape[1]} positions but logits only {n_rows} rows: pass rows")
-    if valid is not None:
-        if candidates is not None:
-            raise ValueError("valid and candidates say the same: give at most one of the two")
-        _check_tensor("valid", valid, (batch, n_rows, n_classes), (torch.bool,), logits)
-    elif candidates is not None:
-        _check_tensor("candidates", candidates, (batch, n_rows, "C"), (torch.int64,), logits)
-    horizon_weights = _check_weights("horizon_weights", horizon_weights, (horizons,), logits)
-    weight = _check_weights("weight", weight, (n_classes,), logits)
-    used = horizons
-    if reduction != "none" and horizons >= targets.shape[1]:  # horizons without terms cost nothing
-        used = max(targets.shape[1] - 1, 1)
-        horizon_weights = None if horizon_weights is None else horizon_weights[:used]
+    check_tensor("logits", logits, ("B", "N", "V"), FLOATS, logits)
+    check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap)
+    n_rows, n_classes = logits.shape[1:]
+    check_indices(targets, rows, valid, candidates, n_rows, n_classes, logits)
+    horizon_weights = check_weights("horizon_weights", horizon_weights, (horizons,), logits)
+    weight = check_weights("weight", weight, (n_classes,), logits)
+    used, horizon_weights = _used_horizons(horizons, horizon_weights, targets, reduction)
     loss, measured = horizon_ce(
         logits, targets, rows, valid, candidates, horizon_weights, weight, used, label_smoothing, ignore_index,
         reduction, z_loss, softcap or 0.0, return_metrics,
     )  # fmt: skip
-    if not return_metrics:
-        return loss
-    return loss, HorizonMetrics(*F.pad(measured, (0, horizons - used), value=math.nan).unbind())
+    return _with_metrics(loss, measured, horizons) if return_metrics else loss
 
 
-class MultiHorizonCrossEntropy(nn.Module):
-    """:func:`multi_horizon_cross_entropy` with its options fixed; horizon_weights and weight are buffers.
+def multi_horizon_linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    horizons: int = 1,
+    rows: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    valid: Tensor | None = None,
+    candidates: Tensor | None = None,
+    horizon_weights: Tensor | Sequence[float] | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    class_weight: Tensor | Sequence[float] | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    return_metrics: bool = False,
+) -> Tensor | tuple[Tensor, HorizonMetrics]:
+    """:func:`multi_horizon_cross_entropy` of ``F.linear(hidden, weight, bias)``, without those logits.
+
+    Only the rows that are read are multiplied, a chunk at a time; with ``horizons=1`` and ``candidates``, only by
+    the columns of the candidates. The logits [B, N, V] never exist. (The PyTorch reference, used where there are
+    no kernels, forms those that are read: [B, L, V].)
+
+    Args:
+        hidden: [B, N, D], or [B, N, K, D] with one state per horizon (multi-token-prediction heads). float32,
+            float64, bfloat16 or float16.
+        weight: [V, D], of the dtype of hidden.
+        bias: [V], of the dtype of hidden, or None.
+        class_weight: [V] floats, a weight of each class (``weight`` of the dense form).
+        targets, horizons, rows, ...: as in :func:`multi_horizon_cross_entropy`.
+
+    Returns:
+        As :func:`multi_horizon_cross_entropy`. There are gradients for hidden, weight and bias, in their dtype.
+
+    Raises:
+        TypeError, ValueError, IndexError: as :func:`multi_horizon_cross_entropy`.
 
     Example:
-        >>> criterion = MultiHorizonCrossEntropy(horizons=3, label_smoothing=0.1, ignore_index=-1)
-        >>> loss = criterion(torch.randn(2, 9, 9), torch.randint(0, 9, (2, 5)))
+        >>> hidden, head = torch.randn(2, 9, 32, requires_grad=True), torch.nn.Linear(32, 9)
+        >>> path = torch.tensor([[0, 1, 2, 5], [8, 7, -1, -1]])
+        >>> loss = multi_horizon_linear_cross_entropy(hidden, head.weight, path, bias=head.bias, rows=path,
+        ...                                           horizons=2, ignore_index=-1)
+        >>> loss.backward()
     """
+    check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap)
+    check_tensor("weight", weight, ("V", "D"), FLOATS, weight)
+    n_classes, width = weight.shape
+    states = isinstance(hidden, Tensor) and hidden.dim() == 4
+    shape = ("B", "N", horizons, width) if states else ("B", "N", width)
+    check_tensor("hidden", hidden, shape, (weight.dtype,), weight)
+    if bias is not None:
+        check_tensor("bias", bias, (n_classes,), (weight.dtype,), weight)
+    check_indices(targets, rows, valid, candidates, hidden.shape[1], n_classes, hidden)
+    horizon_weights = check_weights("horizon_weights", horizon_weights, (horizons,), hidden)
+    class_weight = check_weights("class_weight", class_weight, (n_classes,), hidden)
+    used, horizon_weights = _used_horizons(horizons, horizon_weights, targets, reduction)
+    if states and used < horizons:
+        hidden = hidden[:, :, :used]
+    loss, measured = horizon_linear_ce(
+        hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight, used, label_smoothing,
+        ignore_index, reduction, z_loss, softcap or 0.0, return_metrics,
+    )  # fmt: skip
+    return _with_metrics(loss, measured, horizons) if return_metrics else loss
+
+
+def _used_horizons(horizons: int, horizon_weights: Tensor | None, targets: Tensor, reduction: str):
+    """Horizons and weights without the horizons that have no terms, unless each term is returned."""
+    used = horizons if reduction == "none" else min(horizons, max(targets.shape[1] - 1, 1))
+    return used, None if horizon_weights is None else horizon_weights[:used]
+
+
+def _with_metrics(loss: Tensor, measured: Tensor, horizons: int) -> tuple[Tensor, HorizonMetrics]:
+    return loss, HorizonMetrics(*F.pad(measured, (0, horizons - measured.shape[1]), value=math.nan).unbind())
+
+
+class _Loss(nn.Module):
+    """The options shared by the module forms; horizon_weights and class weights are buffers."""
 
     def __init__(
         self,
@@ -184,13 +196,13 @@ class MultiHorizonCrossEntropy(nn.Module):
         horizon_weights: Tensor | Sequence[float] | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",
-        weight: Tensor | Sequence[float] | None = None,
         z_loss: float = 0.0,
         softcap: float | None = None,
         return_metrics: bool = False,
+        class_weight: Tensor | Sequence[float] | None = None,
     ):
         super().__init__()
-        _check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap)
+        check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap)
         self.options = {
             "horizons": horizons,
             "label_smoothing": label_smoothing,
@@ -200,29 +212,48 @@ class MultiHorizonCrossEntropy(nn.Module):
             "softcap": softcap,
             "return_metrics": return_metrics,
         }
-        for name, given, shape in (("horizon_weights", horizon_weights, (horizons,)), ("weight", weight, ("V",))):
+        buffers = ("horizon_weights", horizon_weights, (horizons,)), ("class_weight", class_weight, ("V",))
+        for name, given, shape in buffers:
             like = given if isinstance(given, Tensor) else torch.empty(0)
-            self.register_buffer(name, _check_weights(name, given, shape, like))
-
-    def forward(
-        self,
-        logits: Tensor,
-        targets: Tensor,
-        *,
-        rows: Tensor | None = None,
-        valid: Tensor | None = None,
-        candidates: Tensor | None = None,
-    ) -> Tensor:
-        return multi_horizon_cross_entropy(
-            logits,
-            targets,
-            rows=rows,
-            valid=valid,
-            candidates=candidates,
-            horizon_weights=self.horizon_weights,
-            weight=self.weight,
-            **self.options,
-        )
+            self.register_buffer(name, check_weights(name, given, shape, like))
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+
+
+class MultiHorizonCrossEntropy(_Loss):
+    """:func:`multi_horizon_cross_entropy` with its options fixed: all but the tensors of a batch.
+
+    Example:
+        >>> criterion = MultiHorizonCrossEntropy(horizons=3, label_smoothing=0.1, ignore_index=-1)
+        >>> loss = criterion(torch.randn(2, 9, 9), torch.randint(0, 9, (2, 5)))
+    """
+
+    def __init__(self, *, weight: Tensor | Sequence[float] | None = None, **options):
+        super().__init__(class_weight=weight, **options)
+
+    def forward(self, logits: Tensor, targets: Tensor, *, rows=None, valid=None, candidates=None):
+        return multi_horizon_cross_entropy(
+            logits, targets, rows=rows, valid=valid, candidates=candidates,
+            horizon_weights=self.horizon_weights, weight=self.class_weight, **self.options,
+        )  # fmt: skip
+
+
+class MultiHorizonLinearCrossEntropy(_Loss):
+    """:func:`multi_horizon_linear_cross_entropy` with its options fixed; the head's weight and bias are passed in.
+
+    Example:
+        >>> head, criterion = torch.nn.Linear(32, 9), MultiHorizonLinearCrossEntropy(horizons=3)
+        >>> loss = criterion(torch.randn(2, 9, 32), head.weight, torch.randint(0, 9, (2, 5)), bias=head.bias)
+    """
+
+    def __init__(self, *, class_weight: Tensor | Sequence[float] | None = None, **options):
+        super().__init__(class_weight=class_weight, **options)
+
+    def forward(
+        self, hidden: Tensor, weight: Tensor, targets: Tensor, *, bias=None, rows=None, valid=None, candidates=None
+    ):
+        return multi_horizon_linear_cross_entropy(
+            hidden, weight, targets, bias=bias, rows=rows, valid=valid, candidates=candidates,
+            horizon_weights=self.horizon_weights, class_weight=self.class_weight, **self.options,
+        )  # fmt: skip

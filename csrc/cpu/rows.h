@@ -165,6 +165,39 @@ void softmax_gradient(const A* z, const A* w, A* out, int64_t n, A max, A log_su
   }
 }
 
+// from[n] in A: itself, or converted into `to`.
+template <class T, class A>
+const A* widen(const T* from, A* to, int64_t n) {
+  if constexpr (std::is_same_v<T, A>) {
+    return from;
+  } else {
+    convert(from, to, n);
+    return to;
+  }
+}
+
+template <class A>
+A row_dot(const A* x, const A* y, int64_t n) {
+  constexpr int64_t W = kLanes<A>;
+  Vector<A> s0{}, s1{}, s2{}, s3{};
+  int64_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W) {
+    s0 += load(x + i) * load(y + i);
+    s1 += load(x + i + W) * load(y + i + W);
+    s2 += load(x + i + 2 * W) * load(y + i + 2 * W);
+    s3 += load(x + i + 3 * W) * load(y + i + 3 * W);
+  }
+  A tail = 0;
+  for (; i < n; ++i) tail += x[i] * y[i];
+  return fold_sum<A>((s0 + s1) + (s2 + s3)) + tail;
+}
+
+template <class A>
+void add_scaled(A* y, const A* x, A a, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] += a * x[i];
+}
+
 template <class A>
 void soft_cap(A* z, int64_t n, A cap) {
 #pragma omp simd

@@ -10,7 +10,7 @@ from poh_ext.reference import horizon_ce as reference
 
 __all__ = ["horizon_ce"]
 
-_REDUCTIONS = {"mean": 0, "sum": 1, "none": 2, "position_mean": 3}  # as in csrc/cpu/horizon_ce_reduce.h
+REDUCTIONS = {"mean": 0, "sum": 1, "none": 2, "position_mean": 3}  # as in csrc/cpu/horizon_ce_reduce.h
 
 
 def horizon_ce(
@@ -34,7 +34,7 @@ def horizon_ce(
     if not has_kernel(logits.device):
         options = (horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, metrics)
         return reference.horizon_ce(*tensors, *options)
-    options = (horizons, label_smoothing, ignore_index, _REDUCTIONS[reduction], z_loss, softcap, metrics)
+    options = (horizons, label_smoothing, ignore_index, REDUCTIONS[reduction], z_loss, softcap, metrics)
     call = _op if torch.compiler.is_compiling() else _HorizonCE.apply
     loss, _, _, measured = call(*tensors, *options)
     return loss, measured
@@ -44,7 +44,7 @@ def _fake(logits, targets, rows, valid, candidates, horizon_weights, class_weigh
           ignore_index, reduction, z_loss, softcap, metrics):  # fmt: skip
     dtype = reference.accumulate_dtype(logits.dtype)
     batch, length = targets.shape
-    shape = (batch, length, horizons) if reduction == _REDUCTIONS["none"] else ()
+    shape = (batch, length, horizons) if reduction == REDUCTIONS["none"] else ()
     shapes = shape, (2, batch, logits.shape[1], 2), (length, horizons), (2, horizons if metrics else 0)
     return tuple(logits.new_empty(s, dtype=dtype) for s in shapes)
 

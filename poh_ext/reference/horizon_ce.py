@@ -147,6 +147,48 @@ def measure(logits, asked, occurs, allowed, terms, weight) -> Tensor:
     return torch.stack([correct / occurs.sum((0, 1)), terms.sum((0, 1)) / weight.sum((0, 1))])
 
 
+def loss_of_read(
+    read: Tensor | None,
+    nothing: Tensor | None,
+    asked: Tensor,
+    occurs: Tensor,
+    allowed: Tensor | None,
+    horizon_weights: Tensor | None,
+    class_weight: Tensor | None,
+    label_smoothing: float,
+    reduction: str,
+    z_loss: float,
+    softcap: float,
+    metrics: bool,
+) -> tuple[Tensor, Tensor]:
+    """Loss and metrics from the logits of the row each position reads.
+
+    read is [B, L, V], or [B, L, K, V] where each horizon has logits of its own, in the dtype to accumulate in; or
+    None where there is no row or no class and so (as checked) no term: then `nothing`, a 0, stands for each.
+    """
+    if read is None:
+        terms = torch.zeros_like(asked, dtype=accumulate_dtype(nothing.dtype)) + nothing
+        unmeasured = terms.new_full((2, terms.shape[-1] if metrics else 0), torch.nan)
+        return reduce_terms(terms, torch.zeros_like(terms), None, reduction), unmeasured
+    if softcap != 0:
+        read = softcap * torch.tanh(read / softcap)
+    if read.dim() == 3:
+        parts = [(read, asked, occurs, allowed)]
+    else:
+        split = zip(read.unbind(2), asked.split(1, -1), occurs.split(1, -1), strict=True)
+        parts = [(*part, allowed if k == 0 else None) for k, part in enumerate(split)]
+    terms, weights, measured = [], [], []
+    for z, asked, occurs, allowed in parts:
+        term = cross_entropy_terms(z, asked, allowed, class_weight, label_smoothing, z_loss)
+        terms.append(torch.where(occurs, term, 0))
+        weight = occurs.to(z.dtype) if class_weight is None else torch.where(occurs, class_weight[asked], 0)
+        weights.append(weight)
+        if metrics:
+            measured.append(measure(z.detach(), asked, occurs, allowed, terms[-1].detach(), weight))
+    measured = torch.cat(measured, -1) if metrics else read.new_empty(2, 0)
+    return reduce_terms(torch.cat(terms, -1), torch.cat(weights, -1), horizon_weights, reduction), measured
+
+
 def horizon_ce(
     logits: Tensor,
     targets: Tensor,
@@ -171,21 +213,14 @@ def horizon_ce(
     check_indices(targets, rows, candidates, n_rows, n_classes, ignore_index)
     length = targets.shape[1]
     asked, occurs = gather_terms(targets, rows, horizons, ignore_index)
-    dtype = accumulate_dtype(logits.dtype)
-    if logits.numel() == 0 or length == 0:  # no row or no class, so (as checked) no term
-        nothing = logits.sum().to(dtype) * 0 + torch.zeros_like(asked, dtype=dtype)
-        unmeasured = nothing.new_full((2, horizons if metrics else 0), torch.nan)
-        return reduce_terms(nothing, torch.zeros_like(nothing), None, reduction), unmeasured
-    read = gather_rows(logits, rows, length, ignore_index).to(dtype)
-    # A position without terms reads nothing: its NaN must reach neither the loss nor the gradient.
-    read = torch.where(occurs.any(-1, keepdim=True), read, 0)
-    if softcap != 0:
-        read = softcap * torch.tanh(read / softcap)
-    allowed = allowed_classes(valid, candidates, rows, length, n_classes, ignore_index)
-    terms = cross_entropy_terms(read, asked, allowed, class_weight, label_smoothing, z_loss)
-    terms = torch.where(occurs, terms, 0)
-    weight = occurs.to(dtype) if class_weight is None else torch.where(occurs, class_weight[asked], 0)
-    measured = terms.new_empty(2, 0)
-    if metrics:
-        measured = measure(read.detach(), asked, occurs, allowed, terms.detach(), weight)
-    return reduce_terms(terms, weight, horizon_weights, reduction), measured
+    if logits.numel() == 0 or length == 0:
+        read, allowed, nothing = None, None, logits.sum() * 0
+    else:
+        read, nothing = gather_rows(logits, rows, length, ignore_index).to(accumulate_dtype(logits.dtype)), None
+        # A position without terms reads nothing: its NaN must reach neither the loss nor the gradient.
+        read = torch.where(occurs.any(-1, keepdim=True), read, 0)
+        allowed = allowed_classes(valid, candidates, rows, length, n_classes, ignore_index)
+    return loss_of_read(
+        read, nothing, asked, occurs, allowed, horizon_weights, class_weight, label_smoothing, reduction, z_loss,
+        softcap, metrics,
+    )  # fmt: skip

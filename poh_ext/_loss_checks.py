@@ -1,0 +1,77 @@
+"""Checks of the losses' arguments that need no look at the data: made once, before any work, for every backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_REDUCTIONS = ("mean", "sum", "none", "position_mean")
+
+
+def check_tensor(name: str, t, shape: tuple, dtypes: tuple, like: Tensor) -> None:
+    """shape: ints are sizes, strings name free ones."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(t).__name__}")
+    if t.dtype not in dtypes:
+        accepted = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
+        raise TypeError(f"{name} must be {accepted}, got {str(t.dtype).removeprefix('torch.')}")
+    if t.dim() != len(shape) or any(not isinstance(s, str) and s != n for s, n in zip(shape, t.shape, strict=True)):
+        expected = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must have shape [{expected}], got {list(t.shape)}")
+    if t.device != like.device:
+        raise ValueError(f"{name} must be on {like.device}, as the first argument is, got {t.device}")
+
+
+def check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap) -> None:
+    if isinstance(horizons, bool) or not isinstance(horizons, int):
+        raise TypeError(f"horizons must be an int, got {type(horizons).__name__}")
+    if horizons < 1:
+        raise ValueError(f"horizons must be at least 1, got {horizons}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    if not 0 <= z_loss < math.inf:
+        raise ValueError(f"z_loss must be at least 0, got {z_loss}")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"softcap must be positive, or None for no cap, got {softcap}")
+
+
+def check_weights(name: str, weights, shape: tuple, like: Tensor) -> Tensor | None:
+    """Weights as a tensor of the dtype `like` is accumulated in, or None; sequences are accepted too."""
+    if weights is None:
+        return None
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    if not isinstance(weights, Tensor):
+        if not isinstance(weights, Sequence) or isinstance(weights, str):
+            raise TypeError(f"{name} must be a tensor or a sequence of floats, got {type(weights).__name__}")
+        weights = torch.tensor(weights, dtype=dtype, device=like.device)
+    check_tensor(name, weights, shape, FLOATS, like)
+    if weights.requires_grad:
+        raise ValueError(
+            f"{name} must not require a gradient: none is computed for it. "
+            'Use reduction="none" and weight the terms yourself to learn the weights'
+        )
+    return weights.to(dtype)
+
+
+def check_indices(targets, rows, valid, candidates, n_rows: int, n_classes: int, like: Tensor) -> None:
+    """Shapes and dtypes of the tensors that say what is asked; their values are checked by the backends."""
+    batch = like.shape[0]
+    check_tensor("targets", targets, (batch, "L"), (torch.int64,), like)
+    if rows is not None:
+        check_tensor("rows", rows, tuple(targets.shape), (torch.int64,), like)
+    elif targets.shape[1] > n_rows:
+        raise ValueError(f"targets have {targets.shape[1]} positions but there are only {n_rows} rows: pass rows")
+    if valid is not None:
+        if candidates is not None:
+            raise ValueError("valid and candidates say the same: give at most one of the two")
+        check_tensor("valid", valid, (batch, n_rows, n_classes), (torch.bool,), like)
+    elif candidates is not None:
+        check_tensor("candidates", candidates, (batch, n_rows, "C"), (torch.int64,), like)

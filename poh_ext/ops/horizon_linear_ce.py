@@ -1,0 +1,174 @@
+"""Linear multi-horizon cross-entropy on kernels: matrix products of some rows at a time, the loss's kernel on each.
+
+The logits of all rows never exist: those of at most a chunk of the rows that are read do, and are overwritten by
+their gradient. With one horizon and candidates, only the logits of the candidates are formed.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from poh_ext._backend import has_kernel
+from poh_ext.ops.horizon_ce import REDUCTIONS
+from poh_ext.reference import horizon_linear_ce as reference
+from poh_ext.reference.horizon_ce import accumulate_dtype
+
+__all__ = ["horizon_linear_ce"]
+
+# Logits of a chunk: 8 MB stay in the caches between product and loss, but fewer than 512 rows make slow products.
+_CHUNK_BYTES, _CHUNK_ROWS = 1 << 23, 512
+
+
+def horizon_linear_ce(hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight,
+                      horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, metrics):  # fmt: skip
+    """Arguments and results as in reference.horizon_linear_ce.horizon_linear_ce."""
+    tensors = (hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight)
+    if not has_kernel(hidden.device):
+        options = (horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, metrics)
+        return reference.horizon_linear_ce(*tensors, *options)
+    # One pass gives the loss and its gradients, unless the gradient of each term is still to come; float16 waits
+    # too, because only then does it know the scale that keeps small gradients from becoming 0.
+    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias))
+    at_once = wanted and reduction != "none" and hidden.dtype != torch.float16
+    options = (horizons, label_smoothing, ignore_index, REDUCTIONS[reduction], z_loss, softcap, metrics, at_once)
+    call = _op if torch.compiler.is_compiling() else _HorizonLinearCE.apply
+    loss, _, measured, *_ = call(*tensors, *options)
+    return loss, measured
+
+
+def _each_row(hidden, weight, bias, targets, rows, valid, candidates, class_weight, upstream, coefficients, terms,
+              correct, label_smoothing, ignore_index, z_loss, softcap):  # fmt: skip
+    """Write terms [B, L, K] and correct; with upstream return the gradients of hidden, weight and bias."""
+    ops = torch.ops.poh_ext
+    n_rows, horizons = hidden.shape[1], terms.shape[2]
+    states = hidden.shape[2] if hidden.dim() == 4 else 1
+    flat, weight = hidden.reshape(-1, hidden.shape[-1]).contiguous(), weight.contiguous()
+    classes = weight.shape[0]
+    options = (label_smoothing, ignore_index, z_loss, softcap)
+    read = ops.horizon_ce_read(targets, rows, candidates, n_rows, classes, horizons, states, ignore_index)
+    grad_hidden = grad_weight = grad_bias = None
+    if upstream is not None:
+        grad_hidden = ops.large_zeros(flat)
+        grad_weight = ops.large_zeros(weight.new_empty(weight.shape, dtype=terms.dtype))
+        grad_bias = None if bias is None else bias.new_zeros(bias.shape, dtype=terms.dtype)
+    if candidates is not None and horizons == 1 and candidates.shape[2] < classes:
+        listed = (candidates.reshape(-1, candidates.shape[2])[read] >= 0).any(1)
+        ops.horizon_ce_candidates(
+            flat, weight, bias, read[listed], targets, rows, candidates, class_weight, upstream, coefficients, terms,
+            correct, grad_hidden, grad_weight, grad_bias, n_rows, *options,
+        )  # fmt: skip
+        read = read[~listed]  # these allow every class
+    length = max(_CHUNK_BYTES // max(1, classes * flat.element_size()), _CHUNK_ROWS)
+    for part in read.split(length) if len(read) else ():
+        state = flat.index_select(0, part)
+        logits = torch.mm(state, weight.t()) if bias is None else torch.addmm(bias, state, weight.t())
+        ops.horizon_ce_chunk(
+            logits, part, targets, rows, valid, candidates, class_weight, upstream, coefficients, terms, correct,
+            n_rows, states, *options,
+        )  # fmt: skip
+        if upstream is None:
+            continue
+        grad_hidden.index_copy_(0, part, torch.mm(logits, weight))
+        if grad_weight.dtype == logits.dtype:
+            grad_weight.addmm_(logits.t(), state)
+        else:
+            grad_weight += torch.mm(logits.t(), state)
+        if bias is not None:
+            grad_bias += logits.sum(0, dtype=grad_bias.dtype)
+    if upstream is None:
+        return (flat.new_empty(0),) * 3
+    grad_bias = flat.new_empty(0) if bias is None else grad_bias.to(bias.dtype)
+    return grad_hidden.view(hidden.shape), grad_weight.to(weight.dtype), grad_bias
+
+
+def _forward(hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight, horizons,
+             label_smoothing, ignore_index, reduction, z_loss, softcap, metrics, gradients):  # fmt: skip
+    ops = torch.ops.poh_ext
+    n_rows, classes = hidden.shape[1], weight.shape[0]
+    terms = hidden.new_zeros(*targets.shape, horizons, dtype=accumulate_dtype(hidden.dtype))
+    correct = torch.zeros_like(terms, dtype=torch.uint8) if metrics else None
+    shape = (n_rows, classes, ignore_index, reduction)
+    coefficients = ops.horizon_ce_coefficients(terms, targets, rows, horizon_weights, class_weight, *shape)
+    upstream = terms.new_ones(()) if gradients else None
+    grads = _each_row(hidden, weight, bias, targets, rows, valid, candidates, class_weight, upstream, coefficients,
+                      terms, correct, label_smoothing, ignore_index, z_loss, softcap)  # fmt: skip
+    loss, measured = ops.horizon_ce_finish(terms, correct, coefficients, targets, rows, class_weight, *shape)
+    return loss, coefficients, measured, *(g if i == 0 or g.numel() else g.clone() for i, g in enumerate(grads))
+
+
+def _backward_op(grad, hidden, weight, bias, targets, rows, valid, candidates, class_weight, coefficients,
+                 label_smoothing, ignore_index, z_loss, softcap):  # fmt: skip
+    terms = coefficients.new_zeros(*targets.shape, coefficients.shape[1])
+    return _each_row(hidden, weight, bias, targets, rows, valid, candidates, class_weight, grad.contiguous(),
+                     coefficients, terms, None, label_smoothing, ignore_index, z_loss, softcap)  # fmt: skip
+
+
+def _fake(hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight, horizons,
+          label_smoothing, ignore_index, reduction, z_loss, softcap, metrics, gradients):  # fmt: skip
+    dtype = accumulate_dtype(hidden.dtype)
+    loss = hidden.new_empty((*targets.shape, horizons) if reduction == REDUCTIONS["none"] else (), dtype=dtype)
+    coefficients = hidden.new_empty((targets.shape[1], horizons), dtype=dtype)
+    measured = hidden.new_empty((2, horizons if metrics else 0), dtype=dtype)
+    return loss, coefficients, measured, *_fake_gradients(hidden, weight, bias, gradients)
+
+
+def _fake_gradients(hidden, weight, bias, gradients=True):
+    shapes = [hidden.shape, weight.shape, None if bias is None else bias.shape]
+    return tuple(hidden.new_empty(s if gradients and s is not None else 0) for s in shapes)
+
+
+def _fake_backward(grad, hidden, weight, bias, *_):
+    return _fake_gradients(hidden, weight, bias)
+
+
+def _save(ctx, inputs, output):
+    hidden, weight, bias, targets, rows, valid, candidates, _, class_weight, *options = inputs
+    _, smoothing, ignore_index, _, z_loss, softcap, _, ctx.at_once = options
+    _, coefficients, _, *grads = output
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.has_bias = bias is not None
+    ctx.options = smoothing, ignore_index, z_loss, softcap
+    if ctx.at_once:
+        ctx.save_for_backward(*grads)
+    else:
+        ctx.save_for_backward(hidden, weight, bias, targets, rows, valid, candidates, class_weight, coefficients)
+
+
+def _backward(ctx, grad, *_):
+    if grad is None:
+        return (None,) * 17
+    if ctx.at_once:
+        grads = [g * grad.to(g.dtype) for g in ctx.saved_tensors]
+    else:
+        grads = _op_backward(grad, *ctx.saved_tensors, *ctx.options)
+    return grads[0], grads[1], grads[2] if ctx.has_bias else None, *(None,) * 14
+
+
+class _HorizonLinearCE(torch.autograd.Function):
+    """The op's own autograd formula, met directly, as in ops/horizon_ce.py."""
+
+    @staticmethod
+    def forward(*args):
+        return _op(*args)
+
+    setup_context = staticmethod(_save)
+    backward = staticmethod(_backward)
+
+
+def _no_second_derivative(ctx, *grads):
+    raise RuntimeError(
+        "multi_horizon_linear_cross_entropy has no second derivative in its C++ kernel: "
+        "set POH_EXT_BACKEND=reference to differentiate twice"
+    )
+
+
+if has_kernel(torch.device("cpu")):
+    _op = torch.ops.poh_ext.horizon_linear_ce.default
+    _op_backward = torch.ops.poh_ext.horizon_linear_ce_backward.default
+    torch.library.impl("poh_ext::horizon_linear_ce", "CPU")(_forward)
+    torch.library.impl("poh_ext::horizon_linear_ce_backward", "CPU")(_backward_op)
+    torch.library.register_fake("poh_ext::horizon_linear_ce", _fake)
+    torch.library.register_autograd("poh_ext::horizon_linear_ce", _backward, setup_context=_save)
+    torch.library.register_fake("poh_ext::horizon_linear_ce_backward", _fake_backward)
+    torch.library.register_autograd("poh_ext::horizon_linear_ce_backward", _no_second_derivative)

@@ -1,0 +1,261 @@
+"""multi_horizon_linear_cross_entropy against the dense form of F.linear, in float64."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import DTYPES, KERNELS, needs_kernels, tolerance
+from test_losses import problem
+
+from poh_ext import (
+    MultiHorizonLinearCrossEntropy,
+    multi_horizon_cross_entropy,
+    multi_horizon_linear_cross_entropy,
+)
+
+WIDTH = 6
+
+
+def linear_problem(*, states=None, dtype=torch.float64, bias=True, seed=0, **options):
+    """hidden, weight, bias, targets and the options of problem(); states: hidden per horizon."""
+    _, targets, kwargs = problem(seed=seed, **options)
+    batch, n, classes = options.get("batch", 3), options.get("n", 7), options.get("classes", 11)
+    g = torch.Generator().manual_seed(seed + 1)
+    shape = (batch, n, WIDTH) if states is None else (batch, n, states, WIDTH)
+    tensors = [torch.randn(s, generator=g, dtype=torch.float64) for s in (shape, (classes, WIDTH), (classes,))]
+    hidden, weight, bias_ = (t.to(dtype).requires_grad_() for t in tensors)
+    return hidden, weight, bias_ if bias else None, targets, kwargs
+
+
+def dense(hidden, weight, bias, targets, *, horizons=1, horizon_weights=None, class_weight=None, reduction="mean",
+          **kwargs):
+    """The same loss from all logits; with a state per horizon, horizon by horizon."""
+    logits = F.linear(hidden, weight, bias)
+    if hidden.dim() == 3:
+        return multi_horizon_cross_entropy(logits, targets, horizons=horizons, horizon_weights=horizon_weights,
+                                           weight=class_weight, reduction=reduction, **kwargs)
+    every = [
+        multi_horizon_cross_entropy(logits[:, :, k], targets, horizons=horizons, horizon_weights=horizon_weights,
+                                    weight=class_weight, reduction="none", **kwargs)[..., k]
+        for k in range(horizons)
+    ]
+    terms = torch.stack(every, -1)
+    if reduction == "none":
+        return terms
+    # The divisor of "mean" is that of any logits.
+    count = multi_horizon_cross_entropy(logits[:, :, 0], targets, horizons=horizons, horizon_weights=horizon_weights,
+                                        weight=class_weight, reduction="sum", **kwargs)
+    count = count / multi_horizon_cross_entropy(logits[:, :, 0], targets, horizons=horizons,
+                                                horizon_weights=horizon_weights, weight=class_weight, **kwargs)
+    return terms.sum() / (1 if reduction == "sum" else count.detach())
+
+
+def compare(hidden, weight, bias, targets, **kwargs):
+    given = [t for t in (hidden, weight, bias) if t is not None]
+    exact = [None if t is None else t.detach().double().requires_grad_() for t in (hidden, weight, bias)]
+    want = dense(*exact, targets, **kwargs)
+    got = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, **kwargs)
+    assert got.shape == want.shape
+    assert got.dtype == (torch.float64 if hidden.dtype == torch.float64 else torch.float32)
+    half = hidden.dtype in (torch.bfloat16, torch.float16)  # the logits themselves are rounded, as by F.linear
+    close = {"rtol": 2e-2, "atol": 5e-2} if half else tolerance(hidden.dtype)
+    torch.testing.assert_close(got.double(), want, **close)
+    upstream = torch.rand(want.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.5
+    want_grads = torch.autograd.grad((want * upstream).sum(), [t for t in exact if t is not None])
+    grads = torch.autograd.grad((got * upstream.to(got.dtype)).sum(), given)
+    for t, grad, want_grad in zip(given, grads, want_grads, strict=True):
+        assert grad.dtype == t.dtype and grad.shape == t.shape
+        torch.testing.assert_close(grad.double(), want_grad, **close)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "position_mean"])
+@pytest.mark.parametrize("mask", [None, "valid", "candidates"])
+@pytest.mark.parametrize("horizons", [1, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_equals_the_dense_form(reduction, mask, horizons, bias):
+    for rows, smoothing in itertools.product([True, False], [0.0, 0.1]):
+        *tensors, kwargs = linear_problem(mask=mask, rows=rows, bias=bias)
+        weights = None if horizons == 1 else [1.0, 0.5, 0.25]
+        compare(*tensors, horizons=horizons, label_smoothing=smoothing, horizon_weights=weights,
+                reduction=reduction, **kwargs)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("mask", [None, "valid", "candidates"])
+def test_one_state_per_horizon(reduction, mask):
+    *tensors, kwargs = linear_problem(mask=mask, states=3)
+    compare(*tensors, horizons=3, label_smoothing=0.1, horizon_weights=[1.0, 0.5, 0.25], reduction=reduction, **kwargs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mask", [None, "candidates"])
+@pytest.mark.parametrize("horizons", [1, 2])
+def test_dtypes(dtype, mask, horizons):
+    *tensors, kwargs = linear_problem(mask=mask, dtype=dtype)
+    compare(*tensors, horizons=horizons, label_smoothing=0.1, **kwargs)
+
+
+@pytest.mark.parametrize("mask", [None, "valid", "candidates"])
+@pytest.mark.parametrize("horizons", [1, 2])
+def test_class_weight_z_loss_and_softcap(mask, horizons):
+    *tensors, kwargs = linear_problem(mask=mask)
+    class_weight = torch.rand(11, dtype=torch.float64) + 0.1
+    for reduction in ("mean", "none"):
+        compare(*tensors, horizons=horizons, label_smoothing=0.1, class_weight=class_weight, z_loss=0.01, softcap=3.0,
+                reduction=reduction, **kwargs)
+
+
+@pytest.mark.parametrize("mask", [None, "candidates"])
+def test_metrics(mask):
+    hidden, weight, bias, targets, kwargs = linear_problem(mask=mask)
+    for horizons in (1, 8):
+        options = {"horizons": horizons, "return_metrics": True, **kwargs}
+        loss, metrics = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, **options)
+        want, want_metrics = multi_horizon_cross_entropy(F.linear(hidden, weight, bias), targets, **options)
+        torch.testing.assert_close(loss, want)
+        torch.testing.assert_close(tuple(metrics), tuple(want_metrics), equal_nan=True)
+
+
+def test_many_chunks_and_classes():
+    """More rows than one chunk holds, with a wide head."""
+    *tensors, kwargs = linear_problem(batch=4, n=300, classes=5000, length=300, dtype=torch.float32, ignored=0.05)
+    compare(*tensors, horizons=2, **kwargs)
+
+
+@pytest.mark.parametrize("why", ["targets", "length", "batch", "no rows", "no classes"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("horizons", [1, 2])
+def test_no_term_gives_zero(why, reduction, horizons):
+    hidden, weight, bias, targets, kwargs = linear_problem(mask="candidates")
+    hidden, weight, bias = hidden.detach(), weight.detach(), bias.detach()
+    targets[:] = -1
+    if why == "length":
+        targets, kwargs["rows"] = targets[:, :0], kwargs["rows"][:, :0]
+    elif why == "batch":
+        hidden, targets = hidden[:0], targets[:0]
+        kwargs |= {k: kwargs[k][:0] for k in ("rows", "candidates")}
+    elif why == "no rows":
+        hidden, kwargs["candidates"] = hidden[:, :0], kwargs["candidates"][:, :0]
+        kwargs["rows"][:] = -1
+    elif why == "no classes":
+        weight, bias, kwargs["candidates"] = weight[:0], bias[:0], kwargs["candidates"][..., :0]
+    tensors = [t.requires_grad_() for t in (hidden, weight, bias)]
+    loss = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, horizons=horizons,
+                                              reduction=reduction, **kwargs)
+    assert loss.eq(0).all()
+    for grad, t in zip(torch.autograd.grad(loss.sum(), tensors), tensors, strict=True):
+        assert grad.shape == t.shape and grad.eq(0).all()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("mask, horizons", [(None, 2), ("candidates", 1)])
+def test_gradcheck(reduction, mask, horizons):
+    hidden, weight, bias, targets, kwargs = linear_problem(batch=2, n=4, classes=5, length=5, mask=mask)
+
+    def loss(hidden, weight, bias):
+        return multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, horizons=horizons,
+                                                  label_smoothing=0.2, reduction=reduction, **kwargs)
+
+    assert torch.autograd.gradcheck(loss, (hidden, weight, bias))
+
+
+def test_backward_twice_with_retained_graph():
+    hidden, weight, bias, targets, kwargs = linear_problem()
+    loss = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, **kwargs)
+    first = torch.autograd.grad(2 * loss, (hidden, weight, bias), retain_graph=True)
+    second = torch.autograd.grad(loss, (hidden, weight, bias))
+    torch.testing.assert_close(first, tuple(2 * g for g in second))
+
+
+def test_only_what_needs_a_gradient_gets_one():
+    hidden, weight, bias, targets, kwargs = linear_problem()
+    loss = multi_horizon_linear_cross_entropy(hidden.detach(), weight, targets, bias=bias.detach(), **kwargs)
+    assert torch.autograd.grad(loss, weight)[0].ne(0).any()
+    with torch.no_grad():
+        assert not multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, **kwargs).requires_grad
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_compile_fullgraph(reduction):
+    hidden, weight, bias, targets, kwargs = linear_problem(mask="candidates", dtype=torch.float32)
+
+    def loss(hidden, weight, bias):
+        options = {"bias": bias, "reduction": reduction} | kwargs
+        return multi_horizon_linear_cross_entropy(hidden, weight, targets, **options).sum()
+
+    want = loss(hidden, weight, bias)
+    got = torch.compile(loss, fullgraph=True)(hidden, weight, bias)
+    torch.testing.assert_close(got, want)
+    grads = [torch.autograd.grad(v, (hidden, weight, bias)) for v in (got, want)]
+    torch.testing.assert_close(*grads)
+
+
+def test_module_form():
+    hidden, weight, bias, targets, kwargs = linear_problem()
+    ignore = kwargs.pop("ignore_index")
+    options = {"horizons": 2, "label_smoothing": 0.1, "class_weight": [0.5] * 11, "ignore_index": ignore}
+    criterion = MultiHorizonLinearCrossEntropy(**options).double()
+    want = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, **options, **kwargs)
+    torch.testing.assert_close(criterion(hidden, weight, targets, bias=bias, **kwargs), want)
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        MultiHorizonLinearCrossEntropy(smoothing=0.1)
+
+
+BAD_CALLS = {
+    "hidden type": ({"hidden": None}, TypeError, "hidden must be a tensor, got NoneType"),
+    "hidden dtype": ({"hidden": torch.zeros(3, 7, 6)}, TypeError, "hidden must be float64, got float32"),
+    "hidden width": ({"hidden": torch.zeros(3, 7, 5).double()}, ValueError, r"hidden must have shape \[B, N, 6\]"),
+    "states": ({"hidden": torch.zeros(3, 7, 2, 6).double()}, ValueError, r"shape \[B, N, 1, 6\], got \[3, 7, 2, 6\]"),
+    "weight shape": ({"weight": torch.zeros(11).double()}, ValueError, r"weight must have shape \[V, D\], got \[11\]"),
+    "bias shape": ({"bias": torch.zeros(6).double()}, ValueError, r"bias must have shape \[11\], got \[6\]"),
+    "class_weight": ({"class_weight": [1.0]}, ValueError, r"class_weight must have shape \[11\], got \[1\]"),
+    "target": ({"targets": torch.full((3, 6), 11)}, IndexError, r"targets\[0, 0\] is 11, but there are 11 classes"),
+    "horizons": ({"horizons": 0}, ValueError, "horizons must be at least 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("change, error, text", BAD_CALLS.values(), ids=BAD_CALLS)
+def test_bad_arguments_are_named(change, error, text):
+    hidden, weight, bias, targets, kwargs = linear_problem()
+    kwargs |= {"hidden": hidden, "weight": weight, "bias": bias, "targets": targets} | change
+    with pytest.raises(error, match=text):
+        multi_horizon_linear_cross_entropy(**kwargs)
+
+
+@needs_kernels
+@pytest.mark.parametrize("mask", [None, "candidates"])
+def test_opcheck(mask):
+    hidden, weight, bias, targets, kwargs = linear_problem(mask=mask)
+    given = (targets, kwargs["rows"], None, kwargs.get("candidates"))
+    for code, at_once in [(0, True), (0, False), (2, False)]:
+        args = (hidden, weight, bias, *given, None, None, 1, 0.1, -1, code, 0.0, 0.0, code == 0, at_once)
+        torch.library.opcheck(torch.ops.poh_ext.horizon_linear_ce, args)
+    coefficients = torch.ones(6, 1, dtype=torch.float64)
+    grad = torch.ones((), dtype=torch.float64)
+    args = (grad, hidden.detach(), weight.detach(), None, *given, None, coefficients, 0.1, -1, 0.0, 0.0)
+    torch.library.opcheck(torch.ops.poh_ext.horizon_linear_ce_backward, args)
+
+
+@pytest.mark.skipif(not KERNELS, reason="the PyTorch reference forms the logits that are read")
+def test_logits_never_exist():
+    """No tensor as large as [B, N, V], nor as the logits of the rows read, is made."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for t in out if isinstance(out, tuple) else (out,):
+                self.size = max(self.size, t.numel() if isinstance(t, torch.Tensor) else 0)
+            return out
+
+    *tensors, kwargs = linear_problem(batch=4, n=600, classes=5000, length=600, dtype=torch.float32, ignored=0)
+    hidden, weight, bias, targets = tensors
+    from poh_ext.ops.horizon_linear_ce import _forward
+
+    with Largest() as largest, torch.no_grad():
+        options = (2, 0.1, -1, 0, 0.0, 0.0, False, True)
+        _forward(hidden, weight, bias, targets, kwargs["rows"], None, None, None, None, *options)
+    assert 0 < largest.size < 4 * 600 * 5000 // 2
