@@ -17,15 +17,14 @@ def route(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Weights [..., H] and entropy [...] of checked arguments."""
     if not has_kernel(logits.device):
         return reference.route(logits, temperature)
-    return (_route if torch.compiler.is_compiling() else _Route.apply)(logits, temperature)
+    return _route(logits, temperature)
 
 
 def routing_entropy(logits: Tensor, temperature: float, reduction: str) -> Tensor:
     """Reduced entropy of checked arguments; the weights never reach memory."""
     if not has_kernel(logits.device):
         return reference.routing_entropy(logits, temperature, reduction)
-    call = _entropy if torch.compiler.is_compiling() else _Entropy.apply
-    return call(logits, temperature, _REDUCTIONS[reduction])
+    return _entropy(logits, temperature, _REDUCTIONS[reduction])
 
 
 def _route_save(ctx, inputs, output):
@@ -55,25 +54,6 @@ def _entropy_save(ctx, inputs, output):
 def _entropy_gradient(ctx, grad):
     (logits,) = ctx.saved_tensors
     return _backward(None, grad, ctx.scale, logits, None, ctx.temperature), None, None
-
-
-# The ops' own autograd formulas, met directly: through the dispatcher they cost tens of microseconds more.
-class _Route(torch.autograd.Function):
-    @staticmethod
-    def forward(logits, temperature):
-        return _route(logits, temperature)
-
-    setup_context = staticmethod(_route_save)
-    backward = staticmethod(_route_gradient)
-
-
-class _Entropy(torch.autograd.Function):
-    @staticmethod
-    def forward(logits, temperature, reduction):
-        return _entropy(logits, temperature, reduction)
-
-    setup_context = staticmethod(_entropy_save)
-    backward = staticmethod(_entropy_gradient)
 
 
 def _no_second_derivative(ctx, grad):
