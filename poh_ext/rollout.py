@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poh_ext.mazes import MazeBatch, check_int, work_device
+from poh_ext._arguments import check_int, work_device
+from poh_ext.mazes import MazeBatch
 from poh_ext.ops import maze_rollout
 from poh_ext.reference.maze_rollout import walk
 from poh_ext.reference.philox import STREAM_POLICY, philox4x32

@@ -8,15 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from poh_ext.mazes import (
-    MazeBatch,
-    check_algorithm,
-    check_int,
-    check_size,
-    generate_mazes,
-    slice_of_one,
-    work_device,
-)
+from poh_ext._arguments import check_int, check_size, slice_of_one, work_device
+from poh_ext.mazes import MazeBatch, check_algorithm, generate_mazes
 from poh_ext.ops import maze_graph
 from poh_ext.reference.philox import STREAM_CANDIDATE, below, words
 
