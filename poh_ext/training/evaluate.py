@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from poh_ext.mazes import MazeBatch
-from poh_ext.rollout import greedy_rollout, random_policy, recondition_rollout
+from poh_ext.rollout import greedy_rollout, recondition_rollout
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.device import autocast
 from poh_ext.training.progress import Progress
@@ -86,11 +86,16 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
 
 
 def evaluate_random(tasks: MazeTasks, seed: int) -> Evaluation:
-    """The control that knows nothing: random scores, the same rollout."""
+    """The control that knows nothing: scores drawn afresh at every step, the same rollout.
+
+    Afresh, because a fixed random table walks to and fro between two cells once it meets a dead end, and would make
+    the control look worse than a random walk is.
+    """
+    draws = torch.Generator().manual_seed(seed)
     started = time.perf_counter()
-    table = random_policy(tasks, seed)
-    rollout = greedy_rollout(table, tasks)
-    return _outcome(table, [rollout], tasks, time.perf_counter() - started)
+    rollout = recondition_rollout(lambda mazes, *_: torch.rand(len(mazes), 4, generator=draws), tasks)
+    seconds = time.perf_counter() - started
+    return _outcome(torch.rand(len(tasks), tasks.mazes.n_cells, 4, generator=draws), [rollout], tasks, seconds)
 
 
 def next_move_accuracy(table: torch.Tensor, tasks: MazeTasks) -> tuple[int, int]:

@@ -1,0 +1,27 @@
+"""The figures that the as-published caveat quotes, measured again."""
+
+import pytest
+
+from poh_ext.report.report import PUBLISHED_MAZES, RANDOM_AS_PUBLISHED
+from poh_ext.tasks import sample_tasks_as_published
+from poh_ext.training.evaluate import evaluate_random
+
+SETS = 20
+
+
+@pytest.fixture(scope="module")
+def test_sets():
+    return [sample_tasks_as_published(240, 12, 51, 50_000 + k) for k in range(SETS)]
+
+
+def test_the_filter_leaves_about_as_many_mazes_as_published(test_sets):
+    sizes = [len(tasks) for tasks in test_sets]
+    assert abs(sum(sizes) / SETS - PUBLISHED_MAZES) < 4
+
+
+@pytest.mark.parametrize("measure", ["reached", "optimal"])
+def test_a_random_policy_scores_what_is_quoted(test_sets, measure):
+    mean, spread, _ = RANDOM_AS_PUBLISHED[measure]
+    percent = [100 * getattr(evaluate_random(t, k), measure).float().mean().item() for k, t in enumerate(test_sets)]
+    standard_error = spread / SETS**0.5
+    assert abs(sum(percent) / SETS - mean) < 4 * standard_error
