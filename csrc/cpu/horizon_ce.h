@@ -158,11 +158,13 @@ struct RowLoss {
     }
     A* g = s.compact_gradient.data();
     const A* z = s.compact.data();
-    for (int64_t i = 0; i < s.n; i += kLanes<A>) {
+    const int64_t whole = (s.n + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
+    const auto slope = [&](A x) { return sum.prob * exp_nonpositive(x - lse1.max - lse1.log_sum) - sum.spread; };
+    if (s.n <= kFew) {
+      for (int64_t j = 0; j < s.n; ++j) g[j] = slope(z[j]);
+    } else {
 #pragma omp simd
-      for (int64_t j = 0; j < kLanes<A>; ++j) {
-        g[i + j] = sum.prob * exp_nonpositive(z[i + j] - lse1.max - lse1.log_sum) - sum.spread;
-      }
+      for (int64_t j = 0; j < whole; ++j) g[j] = slope(z[j]);
     }
     if (class_weight != nullptr) {
       for (int64_t j = 0; j < s.n; ++j) g[j] += sum.spread * (1 - class_weight[s.allowed[j]]);
@@ -172,6 +174,10 @@ struct RowLoss {
       if (j >= 0) g[j] -= t.hit;
     }
   }
+
+  // A maze cell has 2 to 4 candidates: so few are quicker one by one, as a vector load just after the scalar stores
+  // of its elements has to wait for them.
+  static constexpr int64_t kFew = 4;
 
   A cap_slope(A capped) const { return 1 - (capped / softcap) * (capped / softcap); }
 
@@ -239,11 +245,19 @@ struct RowLoss {
     constexpr int64_t W = kLanes<A>;
     const A replaced = static_cast<A>(kMaskedLogit);  // the logit of the V - n others
     const A* z = s.compact.data();
-    s.best = row_max(z, (s.n + W - 1) / W * W);
-    const A max = s.best > replaced ? s.best : replaced;
-    Vector<A> exp{};
-    for (int64_t i = 0; i < s.n; i += W) exp += exp_nonpositive(load(z + i) - max);
-    A sum = fold_sum<A>(exp);
+    A max, sum = 0;
+    if (s.n <= kFew) {
+      s.best = -std::numeric_limits<A>::infinity();
+      for (int64_t j = 0; j < s.n; ++j) s.best = z[j] > s.best ? z[j] : s.best;
+      max = s.best > replaced ? s.best : replaced;
+      for (int64_t j = 0; j < s.n; ++j) sum += exp_nonpositive(z[j] - max);
+    } else {
+      s.best = row_max(z, (s.n + W - 1) / W * W);
+      max = s.best > replaced ? s.best : replaced;
+      Vector<A> exp{};
+      for (int64_t i = 0; i < s.n; i += W) exp += exp_nonpositive(load(z + i) - max);
+      sum = fold_sum<A>(exp);
+    }
     if (max < 0) sum += static_cast<A>(V - s.n) * exp_nonpositive(replaced - max);  // else exp is 0
     some = {static_cast<A>(s.n), allowed_mass(s), A{0}};
     for (int64_t j = 0; j < s.n; ++j) some.dot += weight(s.allowed[j]) * (z[j] - max);

@@ -106,6 +106,8 @@ inline int64_t set_indices(const bool* mask, int64_t n, int32_t* out) {
     uint64_t bits;
     if (begin + 64 <= n) {
       bits = mask_bits(mask + begin);
+    } else if (n >= 64) {
+      bits = mask_bits(mask + n - 64) >> (begin + 64 - n);  // the last 64, less those already seen
     } else {
       bool tail[64] = {};
       std::memcpy(tail, mask + begin, n - begin);
