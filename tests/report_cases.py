@@ -81,6 +81,29 @@ def make_run(seeds=(0,), n=57, looped=False, **changes):
     return make_results(rows, **{"test_sets": sets, **changes})
 
 
+SIZES = {"tiny": (533_568, 561_921), "small": (2_638_272, 2_667_605), "xl": (101_830_592, 111_935_985)}
+
+
+def make_scaling(scales=("tiny", "small", "xl"), seeds=(0,), n=60, gain=0.2, ablation=False, share=0.3):
+    """A run of several sizes, in which PoH solves what the baseline solves and `gain` of all mazes more."""
+    rows, sets = [], {}
+    for seed in seeds:
+        sets[seed] = {"n": n, "path_lengths": [100 + 70 * i // n for i in range(n)], "n_train": 500}
+        hard = np.random.default_rng(seed).permutation(n)
+        for k, scale in enumerate(scales):
+            baseline, poh = SIZES[scale]
+            models = {"baseline": (baseline, 0), "poh": (poh, gain)}
+            if ablation:
+                models |= {"looped_baseline": (baseline, gain), "poh_shallow": (poh + 9000, gain / 2)}
+            for model, (params, more) in models.items():
+                for trained in (True, False):
+                    solved = hard < round(n * (share + 0.1 * k + more if trained else 0.05))
+                    config = {"n_heads": 4, "depth": 2}
+                    rows.append(make_row(model, trained, seed, solved, params=params, scale=scale, config=config))
+        rows.append(make_row("random", False, seed, hard < round(0.1 * n)))
+    return make_results(rows, test_sets=sets)
+
+
 def carve(n, height, width, seed=0):
     """Depth-first mazes as passage bits, with start and goal in opposite corners, written for the tests alone."""
     rng = np.random.default_rng(seed)

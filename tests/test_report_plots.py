@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
-from report_cases import carve, make_results, make_row, make_run, pad, walk
+from report_cases import carve, make_results, make_row, make_run, make_scaling, pad, walk
 
-from poh_ext.report.plots import _bin_edges, _smooth, accuracy_by_length, learning_curves, outcome_bars, save_png
+from poh_ext.report.figures import percent_top, save_png
+from poh_ext.report.plots import _bin_edges, accuracy_by_length, learning_curves, outcome_bars, smooth
 from poh_ext.report.sheet import DOWN, LEFT, RIGHT, UP, MazeSample, first_stray, maze_sheet
 
 PLOTS = (learning_curves, outcome_bars, accuracy_by_length)
@@ -156,7 +157,23 @@ class TestPlots:
         figure = outcome_bars(make_results(rows))
         save_png(figure, tmp_path / "bars.png")
         assert [p.get_width() for p in figure.axes[0].patches] == [100 * share] * 2
-        assert figure.axes[0].get_xlim()[1] > 100
+        assert figure.axes[0].get_xlim()[1] > (100 if share else 49)  # Wilson's upper end of 0 of 4
+
+    @pytest.mark.parametrize(("highest", "top"), [(0, 10), (10, 10), (10.1, 20), (55, 60), (80.5, 100), (100, 100)])
+    def test_axes_of_percentages_fit_small_shares(self, highest, top):
+        assert percent_top(highest) == top
+
+    def test_several_sizes_stand_in_panels_of_their_own(self, tmp_path):
+        results = make_scaling(("tiny", "small", "xl"), n=80)
+        curves, lengths = learning_curves(results), accuracy_by_length(results)
+        assert [axis.get_title() for axis in curves.axes] == ["tiny", "small", "xl"]
+        assert all(len(axis.lines) == 2 for axis in curves.axes)
+        assert [axis.get_title() for axis in lengths.axes] == ["tiny", "tiny", "small", "small", "xl", "xl"]
+        for axis in lengths.axes:
+            assert len(axis.containers) == 3  # both models, and the random policy in each panel
+        names = [text.get_text() for text in lengths.legends[0].get_texts()]
+        assert names == ["baseline", "PoH", "random policy"]
+        assert len(outcome_bars(results).axes[0].get_yticklabels()) == 3 * 4 + 1
 
     def test_bars_show_the_outcomes_in_the_rows_order(self, tmp_path):
         rows = [make_row("random", False, reached=(1, 0, 0, 0)), make_row(reached=(1, 1, 1, 0), optimal=(0, 1, 0, 0))]
@@ -172,8 +189,8 @@ class TestPlots:
         rows[0].curve[5]["loss"] = None
         figure = learning_curves(make_results(rows))
         save_png(figure, tmp_path / "curves.png")
-        loss, entropy = figure.axes
-        assert len(loss.lines) == 4 and len(entropy.lines) == 2  # the baseline has no routing
+        (loss,) = figure.axes
+        assert len(loss.lines) == 4
         np.testing.assert_allclose(loss.lines[1].get_ydata(), [5.0 / s for s in range(1, 21)])
         assert np.isnan(loss.lines[0].get_ydata()[5])
         assert len({line.get_linestyle() for line in loss.lines}) == 2
@@ -186,14 +203,14 @@ class TestPlots:
         assert pixel(figure.axes[0], 1, 2.0).min() < 0.5
 
     def test_smoothing(self):
-        np.testing.assert_allclose(_smooth(np.array([0.0, 3.0, np.nan, 3.0, 6.0]), 3), [1.5, 1.5, np.nan, 4.5, 4.5])
+        np.testing.assert_allclose(smooth(np.array([0.0, 3.0, np.nan, 3.0, 6.0]), 3), [1.5, 1.5, np.nan, 4.5, 4.5])
 
     def test_lengths_are_counted_in_their_bin(self):
-        reached = [1] * 12 + [0] * 12
+        reached = [1] * 20 + [0] * 20
         row = make_row(reached=reached)
-        figure = accuracy_by_length(make_results([row], lengths=range(10, 34)))
+        figure = accuracy_by_length(make_results([row], lengths=range(10, 50)))
         axis = figure.axes[0]
-        assert [t.get_text() for t in axis.get_xticklabels()] == ["10-21\nn = 12", "22-33\nn = 12"]
+        assert [t.get_text() for t in axis.get_xticklabels()] == ["10-29\nn = 20", "30-49\nn = 20"]
         np.testing.assert_allclose(axis.containers[0][0].get_ydata(orig=False), [100, 0])
 
     @pytest.mark.parametrize("lengths", [[7], [5, 5, 5], list(range(40)), [3, 3, 3, 3, 9], [1, 50, 50, 50, 50]])

@@ -8,8 +8,9 @@ import pytest
 from report_cases import make_results, make_row, make_run
 from scipy import stats as scipy_stats
 
+from poh_ext.report.grouping import group_rows
 from poh_ext.report.sample_size import mazes_needed, seeds_needed
-from poh_ext.report.statistics import compare, estimate, estimate_rows, group_rows, mcnemar
+from poh_ext.report.statistics import compare, estimate, estimate_rows, mcnemar
 from poh_ext.report.tables import COLUMNS, results_table
 
 

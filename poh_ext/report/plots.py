@@ -1,77 +1,45 @@
 """Plots of a run: learning curves, outcomes with intervals, accuracy against path length.
 
-Each function returns a matplotlib Figure (never pyplot, whose global state would leak into a caller's own plots), or
-None when the run holds nothing to draw. Models differ by line style, marker and hatch as well as by colour, so that
-the plots survive a black and white print.
+Each function returns a matplotlib Figure, or None when the run holds nothing to draw.
 """
 
 from __future__ import annotations
 
-import io
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from poh_ext.report._optional import require
-from poh_ext.report.results import Results, label, write_atomically
-from poh_ext.report.statistics import MEASURES, estimate, estimate_rows, group_rows
+from poh_ext.report.figures import legend, new_figure, panels, percent_top, style_of
+from poh_ext.report.grouping import chance_rows, group_rows, sizes
+from poh_ext.report.results import Results, label
+from poh_ext.report.statistics import MEASURES, estimate, estimate_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["accuracy_by_length", "learning_curves", "new_figure", "outcome_bars", "save_png"]
+__all__ = ["accuracy_by_length", "learning_curves", "outcome_bars", "series", "smooth", "step_axis"]
 
-DPI = 130
-# Okabe and Ito's colours, which also differ under colour blindness: colour, line, marker, hatch
-STYLES = {
-    "baseline": ("#0072b2", "-", "o", ""),
-    "looped_baseline": ("#009e73", "--", "s", "//"),
-    "poh": ("#d55e00", "-.", "^", "xx"),
-    "random": ("#666666", ":", "x", ".."),
-}
-_MORE_STYLES = (("#e69f00", (0, (5, 1)), "D", "\\\\"), ("#cc79a7", (0, (3, 1, 1, 1)), "v", "++"))
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches, with a layout that keeps legends off the data."""
-    figure = require("matplotlib.figure").Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches
-    return figure
-
-
-def save_png(figure: Figure, path):
-    """Write a figure atomically, at the size it was made for."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return write_atomically(path, buffer.getvalue())
-
-
-def style_of(model: str, models=()) -> tuple:
-    """(colour, line style, marker, hatch) of a model; models without a fixed style take turns."""
-    if model in STYLES:
-        return STYLES[model]
-    others = sorted({m for m in models if m not in STYLES} | {model})
-    return _MORE_STYLES[others.index(model) % len(_MORE_STYLES)]
+MAZES_PER_BIN = 20  # fewer tell next to nothing: the interval of 10 of 20 is 30 to 70 %
 
 
 def learning_curves(results: Results) -> Figure | None:
-    """Loss against step for each trained model and seed; beside it the routing entropy where one was logged."""
-    rows = [(key, row) for key, group in group_rows(results).items() for row in group if row.curve]
-    if not rows:
+    """Training loss against step for each trained model and seed; one panel per size."""
+    curves: dict[str, list] = {}
+    for (scale, model, trained), rows in group_rows(results).items():
+        curves.setdefault(scale, []).extend((model, trained, row) for row in rows if row.curve)
+    curves = {scale: found for scale, found in curves.items() if found}
+    if not curves:
         return None
-    panels = [("loss", "training loss (nats)")]
-    if any(np.isfinite(_series(row, "routing_entropy")).any() for _, row in rows):
-        panels.append(("routing_entropy", "routing entropy (nats)"))
-    figure = new_figure(6.2 * len(panels), 4.4)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    every_row = [row for found in curves.values() for *_, row in found]
+    names = list(dict.fromkeys(row.model for row in every_row))
+    window = max(1, min(len(row.curve) for row in every_row) // 25)
+    figure, axes = panels(len(curves), 3, 6.2 if len(curves) > 1 else 8, 4.2)
     handles = {}
-    names = list(dict.fromkeys(row.model for _, row in rows))
-    window = max(1, min(len(row.curve) for _, row in rows) // 25)
-    for axis, (name, title) in zip(axes, panels, strict=True):
-        for (scale, model, trained), row in rows:
-            values = _series(row, name)
-            if not np.isfinite(values).any():
-                continue
+    for axis, (scale, found) in zip(axes, curves.items(), strict=True):
+        for model, trained, row in found:
+            values = series(row, "loss")
             steps = [point["step"] for point in row.curve]
             color, line, marker, _ = style_of(model, names)
             if window > 1:
@@ -79,18 +47,17 @@ def learning_curves(results: Results) -> Figure | None:
             every = max(1, len(steps) // 8)
             offset = every * names.index(model) // len(names)  # so that markers of models side by side show
             drawn = axis.plot(
-                steps, _smooth(values, window), color=color, linestyle=line, marker=marker, markevery=(offset, every),
+                steps, smooth(values, window), color=color, linestyle=line, marker=marker, markevery=(offset, every),
                 markersize=4.5, linewidth=1.6,
             )  # fmt: skip
-            handles.setdefault(label(model, trained, scale), drawn[0])
-        axis.set(xlabel="step", ylabel=title)
+            handles.setdefault(label(model, trained), drawn[0])
+        axis.set(ylabel="training loss (nats)", title=scale)
         axis.grid(alpha=0.3)
-        axis.margins(x=0.02)
-        axis.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(integer=True))
-    seeds = len({row.seed for _, row in rows})
+        step_axis(axis, max(row.curve[-1]["step"] for *_, row in found))
+    seeds = len({row.seed for row in every_row})
     thin = f"thin: logged; thick: mean of {window} logged values" if window > 1 else "each logged value"
     figure.suptitle("Learning curves (" + (f"one line per seed, {seeds} seeds; " if seeds > 1 else "") + thin + ")")
-    _legend(figure, list(handles.values()), list(handles))
+    legend(figure, list(handles.values()), list(handles))
     return figure
 
 
@@ -99,6 +66,8 @@ def outcome_bars(results: Results) -> Figure | None:
     groups = group_rows(results)
     if not groups:
         return None
+    shares = {(key, m): estimate_rows(rows, m) for key, rows in groups.items() for m in MEASURES}
+    top = percent_top(max((max(p.percent, p.interval[1]) for p in shares.values() if p.n), default=100))
     figure = new_figure(11, 1.5 + 0.42 * len(groups))
     axes = figure.subplots(1, 2, sharey=True)
     names = [label(model, trained, scale) for scale, model, trained in groups]
@@ -106,11 +75,12 @@ def outcome_bars(results: Results) -> Figure | None:
     chance = None
     blank = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
     for axis, measure in zip(axes, MEASURES, strict=True):
-        for place, ((_, model, trained), rows) in zip(places, groups.items(), strict=True):
-            p = estimate_rows(rows, measure)
+        for place, key in zip(places, groups, strict=True):
+            p = shares[key, measure]
             if not p.n:
                 continue
-            color, _, _, hatch = style_of(model, [key[1] for key in groups])
+            _, model, trained = key
+            color, _, _, hatch = style_of(model, [k[1] for k in groups])
             fill = color if trained else "white"
             axis.barh(
                 place, p.percent, height=0.62, facecolor=fill, edgecolor="black" if trained else color,
@@ -121,65 +91,89 @@ def outcome_bars(results: Results) -> Figure | None:
                 p.percent, place, xerr=[[max(0, p.percent - low)], [max(0, high - p.percent)]], color="black",
                 capsize=4, linewidth=1.4,
             )  # fmt: skip
-            axis.text(max(p.percent, high) + 1.5, place, f"{p.percent:.1f}", va="center", fontsize=9, bbox=blank)
+            axis.text(
+                max(p.percent, high) + 0.015 * top, place, f"{p.percent:.1f}", va="center", fontsize=9, bbox=blank
+            )
             if model == "random":
                 chance = axis.axvline(p.percent, color="#444444", linestyle=":", linewidth=1.3, zorder=0)
-        axis.set(xlim=(0, 112), xlabel=f"{measure} (% of test mazes), 95 % interval", xticks=range(0, 101, 20))
+        for place, (above, below) in enumerate(itertools.pairwise(groups)):
+            if above[0] != below[0]:  # another size
+                axis.axhline(place + 0.5, color="#999999", linewidth=0.8)
+        axis.set(xlim=(0, 1.12 * top), xlabel=f"{measure} (% of test mazes), 95 % interval")
+        axis.set_xticks(np.linspace(0, top, 6 if top % 5 == 0 and top != 20 else 5))
         axis.grid(axis="x", alpha=0.3, zorder=-1)
         axis.set_axisbelow(True)
     axes[0].set_yticks(places, names)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(groups) - 0.4, -0.6)
     if chance is not None:
-        _legend(figure, [chance], ["the random policy's share"])
+        legend(figure, [chance], ["the random policy's share"])
     return figure
 
 
 def accuracy_by_length(results: Results, bins: int = 6) -> Figure | None:
-    """Shares of mazes against the cells on their shortest path, in bins of about equal count, Wilson intervals."""
-    groups = {k: g for k, g in group_rows(results).items() if k[2] or k[1] == "random"} or group_rows(results)
+    """Shares of mazes against the cells on their shortest path, in bins of about equal count, Wilson intervals.
+
+    One row of panels per size, each with the random policy; untrained models only where nothing is trained.
+    """
+    groups = group_rows(results)
+    shown = {k: g for k, g in groups.items() if k[1] != "random"}
+    shown = {k: g for k, g in shown.items() if k[2]} or shown
+    scales = sizes(shown) or [""]
     lengths = {seed: np.asarray(s["path_lengths"], dtype=np.int64) for seed, s in results.test_sets.items()}
     used = [lengths[seed] for seed in sorted({r.seed for g in groups.values() for r in g}) if len(lengths[seed])]
     if not used:
         return None
     total = sum(map(len, used))
-    edges = _bin_edges(np.concatenate(used), max(1, min(bins, total // 10)))  # fewer than 10 mazes tell nothing
+    edges = _bin_edges(np.concatenate(used), max(1, min(bins, total // MAZES_PER_BIN)))
     counts = np.zeros(len(edges) - 1, dtype=np.int64)
     for values in used:
         counts += np.histogram(values, edges)[0]
-    figure = new_figure(11, 4.6)
-    axes = figure.subplots(1, 2, sharey=True)
+    names = [
+        (f"{lo}" if hi - lo == 1 else f"{lo}-{hi - 1}") + f"\nn = {c:,}"
+        for lo, hi, c in zip(edges[:-1], edges[1:], counts, strict=True)
+    ]
+    figure = new_figure(11, 0.6 + 4.0 * len(scales))
+    axes = figure.subplots(len(scales), 2, squeeze=False, sharey="row")
     handles = {}
-    for axis, measure in zip(axes, MEASURES, strict=True):
-        for j, ((scale, model, trained), rows) in enumerate(groups.items()):
-            color, line, marker, _ = style_of(model, [key[1] for key in groups])
-            shift = 0.09 * (j - (len(groups) - 1) / 2)  # so that intervals stand side by side
-            places, percents, errors = [], [], []
-            for b in range(len(edges) - 1):
-                outcomes = []
-                for row in rows:
-                    inside = (lengths[row.seed] >= edges[b]) & (lengths[row.seed] < edges[b + 1])
-                    outcomes += np.asarray(getattr(row, measure), dtype=bool)[inside].tolist()
-                if outcomes:
-                    p = estimate({0: outcomes})
-                    places.append(b + shift)
-                    percents.append(p.percent)
-                    errors.append((max(0.0, p.percent - p.wilson[0]), max(0.0, p.wilson[1] - p.percent)))
-            drawn = axis.errorbar(
-                places, percents, yerr=np.transpose(errors), color=color, linestyle=line, marker=marker,
-                markersize=6, linewidth=1.6, elinewidth=1.0, capsize=3,
-            )  # fmt: skip
-            handles.setdefault(label(model, trained, scale), drawn)
-        names = [
-            (f"{lo}" if hi - lo == 1 else f"{lo}-{hi - 1}") + f"\nn = {c:,}"
-            for lo, hi, c in zip(edges[:-1], edges[1:], counts, strict=True)
-        ]
-        axis.set_xticks(range(len(names)), names)
-        axis.set(ylim=(-4, 104), xlim=(-0.5, len(names) - 0.5))
-        axis.set(xlabel="cells on the shortest path", ylabel=f"{measure} (% of test mazes)")
-        axis.tick_params(labelleft=True)
-        axis.grid(alpha=0.3)
-    _legend(figure, list(handles.values()), list(handles))
+    for line_of_axes, scale in zip(axes, scales, strict=True):
+        drawn = [(model, trained, rows) for (s, model, trained), rows in shown.items() if s == scale]
+        if chance := chance_rows(results, scale):
+            drawn.append(("random", False, chance))
+        top = 0.0
+        for axis, measure in zip(line_of_axes, MEASURES, strict=True):
+            for j, (model, trained, rows) in enumerate(drawn):
+                color, line, marker, _ = style_of(model, [key[1] for key in groups])
+                found = _by_bin(rows, measure, lengths, edges)
+                shift = 0.09 * (j - (len(drawn) - 1) / 2)  # so that intervals stand side by side
+                percents = [p.percent for p in found.values()]
+                errors = [[max(0, p.percent - p.wilson[0]), max(0, p.wilson[1] - p.percent)] for p in found.values()]
+                bars = axis.errorbar(
+                    [b + shift for b in found], percents, yerr=np.transpose(errors), color=color, linestyle=line,
+                    marker=marker, markersize=6, linewidth=1.6, elinewidth=1.0, capsize=3,
+                )  # fmt: skip
+                handles.setdefault(label(model, trained), bars)
+                top = max([top, *(p.wilson[1] for p in found.values())])
+            axis.set_xticks(range(len(names)), names)
+            axis.set(xlim=(-0.5, len(names) - 0.5), title=scale)
+            axis.set(xlabel="cells on the shortest path", ylabel=f"{measure} (% of test mazes)")
+            axis.tick_params(labelleft=True)
+            axis.grid(alpha=0.3)
+        line_of_axes[0].set_ylim(-0.04 * percent_top(top), 1.04 * percent_top(top))  # shared
+    legend(figure, list(handles.values()), list(handles), columns=5)
     return figure
+
+
+def _by_bin(rows, measure: str, lengths: dict, edges: list[int]) -> dict:
+    """Bin -> the share of its mazes, over all seeds."""
+    found = {}
+    for b, (low, high) in enumerate(itertools.pairwise(edges)):
+        outcomes = []
+        for row in rows:
+            inside = (lengths[row.seed] >= low) & (lengths[row.seed] < high)
+            outcomes += np.asarray(getattr(row, measure), dtype=bool)[inside].tolist()
+        if outcomes:
+            found[b] = estimate({0: outcomes})
+    return found
 
 
 def _bin_edges(lengths: np.ndarray, bins: int) -> list[int]:
@@ -191,11 +185,12 @@ def _bin_edges(lengths: np.ndarray, bins: int) -> list[int]:
     return [edges[0]] + [edge for edge, count in zip(edges[1:], counts, strict=True) if count]
 
 
-def _series(row, name: str) -> np.ndarray:
-    return np.array([point.get(name) for point in row.curve], dtype=np.float64)  # None becomes NaN: a gap
+def series(row, name: str) -> np.ndarray:
+    """One logged quantity of a row's curve; None becomes NaN, a gap in the line."""
+    return np.array([point.get(name) for point in row.curve], dtype=np.float64)
 
 
-def _smooth(values: np.ndarray, window: int) -> np.ndarray:
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
     """Centred mean over `window` values, fewer at the ends; what is not finite is left out."""
     good = np.isfinite(values)
     kernel = np.ones(window)
@@ -204,5 +199,7 @@ def _smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.where(good, total / np.maximum(count, 1), np.nan)
 
 
-def _legend(figure, handles, names) -> None:
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+def step_axis(axis, last: int) -> None:
+    """Steps from 0, at whole numbers, also when only one was logged."""
+    axis.set(xlabel="optimiser step", xlim=(-0.02 * last, 1.03 * last))
+    axis.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(nbins=7, integer=True))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
 from poh_ext.report import plots
 from poh_ext.report._optional import require
+from poh_ext.report.figures import save_png
+from poh_ext.report.grouping import group_rows
 from poh_ext.report.results import Results, label, plain, write_atomically
+from poh_ext.report.scaling import OPPONENTS, scaling_panels
 from poh_ext.report.sheet import MazeSample, maze_sheet
-from poh_ext.report.statistics import LEVEL, MEASURES, Comparison, compare, estimate, group_rows
+from poh_ext.report.statistics import LEVEL, MEASURES, Comparison, compare, estimate
 from poh_ext.report.tables import results_table
 
 __all__ = ["FILES", "verdicts", "write_report"]
@@ -17,13 +21,15 @@ __all__ = ["FILES", "verdicts", "write_report"]
 REPORT_MD = "report.md"
 RESULTS_JSON = "results.json"
 LEARNING_CURVES_PNG = "learning_curves.png"
+SCALING_PNG = "scaling.png"
 OUTCOMES_PNG = "outcomes.png"
 PATH_LENGTH_PNG = "accuracy_by_path_length.png"
 MAZES_PNG = "mazes.png"
 FILES = {
     REPORT_MD: "this report",
     RESULTS_JSON: "configuration, environment and the raw outcome of every test maze",
-    LEARNING_CURVES_PNG: "training loss and routing entropy against the step",
+    LEARNING_CURVES_PNG: "training loss against the step",
+    SCALING_PNG: "reached, optimal and the advantages of PoH against parameters",
     OUTCOMES_PNG: "reached and optimal with intervals and controls",
     PATH_LENGTH_PNG: "reached and optimal against the length of the shortest path",
     MAZES_PNG: "test mazes with the shortest path and each model's path",
@@ -71,13 +77,14 @@ def write_report(results: Results, folder: str | os.PathLike, mazes: MazeSample 
     require("matplotlib.figure")
     folder = Path(folder)
     figures = {
+        SCALING_PNG: scaling_panels(results),
         OUTCOMES_PNG: plots.outcome_bars(results),
         LEARNING_CURVES_PNG: plots.learning_curves(results),
         PATH_LENGTH_PNG: plots.accuracy_by_length(results),
         MAZES_PNG: maze_sheet(mazes) if mazes is not None else None,
     }
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
-    pictures = [plots.save_png(figure, folder / name) for name, figure in drawn.items()]
+    pictures = [save_png(figure, folder / name) for name, figure in drawn.items()]
     listed = [name for name in FILES if name in drawn or name == REPORT_MD or (folder / name).is_file()]
     # A picture of an earlier call with more data would contradict this one: it is neither shown nor listed.
     listed = [name for name in listed if name not in figures or name in drawn]
@@ -86,11 +93,11 @@ def write_report(results: Results, folder: str | os.PathLike, mazes: MazeSample 
 
 
 def verdicts(results: Results) -> list[str]:
-    """Sentences: PoH against the baseline (and the looped one), trained models against chance, unequal compute."""
+    """Sentences: PoH against each of OPPONENTS, trained models against chance, unequal compute."""
     groups = group_rows(results)
     lines = []
     for scale in dict.fromkeys(key[0] for key in groups if key[1] != "random"):
-        for second in ("baseline", "looped_baseline"):
+        for second in OPPONENTS:
             found = [compare(results, m, second=(second, True), scale=scale) for m in MEASURES]
             lines += [c.sentence() for c in found if c is not None]
         lines += _compute(groups, scale)
@@ -163,8 +170,8 @@ def _per_seed(results: Results) -> list[str]:
     """Differences per seed, where there are several: whether the seeds agree is what decides the verdict."""
     lines = []
     for scale in dict.fromkeys(row.scale for row in results.rows if row.model != "random"):
-        for measure in MEASURES:
-            c = compare(results, measure, scale=scale)
+        for second, measure in itertools.product(OPPONENTS, MEASURES):
+            c = compare(results, measure, second=(second, True), scale=scale)
             if c is not None and len(c.per_seed) > 1:
                 lines += _seed_lines(c)
     if not lines:

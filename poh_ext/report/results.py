@@ -24,13 +24,13 @@ __all__ = ["SCHEMA_VERSION", "Results", "Row", "label", "plain", "write_atomical
 SCHEMA_VERSION = 1
 PROTOCOLS = ("default", "as-published")
 STATUSES = ("complete", "interrupted")
-_NAMES = {"poh": "PoH", "looped_baseline": "looped baseline", "random": "random policy"}
+_NAMES = {"poh": "PoH", "poh_shallow": "shallow PoH", "random": "random policy"}
 
 
 def label(model: str, trained: bool = True, scale: str = "") -> str:
     """What a reader is shown: ("poh", False, "tiny") -> "tiny PoH, untrained"."""
     untrained = "" if trained or model == "random" else ", untrained"
-    return f"{scale} {_NAMES.get(model, model)}{untrained}".strip()
+    return f"{scale} {_NAMES.get(model, model.replace('_', ' '))}{untrained}".strip()
 
 
 @dataclass

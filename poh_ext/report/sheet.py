@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from poh_ext.report._optional import require
-from poh_ext.report.plots import new_figure
+from poh_ext.report.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

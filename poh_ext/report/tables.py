@@ -6,8 +6,9 @@ import math
 import textwrap
 from dataclasses import dataclass, field
 
+from poh_ext.report.grouping import group_rows
 from poh_ext.report.results import Results, label
-from poh_ext.report.statistics import MEASURES, Proportion, estimate_rows, group_rows
+from poh_ext.report.statistics import MEASURES, Proportion, estimate_rows
 
 __all__ = ["Table", "results_table"]
 

@@ -1,0 +1,87 @@
+"""What every picture shares: an empty figure, its saving, a style per model, axes that fit, a legend beside the data.
+
+Figures are made without pyplot, whose global state would leak into a caller's own plots. Models differ by line style,
+marker and hatch as well as by colour, so that pictures survive a black and white print.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING
+
+from poh_ext.report._optional import require
+from poh_ext.report.results import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["legend", "new_figure", "panels", "parameter_axis", "percent_top", "save_png", "style_of"]
+
+DPI = 130
+# Okabe and Ito's colours, which also differ under colour blindness: colour, line, marker, hatch
+STYLES = {
+    "baseline": ("#0072b2", "-", "o", ""),
+    "looped_baseline": ("#009e73", "--", "s", "//"),
+    "poh": ("#d55e00", "-.", "^", "xx"),
+    "poh_shallow": ("#cc79a7", (0, (3, 1, 1, 1)), "v", "++"),
+    "random": ("#666666", ":", "x", ".."),
+}
+_MORE_STYLES = (
+    ("#e69f00", (0, (5, 1)), "D", "\\\\"),
+    ("#56b4e9", (0, (1, 1)), "P", "oo"),
+    ("#000000", (0, (7, 2, 1, 2)), "*", "--"),
+    ("#8c6d31", (0, (4, 2, 4, 1)), "h", "||"),
+)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that many inches, with a layout that keeps legends off the data."""
+    figure = require("matplotlib.figure").Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches
+    return figure
+
+
+def panels(n: int, columns: int, width: float, height: float) -> tuple[Figure, list]:
+    """A figure of n panels of that many inches, at most `columns` abreast, and its n axes in reading order."""
+    columns = min(n, columns)
+    rows = math.ceil(n / columns)
+    figure = new_figure(width * columns, height * rows + 0.5)
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axis in axes[n:]:
+        axis.set_axis_off()
+    return figure, axes[:n]
+
+
+def save_png(figure: Figure, path):
+    """Write a figure atomically, at the size it was made for."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return write_atomically(path, buffer.getvalue())
+
+
+def style_of(model: str, models=()) -> tuple:
+    """(colour, line style, marker, hatch) of a model; models without a fixed style take turns."""
+    if model in STYLES:
+        return STYLES[model]
+    others = sorted({m for m in models if m not in STYLES} | {model})
+    return _MORE_STYLES[others.index(model) % len(_MORE_STYLES)]
+
+
+def percent_top(highest: float) -> int:
+    """Where an axis of percentages that starts at 0 ends: shares of a few percent would be flat against 100."""
+    return next((top for top in (10, 20, 40, 60, 80) if highest <= top), 100)
+
+
+def parameter_axis(axis) -> None:
+    """A logarithmic axis of parameters, in millions."""
+    ticker = require("matplotlib.ticker")
+    axis.set_xscale("log")
+    axis.set_xlabel("parameters (millions, logarithmic)")
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value / 1e6:g}"))
+    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def legend(figure, handles, names, columns: int = 4) -> None:
+    figure.legend(handles, names, loc="outside lower center", ncols=min(columns, len(names)), frameon=False)

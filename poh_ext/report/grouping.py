@@ -1,0 +1,35 @@
+"""Rows that belong together: of one model and size, over the seeds; and the control that every size is held against."""
+
+from __future__ import annotations
+
+from poh_ext.report.results import Results, Row
+
+__all__ = ["chance_rows", "group_rows", "sizes"]
+
+_ORDER = {"baseline": 0, "looped_baseline": 1, "poh": 2, "poh_shallow": 3, "random": 5}
+
+
+def group_rows(results: Results) -> dict[tuple[str, str, bool], list[Row]]:
+    """Rows of the same (scale, model, trained), seeds ascending; trained first, the random policy last."""
+    scales = list(dict.fromkeys(row.scale for row in results.rows if row.model != "random"))
+    scales += [row.scale for row in results.rows if row.scale not in scales]
+
+    def place(row):
+        return scales.index(row.scale), row.model == "random", not row.trained, _ORDER.get(row.model, 4)
+
+    groups: dict[tuple[str, str, bool], list[Row]] = {}
+    for row in sorted(results.rows, key=lambda r: (*place(r), r.seed)):
+        groups.setdefault(row.key, []).append(row)
+    return groups
+
+
+def sizes(groups) -> list[str]:
+    """The size classes of groups, in their order; [""] where there is one size only. The random policy has none."""
+    return list(dict.fromkeys(scale for scale, model, _ in groups if model != "random"))
+
+
+def chance_rows(results: Results, scale: str) -> list[Row]:
+    """The random policy's rows on the mazes of a size: its own, else those that serve all sizes, one per seed."""
+    random = [row for row in results.rows if row.model == "random" and row.scale in (scale, "")]
+    best = {row.seed: row for row in sorted(random, key=lambda row: row.scale == scale)}
+    return [best[seed] for seed in sorted(best)]
