@@ -126,7 +126,7 @@ class TestWriteReport:
             row.gflop_per_maze = {"poh": 2.6, "random": None}.get(row.model, 1.0)
         results.save(tmp_path / "results.json")
         written = write_report(results, tmp_path, mazes=self.sample())
-        files = set(FILES) - {"scaling.png"}  # one size
+        files = set(FILES) - {"scaling.png", "routing_weights.png"}  # one size, no routing
         assert {p.name for p in tmp_path.iterdir()} == files
         assert written[0] == tmp_path / "report.md" and len(written) == len(files) - 1
         text = written[0].read_text()
@@ -167,7 +167,7 @@ class TestWriteReport:
             == {
                 0: {"report.md"},
                 1: {"report.md", "outcomes.png", "accuracy_by_path_length.png"},
-                2: set(FILES) - {"results.json", "mazes.png", "scaling.png"},
+                2: {"report.md", "outcomes.png", "accuracy_by_path_length.png", "learning_curves.png"},
             }[keep]
         )
 

@@ -92,8 +92,17 @@ class TestSheet:
         sample = MazeSample(passages, [0], [2], [[0, 1, 2]], paths)
         texts = [axis.get_xlabel() for axis in maze_sheet(sample).axes]
         assert texts[0] == "reached in 2 moves, shortest 2"
-        assert texts[1] == "not reached in 1 moves, shortest 2"
-        assert texts[2] == "not reached in 2 moves, shortest 2\nstrays at move 2"
+        assert texts[1] == "not reached in 1 move, shortest 2"
+        assert texts[2] == "not reached in 2 moves, shortest 2\nstrays at move 2, sees 2 cells"
+
+    def test_a_walk_that_goes_to_and_fro_is_shown_where(self):
+        passages = np.array([[[RIGHT, LEFT | RIGHT, LEFT | RIGHT, LEFT]]], dtype=np.uint8)
+        path = [0, 1, 0, 1, 0, 1, 2, 1]
+        figure = maze_sheet(MazeSample(passages, [0], [3], [[0, 1, 2, 3]], {"a": [path]}))
+        _, often = figure.axes[0].collections
+        assert [segment.tolist() for segment in often.get_segments()] == [[[0, 0], [1, 0]]]
+        (end,) = [line for line in figure.axes[0].lines if line.get_marker() == "s"]
+        assert (end.get_xdata()[0], end.get_ydata()[0]) == (1, 0)
 
     def test_another_shortest_path_of_an_open_maze_is_not_a_stray(self):
         passages = np.array([[DOWN | RIGHT, DOWN | LEFT], [UP | RIGHT, UP | LEFT]], dtype=np.uint8)

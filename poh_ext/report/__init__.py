@@ -3,6 +3,8 @@
 from poh_ext.report.environment import describe_environment
 from poh_ext.report.report import FILES, verdicts, write_report
 from poh_ext.report.results import Results, Row
+from poh_ext.report.routing import entropy_curves
+from poh_ext.report.routing_record import routing_record
 from poh_ext.report.sheet import MazeSample
 from poh_ext.report.statistics import compare, estimate
 from poh_ext.report.tables import results_table
@@ -14,8 +16,10 @@ __all__ = [
     "Row",
     "compare",
     "describe_environment",
+    "entropy_curves",
     "estimate",
     "results_table",
+    "routing_record",
     "verdicts",
     "write_report",
 ]

@@ -16,7 +16,7 @@ from poh_ext.report.results import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["legend", "new_figure", "panels", "parameter_axis", "percent_top", "save_png", "style_of"]
+__all__ = ["legend", "new_figure", "panels", "parameter_axis", "percent_top", "save_png", "style_by_turn", "style_of"]
 
 DPI = 130
 # Okabe and Ito's colours, which also differ under colour blindness: colour, line, marker, hatch
@@ -66,6 +66,11 @@ def style_of(model: str, models=()) -> tuple:
         return STYLES[model]
     others = sorted({m for m in models if m not in STYLES} | {model})
     return _MORE_STYLES[others.index(model) % len(_MORE_STYLES)]
+
+
+def style_by_turn(turn: int) -> tuple:
+    """The same for lines that are not models, such as runs that are compared."""
+    return list({**STYLES, **dict(enumerate(_MORE_STYLES))}.values())[turn % (len(STYLES) + len(_MORE_STYLES))]
 
 
 def percent_top(highest: float) -> int:

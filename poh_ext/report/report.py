@@ -11,6 +11,7 @@ from poh_ext.report._optional import require
 from poh_ext.report.figures import save_png
 from poh_ext.report.grouping import group_rows
 from poh_ext.report.results import Results, label, plain, write_atomically
+from poh_ext.report.routing import entropy_curves, routing_heatmaps
 from poh_ext.report.scaling import OPPONENTS, scaling_panels
 from poh_ext.report.sheet import MazeSample, maze_sheet
 from poh_ext.report.statistics import LEVEL, MEASURES, Comparison, compare, estimate
@@ -24,6 +25,8 @@ LEARNING_CURVES_PNG = "learning_curves.png"
 SCALING_PNG = "scaling.png"
 OUTCOMES_PNG = "outcomes.png"
 PATH_LENGTH_PNG = "accuracy_by_path_length.png"
+ROUTING_PNG = "routing_weights.png"
+ENTROPY_PNG = "routing_entropy.png"
 MAZES_PNG = "mazes.png"
 FILES = {
     REPORT_MD: "this report",
@@ -32,6 +35,8 @@ FILES = {
     SCALING_PNG: "reached, optimal and the advantages of PoH against parameters",
     OUTCOMES_PNG: "reached and optimal with intervals and controls",
     PATH_LENGTH_PNG: "reached and optimal against the length of the shortest path",
+    ROUTING_PNG: "PoH's routing weights over refinement passes, on one test maze",
+    ENTROPY_PNG: "PoH's routing entropy against the step",
     MAZES_PNG: "test mazes with the shortest path and each model's path",
 }
 
@@ -81,6 +86,8 @@ def write_report(results: Results, folder: str | os.PathLike, mazes: MazeSample 
         OUTCOMES_PNG: plots.outcome_bars(results),
         LEARNING_CURVES_PNG: plots.learning_curves(results),
         PATH_LENGTH_PNG: plots.accuracy_by_length(results),
+        ROUTING_PNG: routing_heatmaps(results),
+        ENTROPY_PNG: entropy_curves({"": results}),
         MAZES_PNG: maze_sheet(mazes) if mazes is not None else None,
     }
     drawn = {name: figure for name, figure in figures.items() if figure is not None}

@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from poh_ext.report.routing_record import check_routing
+
 __all__ = ["SCHEMA_VERSION", "Results", "Row", "label", "plain", "write_atomically"]
 
 SCHEMA_VERSION = 1
@@ -99,6 +101,7 @@ class Results:
             mazes trained on}.
         status: "complete" or "interrupted" (stopped early; the rows are those finished by then).
         warnings: sentences the reader of the report must see.
+        routing: how trained PoH planners weighed their heads on the first test maze (`routing_record`); optional.
 
     Example:
         >>> results = Results("12x12", "default", {"epochs": 30}, describe_environment())
@@ -118,6 +121,7 @@ class Results:
     test_sets: dict[int, dict] = field(default_factory=dict)
     status: str = "complete"
     warnings: list[str] = field(default_factory=list)
+    routing: list[dict] = field(default_factory=list)
 
     def validate(self) -> None:
         """Raise ValueError naming the first row or field that contradicts another."""
@@ -149,6 +153,7 @@ class Results:
             if (row.key, row.seed) in seen:
                 raise ValueError(f"{row.describe()} occurs twice")
             seen.add((row.key, row.seed))
+        check_routing(self.routing, self.test_sets)
 
     def save(self, path: str | os.PathLike) -> Path:
         """Check, then write atomically. ValueError names what contradicts; nothing is written then."""
@@ -210,9 +215,10 @@ def _check_fields(cls, record, what: str) -> None:
         raise ValueError(f"{what} is a {type(record).__name__}, not an object")
     if unknown := set(record) - {f.name for f in fields(cls)}:
         raise ValueError(f"{what} has unknown fields {', '.join(sorted(unknown))}")
-    # A saved file has every field; one left to its default would make up a date or a command.
+    # A saved file has every field; one left to its default would make up a date or a command. (The first files had
+    # no routing.)
     needed = {f.name for f in fields(cls) if cls is Results or (f.default is MISSING and f.default_factory is MISSING)}
-    if missing := needed - set(record):
+    if missing := needed - set(record) - {"routing"}:
         raise ValueError(f"{what} lacks {', '.join(sorted(missing))}")
 
 

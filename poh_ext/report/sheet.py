@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["MazeSample", "first_stray", "maze_sheet"]
 
 UP, DOWN, LEFT, RIGHT = 1, 2, 4, 8
+OFTEN = 4
 ON_PATH, STRAYED, TRUTH = "#000000", "#d55e00", "#b8cfe0"
 
 
@@ -110,6 +111,8 @@ def maze_sheet(sample: MazeSample, max_mazes: int = 4) -> Figure | None:
     for i in range(n):
         for axis, (name, paths) in zip(axes[i], sample.paths.items(), strict=True):
             _draw_maze(axis, sample, i, paths[i])
+            if axis is axes[i][0]:
+                axis.set_ylabel(f"test maze {i + 1}", fontsize=10)
             if i == 0:
                 axis.set_title(name, fontsize=12, fontweight="bold")
     _sheet_legend(figure, columns=3 if width > 7.5 else 2)
@@ -132,12 +135,18 @@ def _draw_maze(axis, sample: MazeSample, i: int, path: np.ndarray) -> None:
     straight = len(path) if stray is None else stray
     axis.plot(column[:straight], row[:straight], color=ON_PATH, linewidth=1.5, zorder=3)
     if stray is not None:
+        often = require("matplotlib.collections").LineCollection(
+            _walked_often(path, width), colors=STRAYED, alpha=0.3, linewidths=0.7 * unit, capstyle="round", zorder=1.5
+        )
+        axis.add_collection(often)
         x, y = _without_repeats(path[stray - 1 :], width)
         axis.plot(x, y, color=STRAYED, linewidth=1.3, linestyle=(0, (2, 1)), zorder=2)
         axis.plot(
             column[stray], row[stray], marker="X", color=STRAYED, markersize=unit, markeredgecolor="black",
             markeredgewidth=0.7, zorder=5,
         )  # fmt: skip
+    if len(path) and path[-1] != goal:
+        axis.plot(column[-1], row[-1], marker="s", color="black", markersize=0.75 * unit, zorder=7)
     for cell, marker, size in ((int(sample.start[i]), "o", 0.85), (goal, "*", 1.4)):
         axis.plot(
             cell % width, cell // width, marker=marker, color="white", markeredgecolor="black",
@@ -148,8 +157,9 @@ def _draw_maze(axis, sample: MazeSample, i: int, path: np.ndarray) -> None:
         spine.set_visible(False)
     shortest = int((sample.true_paths[i] >= 0).sum()) - 1
     arrived = bool(len(path)) and path[-1] == goal
-    text = f"{'reached' if arrived else 'not reached'} in {len(path) - 1} moves, shortest {shortest}"
-    text += "" if stray is None else f"\nstrays at move {stray}"
+    moves, cells = len(path) - 1, len(set(path.tolist()))
+    text = f"{'reached' if arrived else 'not reached'} in {moves} move{'s' * (moves != 1)}, shortest {shortest}"
+    text += "" if stray is None else f"\nstrays at move {stray}, sees {cells} cells"
     axis.set_xlabel(text, fontsize=9)
 
 
@@ -190,6 +200,13 @@ def _without_repeats(path: np.ndarray, width: int) -> tuple[list[float], list[fl
     return x, y
 
 
+def _walked_often(path: np.ndarray, width: int) -> list:
+    """Segments between cells that were crossed OFTEN times or more: where a walk that never arrives goes to and fro."""
+    edges = np.sort(np.stack([path[:-1], path[1:]], axis=1), axis=1)
+    found, counts = np.unique(edges, axis=0, return_counts=True)
+    return [[(cell % width, cell // width) for cell in edge] for edge in found[counts >= OFTEN]]
+
+
 def _sheet_legend(figure, columns: int) -> None:
     line = require("matplotlib.lines").Line2D
     edge = {"markeredgecolor": "black", "linestyle": "none"}
@@ -197,8 +214,10 @@ def _sheet_legend(figure, columns: int) -> None:
         "a shortest path": line([], [], color=TRUTH, linewidth=6),
         "model, while on a shortest path": line([], [], color=ON_PATH, linewidth=1.5),
         "model, after it strayed": line([], [], color=STRAYED, linewidth=1.3, linestyle=(0, (2, 1))),
+        f"walked {OFTEN} times or more": line([], [], color=STRAYED, alpha=0.3, linewidth=6),
         "first stray": line([], [], marker="X", color=STRAYED, markersize=8, **edge),
         "start": line([], [], marker="o", color="white", markersize=8, **edge),
+        "gave up": line([], [], marker="s", color="black", markersize=6, linestyle="none"),
         "goal": line([], [], marker="*", color="white", markersize=11, **edge),
     }
     figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False)

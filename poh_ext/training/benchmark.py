@@ -17,12 +17,13 @@ from poh_ext.report import (
     Row,
     describe_environment,
     results_table,
+    routing_record,
     verdicts,
     write_report,
 )
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.device import choose_device, choose_precision
-from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_random
+from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_random, first_maze_routing
 from poh_ext.training.interrupt import Interrupted, StopSignals
 from poh_ext.training.loop import Diverged, Training, total_steps, train_planner
 from poh_ext.training.output import prepare_output
@@ -109,6 +110,10 @@ class _Run:
         outcome = evaluate(model, data.test, decode=config.decode_used, precision=self.precision,
                            view=lambda mazes: planner_view(mazes, config), check=self.stop.check,
                            label=f"evaluating {label}")
+        if training.steps and hasattr(model, "routing_weights"):
+            routing = first_maze_routing(model, data.test, precision=self.precision,
+                                         view=lambda mazes: planner_view(mazes, config))
+            self.results.routing.append(routing_record(kind, seed, *routing))
         self.record(name, seed, outcome, training, model)
 
     def record(self, name: str, seed: int, outcome: Evaluation, training: Training, model) -> None:

@@ -17,7 +17,7 @@ from poh_ext.tasks import MazeTasks
 from poh_ext.training.device import autocast
 from poh_ext.training.progress import Progress
 
-__all__ = ["Evaluation", "evaluate", "evaluate_random", "next_move_accuracy"]
+__all__ = ["Evaluation", "evaluate", "evaluate_random", "first_maze_routing", "next_move_accuracy"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,22 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
         model.train(was_training)
     seconds = time.perf_counter() - started
     return _outcome(torch.cat(tables), rollouts, tasks, seconds)
+
+
+@torch.no_grad()
+def first_maze_routing(model: torch.nn.Module, tasks: MazeTasks, *, precision: str = "float32",
+                       view: Callable[[MazeBatch], MazeBatch] = lambda mazes: mazes) -> tuple[torch.Tensor, float]:
+    """(routing weights [R, depth, 1, ...], entropy in nats) of a PoH planner in eval mode on the first of `tasks`."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    task = tasks[:1].to(device)
+    model.eval()
+    try:
+        with autocast(device, precision):
+            model.hidden(view(task.mazes), task.start, task.goal)
+    finally:
+        model.train(was_training)
+    return model.routing_weights().float().cpu(), float(model.routing_entropy())
 
 
 def evaluate_random(tasks: MazeTasks, seed: int) -> Evaluation:
