@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from poh_ext.losses import multi_horizon_cross_entropy
+from poh_ext.losses import multi_horizon_linear_cross_entropy
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.device import autocast
@@ -43,17 +43,28 @@ def total_steps(config: BenchmarkConfig, mazes: int) -> int:
     return config.epochs * math.ceil(mazes / config.batch_size)
 
 
-def planning_loss(logits: torch.Tensor, tasks: MazeTasks, config: BenchmarkConfig) -> torch.Tensor:
+def planning_loss(hidden: torch.Tensor, head: nn.Linear, tasks: MazeTasks, config: BenchmarkConfig, *,
+                  precision: str = "float32") -> torch.Tensor:
     """The loss along the true paths: the cell at position i of a path predicts the cells 1..K moves ahead.
 
+    The scores of every cell as the next one from every cell, [B, N, N], are never formed: only the rows that a path
+    visits are, a chunk at a time.
+
     Args:
-        logits: [B, N, N], the scores of every cell as the next one from every cell.
+        hidden: [B, N, D], the state of every cell: `model.hidden(...)`.
+        head: `model.head`, D features to the scores of N cells.
         tasks: the B tasks, on the same device.
         config: multi_horizon, label_smoothing, validity_mask and the protocol are used.
+        precision: of the head's products, "float32" or "bfloat16"; the log-sum-exp and all sums are float32.
     """
     path = tasks.path[:, : int(tasks.length.max())]
-    return multi_horizon_cross_entropy(
-        logits, path, rows=path, horizons=config.multi_horizon, label_smoothing=config.label_smoothing,
+    # The loss wants one dtype, but autocast leaves hidden in whichever its last operator had, and the weights in
+    # float32. All three go to the precision of the run, as a head called under autocast would cast them; the casts
+    # are differentiable, so that the gradient arrives at the float32 weights.
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    return multi_horizon_linear_cross_entropy(
+        hidden.to(dtype), head.weight.to(dtype), path, bias=head.bias.to(dtype), rows=path,
+        horizons=config.multi_horizon, label_smoothing=config.label_smoothing,
         candidates=tasks.mazes.neighbors() if config.validity_mask else None, ignore_index=-1,
         reduction=protocol_settings(config)["reduction"],
     )
@@ -97,8 +108,8 @@ def train_planner(model: nn.Module, tasks: MazeTasks, config: BenchmarkConfig, *
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 with autocast(device, precision):
-                    logits = model(planner_view(batch.mazes, config), batch.start, batch.goal)
-                cross_entropy = planning_loss(logits, batch, config)
+                    hidden = model.hidden(planner_view(batch.mazes, config), batch.start, batch.goal)
+                cross_entropy = planning_loss(hidden, model.head, batch, config, precision=precision)
                 loss, entropy = cross_entropy.float(), None
                 if has_router:
                     entropy = model.routing_entropy()
