@@ -23,7 +23,8 @@ def gradients(model):
 
 
 @pytest.mark.parametrize("changes", [{}, {"multi_horizon": 3}, {"validity_mask": True},
-                                     {"validity_mask": True, "multi_horizon": 3, "protocol": "as-published", "train": 60}],
+                                     {"validity_mask": True, "multi_horizon": 3, "protocol": "as-published",
+                                      "train": 60}],
                          ids=["plain", "horizons", "mask", "as-published"])
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-5), ("bfloat16", 3e-2)])
 @pytest.mark.parametrize("name", ["baseline", "poh"])

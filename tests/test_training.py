@@ -139,8 +139,8 @@ def test_help_tells_default_and_unit_of_every_flag(capsys):
     ({"min_path": 1.5}, "--min-path 1.5"),
     ({"n_heads": 5}, "--n-heads 5: must divide --d-model 64"),
     ({"d_model": 8, "n_heads": 1}, "--d-model 8: no PoH planner"),
-    ({"models": ()}, "--models"),
-    ({"models": ("transformer",)}, "--models transformer"),
+    ({"rows": ()}, "--rows"),
+    ({"rows": ("transformer",)}, "--rows transformer"),
     ({"protocol": "other"}, "--protocol other"),
     ({"decode": "beam"}, "--decode beam"),
     ({"algorithm": "maze"}, "--algorithm maze"),
@@ -177,7 +177,7 @@ def test_precision_follows_the_hardware(monkeypatch):
 
 def test_options_that_do_nothing_are_told():
     assert "--ent-anneal" in tiny(ent_anneal=True).notes()[0]
-    assert "--route-ent-weight" in tiny(route_ent_weight=0.1, models=("baseline",)).notes()[0]
+    assert "--route-ent-weight" in tiny(route_ent_weight=0.1, rows=("baseline",)).notes()[0]
     assert tiny(route_ent_weight=0.1, ent_anneal=True).notes() == []
 
 
@@ -286,7 +286,7 @@ def test_training_leaves_the_global_generator_alone():
 
 
 def test_a_diverged_run_says_so(tmp_path, capsys):
-    code = benchmark.run_benchmark(tiny(lr=1e30, warmup_steps=0, epochs=6, output=tmp_path, models=("baseline",)))
+    code = benchmark.run_benchmark(tiny(lr=1e30, warmup_steps=0, epochs=6, output=tmp_path, rows=("baseline",)))
     assert code == 1 and "try a lower --lr" in capsys.readouterr().err
     assert Results.load(tmp_path / "results.json").status == "interrupted"
 
@@ -406,7 +406,7 @@ def test_a_run_end_to_end_and_again(tmp_path, capsys):
     again = Results.load(tmp_path / "run-2" / "results.json")
     for a, b in zip(results.rows, again.rows, strict=True):
         assert (a.reached, a.optimal, a.moves_correct, a.curve) == (b.reached, b.optimal, b.moves_correct, b.curve)
-    assert cli.main(Benchmark12x12Config, [*flags, "--overwrite", "--seeds", "1", "--models", "random"]) == 0
+    assert cli.main(Benchmark12x12Config, [*flags, "--overwrite", "--seeds", "1", "--rows", "random"]) == 0
     assert len(Results.load(tmp_path / "run" / "results.json").rows) == 2
 
 
@@ -420,7 +420,7 @@ def test_as_published_run_reports_its_caveat(tmp_path):
 
 
 def test_the_script_runs_from_a_checkout(tmp_path):
-    done = subprocess.run([sys.executable, str(SCRIPT), *TINY_FLAGS, "--models", "baseline", "--output", "run"],
+    done = subprocess.run([sys.executable, str(SCRIPT), *TINY_FLAGS, "--rows", "baseline", "--output", "run"],
                           cwd=tmp_path, capture_output=True, text=True, timeout=120,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr

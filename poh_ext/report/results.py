@@ -30,9 +30,12 @@ _NAMES = {"poh": "PoH", "poh_shallow": "shallow PoH", "random": "random policy"}
 
 
 def label(model: str, trained: bool = True, scale: str = "") -> str:
-    """What a reader is shown: ("poh", False, "tiny") -> "tiny PoH, untrained"."""
+    """What a reader is shown: ("poh", False, "tiny") -> "tiny PoH, untrained"; what follows a slash in the name is a
+    change to the model: ("poh/without warm-up",) -> "PoH, without warm-up"."""
     untrained = "" if trained or model == "random" else ", untrained"
-    return f"{scale} {_NAMES.get(model, model.replace('_', ' '))}{untrained}".strip()
+    kind, _, change = model.partition("/")
+    change = f", {change}" if change else ""
+    return f"{scale} {_NAMES.get(kind, kind.replace('_', ' '))}{change}{untrained}".strip()
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Row:
         config: the model's own hyper-parameters.
         note: shown below the table, e.g. "stopped at the time limit".
         scale: size class in a scaling benchmark ("tiny"); "" where there is one size only.
+        paths: cells walked on the first few test mazes, start first: what a picture of them shows.
     """
 
     model: str
@@ -74,6 +78,7 @@ class Row:
     config: dict = field(default_factory=dict)
     note: str = ""
     scale: str = ""
+    paths: list[list[int]] = field(default_factory=list)
 
     @property
     def key(self) -> tuple[str, str, bool]:

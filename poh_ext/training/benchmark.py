@@ -21,15 +21,19 @@ from poh_ext.report import (
     verdicts,
     write_report,
 )
-from poh_ext.training.config import BenchmarkConfig
+from poh_ext.report.results import label
+from poh_ext.training.announce import print_estimate, warnings_of, without_misfits
+from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.device import choose_device, choose_precision
 from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_random, first_maze_routing
 from poh_ext.training.interrupt import Interrupted, StopSignals
 from poh_ext.training.loop import Diverged, Training, total_steps, train_planner
-from poh_ext.training.output import prepare_output
-from poh_ext.training.planners import PLANNERS, build_planner, planner_options
+from poh_ext.training.output import holding, prepare_output
+from poh_ext.training.plan import PlannedRow, planned_rows
+from poh_ext.training.planners import planner_class
 from poh_ext.training.protocol import Data, make_data, planner_view
-from poh_ext.training.schedule import warmup_warning
+from poh_ext.training.resume import find_interrupted
+from poh_ext.training.timing import describe_seconds
 
 __all__ = ["run_benchmark"]
 
@@ -39,88 +43,115 @@ MAZES_SHOWN = 6  # in the picture
 class _Run:
     """One run: its options, where it computes, and the results so far."""
 
-    def __init__(self, config: BenchmarkConfig, stop: StopSignals, folder: Path) -> None:
-        self.config, self.stop, self.folder = config, stop, folder
+    def __init__(self, config: BenchmarkConfig, stop: StopSignals, rows: list[PlannedRow]) -> None:
+        self.config, self.stop, self.rows = config, stop, rows
         self.device = choose_device(config)
         self.precision = choose_precision(config, self.device)
         self.data: dict[int, Data] = {}
-        self.paths: dict[tuple[str, int], list[list[int]]] = {}
+        self.folder: Path | None = None
         environment = describe_environment()
         environment.update(device=str(self.device), precision=self.precision)
         self.results = Results(experiment=config.title, protocol=config.protocol,
                                config=config.to_dict(), environment=environment, status="interrupted")
 
+    def open_output(self) -> None:
+        """Go on in the folder of an interrupted run of the same options, else take one that holds nothing."""
+        config = self.config
+        folder = earlier = None
+        why = ""
+        if not config.overwrite:
+            folder, earlier, why = find_interrupted(config, self.results.environment)
+        if earlier is None:
+            self.folder = prepare_output(config.output, overwrite=config.overwrite)
+            if self.folder != config.output.expanduser():
+                print(f"{config.output} holds files: writing to {self.folder} (--overwrite replaces an earlier run's "
+                      f"files)" + (f"; {why}" if why else ""))
+            return
+        self.folder = folder
+        earlier.warnings = []  # said anew below
+        self.results = earlier
+        done = len(earlier.rows)
+        print(f"going on with the interrupted run in {folder}: {done} {'row is' if done == 1 else 'rows are'} finished"
+              " (--overwrite starts anew)" if earlier.status == "interrupted" else f"the run in {folder} is complete")
+
+    def prepare(self) -> None:
+        """Draw all mazes and look at the memory first: what can't be run is known before any training."""
+        for seed in self.config.run_seeds:
+            self.stop.check()
+            data = self.data[seed] = make_data(self.config, seed)
+            drawn = {"n": len(data.test), "path_lengths": data.test.length.tolist(), "n_train": len(data.train)}
+            if self.results.test_sets.setdefault(seed, drawn) != drawn:
+                raise ConfigError(f"--output {self.folder}: its run met other mazes of seed {seed}, though its options "
+                                  "are the same; --overwrite starts anew")
+        kept, skipped = without_misfits(self.rows, self.config, self.device, self.precision)
+        for scale, reason in skipped.items():
+            self.results.warnings.append(f"skipped {scale or 'the planners'}: {reason}")
+        if not any(row.trained for row in kept) and any(row.trained for row in self.rows):
+            raise ConfigError("no planner fits the memory: " + "; ".join(self.results.warnings))
+        self.rows = kept
+        self.results.warnings += warnings_of(self.config, len(self.data[self.config.run_seeds[0]].train))
+
     def print_plan(self) -> None:
         config = self.config
         print(f"{self.results.experiment}" + ("  (--quick preset)" if config.quick else ""))
         print(f"device {self.device}, {torch.get_num_threads()} threads, {self.precision}; protocol {config.protocol}, "
-              f"decode {config.decode_used}; seeds {', '.join(map(str, config.run_seeds))}; output {self.folder}")
+              f"decode {config.decode_used}; seeds {', '.join(map(str, config.run_seeds))}; output "
+              f"{self.folder or config.output}")
         first = self.data[config.run_seeds[0]]
-        steps = total_steps(config, len(first.train))
         print(f"{len(first.train)} training and {len(first.test)} test mazes of {config.maze_size}x{config.maze_size}, "
-              f"shortest paths of {config.min_path_cells} cells or more; {config.epochs} epochs = {steps} steps of "
-              f"{config.batch_size}")
-        for name in config.rows:
-            if name in PLANNERS:
-                options = planner_options(name, config)
-                model = build_planner(name, config, seed=config.seed)
-                shown = ", ".join(f"{key} {value}" for key, value in options.items())
-                print(f"  {name:16} {parameter_count(model):>11,} parameters, {gflop_per_maze(model):.3g} GFLOP per "
-                      f"maze ({shown})")
+              f"shortest paths of {config.min_path_cells} cells or more; {config.epochs} epochs = "
+              f"{total_steps(config, len(first.train))} steps of {config.batch_size}", flush=True)
+        finished = self.finished()
+        seconds = print_estimate(
+            self.rows, first, self.device, self.precision, check=self.stop.check,
+            runs=lambda row: sum((row.key, seed) not in finished for seed in config.run_seeds))
+        if seconds:
+            print(f"about {describe_seconds(seconds)} in all, from a few timed steps of each planner (as busy as the "
+                  "machine is now)")
         for warning in self.results.warnings:
             print(f"note: {warning}")
         print(flush=True)
 
-    def collect_warnings(self) -> None:
-        config, warnings = self.config, self.results.warnings
-        warnings.extend(config.notes())
-        if config.quick:
-            warnings.append(f"--quick preset: planners of {config.d_model} features and {config.depth} layers and few "
-                            "steps, far below the full benchmark; its figures show that everything works, not how good "
-                            "the planners get")
-        first = self.data[config.run_seeds[0]]
-        warning = warmup_warning(total_steps=total_steps(config, len(first.train)), peak=config.lr,
-                                 warmup_steps=config.warmup_steps)
-        if warning:
-            warnings.append(warning)
+    def finished(self) -> set:
+        return {(row.key, row.seed) for row in self.results.rows}
 
-    def prepare(self) -> None:
-        """Draw all mazes first: what can't be run is known before any training."""
-        for seed in self.config.run_seeds:
-            self.stop.check()
-            data = self.data[seed] = make_data(self.config, seed)
-            self.results.test_sets[seed] = {"n": len(data.test), "path_lengths": data.test.length.tolist(),
-                                            "n_train": len(data.train)}
-        self.collect_warnings()
+    def run_rows(self) -> None:
+        """Everything that is not finished yet, size by size and seed by seed."""
+        finished = self.finished()
+        for scale in dict.fromkeys(row.scale for row in self.rows):
+            for seed in self.config.run_seeds:
+                for row in self.rows:
+                    if row.scale == scale and (row.key, seed) not in finished:
+                        self.run_row(row, seed)
 
-    def run_row(self, name: str, seed: int) -> None:
+    def run_row(self, row: PlannedRow, seed: int) -> None:
         """Evaluate, after training where the row asks for it, record and save."""
         self.stop.check()
-        data, config = self.data[seed], self.config
-        label = f"{name} (seed {seed})"
-        if name == "random":
-            self.record(name, seed, evaluate_random(data.test, seed), Training(), None)
+        data = self.data[seed]
+        name = f"{label(row.model, row.trained, row.scale)} (seed {seed})"
+        if row.kind == "random":
+            self.record(row, seed, evaluate_random(data.test, seed), Training(), None)
             return
-        kind = name.removeprefix("untrained_")
-        model = build_planner(kind, config, seed=seed).to(self.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # a planner of the same options starts from the same weights
+            model = planner_class(row.kind)(row.config.maze_size, **row.options).to(self.device)
         training = Training()
-        if kind == name:
-            training = train_planner(model, data.train, config, seed=seed, label=label, precision=self.precision,
+        if row.trained:
+            training = train_planner(model, data.train, row.config, seed=seed, label=name, precision=self.precision,
                                      check=self.stop.check)
-        outcome = evaluate(model, data.test, decode=config.decode_used, precision=self.precision,
-                           view=lambda mazes: planner_view(mazes, config), check=self.stop.check,
-                           label=f"evaluating {label}")
-        if training.steps and hasattr(model, "routing_weights"):
+        outcome = evaluate(model, data.test, decode=row.config.decode_used, precision=self.precision,
+                           view=lambda mazes: planner_view(mazes, row.config), check=self.stop.check,
+                           label=f"evaluating {name}")
+        if row.trained and hasattr(model, "routing_weights"):
             routing = first_maze_routing(model, data.test, precision=self.precision,
-                                         view=lambda mazes: planner_view(mazes, config))
-            self.results.routing.append(routing_record(kind, seed, *routing))
-        self.record(name, seed, outcome, training, model)
+                                         view=lambda mazes: planner_view(mazes, row.config))
+            self.results.routing.append(routing_record(row.model, seed, *routing, scale=row.scale))
+        self.record(row, seed, outcome, training, model)
 
-    def record(self, name: str, seed: int, outcome: Evaluation, training: Training, model) -> None:
-        kind = name.removeprefix("untrained_")
-        trained = training.steps > 0
+    def record(self, planned: PlannedRow, seed: int, outcome: Evaluation, training: Training, model) -> None:
+        trained = planned.trained
         row = Row(
-            model=kind, trained=trained, seed=seed,
+            model=planned.model, trained=trained, seed=seed, scale=planned.scale,
             params=parameter_count(model) if model is not None else 0,
             gflop_per_maze=gflop_per_maze(model) if model is not None else 0.0,
             steps=training.steps, train_seconds=training.seconds if trained else None,
@@ -128,16 +159,15 @@ class _Run:
             eval_mazes_per_second=outcome.mazes_per_second,
             reached=outcome.reached.tolist(), optimal=outcome.optimal.tolist(),
             moves_correct=outcome.moves_correct, moves_total=outcome.moves_total, curve=training.curve,
-            config=planner_options(kind, self.config) if model is not None else {},
+            config=planned.options, paths=outcome.paths[:MAZES_SHOWN],
         )
         self.results.rows.append(row)
-        self.paths[name, seed] = outcome.paths
         self.save()
-        took = f"  trained in {training.seconds:.0f} s" if trained else ""
+        took = f"  trained in {describe_seconds(training.seconds)}" if trained else ""
         n = len(row.reached)
-        print(f"{name:20} seed {seed}: reached {100 * sum(row.reached) / n:5.1f} %  optimal "
-              f"{100 * sum(row.optimal) / n:5.1f} %  next move {100 * row.moves_correct / row.moves_total:5.1f} %"
-              f"  ({n} mazes){took}", flush=True)
+        print(f"{label(row.model, trained, row.scale):24} seed {seed}: reached {100 * sum(row.reached) / n:5.1f} %  "
+              f"optimal {100 * sum(row.optimal) / n:5.1f} %  next move {100 * row.moves_correct / row.moves_total:5.1f}"
+              f" %  ({n} mazes){took}", flush=True)
 
     def report(self) -> None:
         """Print the table and the verdicts, write report.md and the plots, and say where the files lie."""
@@ -152,13 +182,13 @@ class _Run:
     def maze_sample(self) -> MazeSample | None:
         """The first test mazes of the first seed, with the path of each trained planner (or of what there is)."""
         seed = self.config.run_seeds[0]
-        names = [name for name, s in self.paths if s == seed]
-        names = [name for name in names if name in PLANNERS] or names
-        if not names:
+        walked = [row for row in self.results.rows if row.seed == seed and row.paths and "/" not in row.model]
+        walked = [row for row in walked if row.trained] or walked
+        if not walked:
             return None
         tasks = self.data[seed].test[:MAZES_SHOWN]
-        paths = {name: pad_sequence([torch.tensor(path) for path in self.paths[name, seed][:MAZES_SHOWN]],
-                                    batch_first=True, padding_value=-1) for name in names}
+        paths = {label(row.model, row.trained, row.scale): pad_sequence(
+            [torch.tensor(path) for path in row.paths], batch_first=True, padding_value=-1) for row in walked}
         return MazeSample(tasks.mazes.passages, tasks.start, tasks.goal, tasks.path, paths)
 
     def save(self) -> None:
@@ -166,41 +196,51 @@ class _Run:
 
 
 def run_benchmark(config: BenchmarkConfig) -> int:
-    """Run all rows for all seeds; return the exit code: 0, or 130 when stopped by Ctrl-C or SIGTERM.
+    """Run all rows for all sizes and seeds; return the exit code: 0, or 130 when stopped by Ctrl-C or SIGTERM.
 
-    Each finished row is in results.json at once; when stopped, its status stays "interrupted".
+    Each finished row is in results.json at once; when stopped, its status stays "interrupted", and the next run of
+    the same options goes on from there.
 
     Raises:
         ConfigError: before any work, for options that cannot be run.
     """
     config.validate()
     choose_device(config)
-    for name in PLANNERS:
-        if name in config.rows or f"untrained_{name}" in config.rows:
-            planner_options(name, config)  # raises where no PoH of the baseline's size exists
+    rows = planned_rows(config)  # raises where no PoH of the baseline's size exists
     started = time.perf_counter()
-    code = 0
     with StopSignals() as stop:
-        asked = config.output
-        run = _Run(config, stop, prepare_output(asked, overwrite=config.overwrite))
-        if run.folder != asked.expanduser():
-            print(f"{asked} holds files: writing to {run.folder} (--overwrite replaces an earlier run's files)")
-        try:
-            run.prepare()
-            run.print_plan()
-            run.save()
-            for seed in config.run_seeds:
-                for name in config.rows:
-                    run.run_row(name, seed)
-            run.results.status = "complete"
-        except Interrupted as reason:
-            print(f"stopped by {reason}; {len(run.results.rows)} rows are finished", file=sys.stderr)
-            code = 130
-        except Diverged as error:
-            print(f"error: {error}; {len(run.results.rows)} rows are finished", file=sys.stderr)
-            code = 1
-        if run.results.test_sets:
-            run.save()
-            run.report()
-    print(f"\n{time.perf_counter() - started:.0f} s in all")
+        run = _Run(config, stop, rows)
+        if config.dry_run:
+            try:
+                run.prepare()
+                run.print_plan()
+            except Interrupted as reason:
+                print(f"stopped by {reason}", file=sys.stderr)
+                return 130
+            return 0
+        run.open_output()
+        with holding(run.folder):
+            code = _finish(run)
+    print(f"\n{describe_seconds(time.perf_counter() - started)} in all")
+    return code
+
+
+def _finish(run: _Run) -> int:
+    code = 0
+    try:
+        run.prepare()
+        run.print_plan()
+        run.save()
+        run.run_rows()
+        run.results.status = "complete"
+    except Interrupted as reason:
+        print(f"stopped by {reason}; {len(run.results.rows)} rows are finished; the same command goes on from there",
+              file=sys.stderr)
+        code = 130
+    except Diverged as error:
+        print(f"error: {error}; {len(run.results.rows)} rows are finished", file=sys.stderr)
+        code = 1
+    if run.results.test_sets:
+        run.save()
+        run.report()
     return code

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from poh_ext.training.config import BenchmarkConfig, ConfigError
+from poh_ext.training.validation import flag
 
-__all__ = ["main", "parse"]
+__all__ = ["main", "parse", "split_lists"]
 
 
 def parse(config_type: type[BenchmarkConfig], arguments: Sequence[str], *, program: str | None = None
@@ -22,8 +23,23 @@ def parse(config_type: type[BenchmarkConfig], arguments: Sequence[str], *, progr
     defaults = config_type()
     if "--quick" in arguments:
         defaults = dataclasses.replace(defaults, **config_type.quick_defaults())
-    return tyro.cli(config_type, args=list(arguments), default=defaults, prog=program,
+    return tyro.cli(config_type, args=split_lists(config_type, arguments), default=defaults, prog=program,
                     description=config_type.__doc__)
+
+
+def split_lists(config_type: type[BenchmarkConfig], arguments: Sequence[str]) -> list[str]:
+    """Accept commas in options that take a list: --models tiny,small and --models=tiny,small as --models tiny small."""
+    lists = {flag(f.name) for f in dataclasses.fields(config_type) if isinstance(f.default, tuple)}
+    words, in_list = [], False
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if word.startswith("-"):
+            in_list = name in lists
+            if in_list and equals:
+                words.append(name)
+                word = value
+        words += [part for part in word.split(",") if part] if in_list else [word]
+    return words
 
 
 def main(config_type: type[BenchmarkConfig], arguments: Sequence[str] | None = None, *, program: str | None = None

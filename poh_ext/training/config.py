@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from poh_ext.mazes import GENERATORS
+from poh_ext.models import SHAPES, PlannerShape
+from poh_ext.training.validation import ConfigError, validate
 
 __all__ = ["Benchmark12x12Config", "BenchmarkConfig", "ConfigError", "RowName", "ScalingBenchmarkConfig"]
 
-RowName = Literal["random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_baseline"]
-
-
-class ConfigError(ValueError):
-    """An option, or a combination of options, that cannot be run. The message names the flag."""
+RowName = Literal["random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_baseline", "poh_shallow"]
+SizeName = Literal["tiny", "small", "medium", "large", "xl"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,24 +76,30 @@ class BenchmarkConfig:
     table, and recondition for as-published."""
     batch_size: int = 32
     """Mazes per training step [count]."""
-    d_model: int = 384
-    """Width of the baseline [features]; PoH gets the width nearest to its parameter count, at equal depth."""
-    n_heads: int = 6
-    """Attention heads of the baseline [count]; must divide --d-model."""
-    d_ff: int = 1536
-    """Hidden width of the baseline's feed-forward layers [features]."""
-    depth: int = 4
-    """Layers of both planners [count]."""
-    models: tuple[RowName, ...] = ("random", "untrained_baseline", "untrained_poh", "baseline", "poh")
-    """Rows of the table."""
+    parity: Literal["depth", "width", "none"] = "depth"
+    """How PoH gets the baseline's number of parameters (at most 1.1 times as many). depth: keep the depth, reduce
+    the width. width: keep the width, drop layers. none: the baseline's shape, more parameters."""
+    rows: tuple[RowName, ...] = ("random", "untrained_baseline", "untrained_poh", "baseline", "poh")
+    """Rows of the table, a list by commas or spaces."""
     looped_baseline: bool = False
     """Add the compute-matched control: the baseline passed R times over its stack with the same weights."""
+    ablation: bool = False
+    """Is it the depth, or the passes? Adds to baseline and PoH the looped baseline (compute-matched) and a shallow
+    PoH (width kept, layers dropped), on the same mazes and seeds; states "depth > width"."""
+    ablate: bool = False
+    """What is each feature worth? Trains baseline and PoH as chosen, and again with one feature changed at a time:
+    multi-horizon, label smoothing, warm-up, maze encoder, validity mask (and PoH's routing entropy weight)."""
     quick: bool = False
-    """Preset of a few minutes on 2 CPU cores: much smaller planners and fewer steps. Flags given beside it win."""
+    """Preset of a few minutes on 2 CPU cores: small planners and few steps. Flags given beside it win."""
+    dry_run: bool = False
+    """Print the plan (models, parameters, memory, estimated time) and stop; nothing is trained or written."""
     output: Path = Path("experiments/results/benchmark")
-    """Folder for results.json, report.md and plots. If it holds files, a numbered sibling is used instead."""
+    """Folder for results.json, report.md and plots. An interrupted run of the same options in it is continued;
+    if it holds anything else, a numbered sibling is used instead."""
     overwrite: bool = False
-    """Replace an earlier run's files in --output instead of taking a numbered sibling."""
+    """Replace an earlier run's files in --output, an interrupted run's too."""
+    resume: bool = False
+    """Continue the run in --output or fail with the reason; never start another."""
 
     parity_rule: ClassVar[str] = "scale"  # how PoH is narrowed: see models.match_width
 
@@ -119,9 +122,15 @@ class BenchmarkConfig:
         return max(2, math.ceil(self.min_path * self.cells))
 
     @property
-    def rows(self) -> tuple[str, ...]:
+    def shapes(self) -> dict[str, PlannerShape]:
+        """Shape of the baseline of each size to run; the size is "" where a benchmark has one only."""
+        raise NotImplementedError
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
         """Names of the rows to run, in the order of the table, each once."""
-        asked = (*self.models, *(("looped_baseline",) if self.looped_baseline else ()))
+        asked = RowName.__args__ if self.ablation else self.rows
+        asked = (*asked, *(("looped_baseline",) if self.looped_baseline else ()))
         return tuple(name for name in RowName.__args__ if name in asked)
 
     @property
@@ -145,68 +154,37 @@ class BenchmarkConfig:
         notes = []
         if self.ent_anneal and self.route_ent_weight == 0:
             notes.append("--ent-anneal does nothing while --route-ent-weight is 0")
-        if self.route_ent_weight > 0 and "poh" not in self.rows:
+        if self.route_ent_weight > 0 and not {"poh", "poh_shallow"} & set(self.row_names):
             notes.append("--route-ent-weight does nothing: no PoH row is trained")
+        if self.parity == "none" and "poh" in self.row_names:
+            notes.append("--parity none: PoH has the baseline's shape and more parameters than it")
+        if self.parity == "width" and "poh" in self.row_names:
+            notes.append("--parity width: PoH keeps the baseline's width and has fewer layers than it")
         return notes
 
     def validate(self) -> None:
         """Raise ConfigError for the first option that cannot be run."""
-        counts = ("train", "test", "epochs", "R", "T", "multi_horizon", "seeds", "batch_size", "d_model", "n_heads",
-                  "d_ff", "depth")
-        for name in counts:
-            self._require(name, lambda v: v >= 1, "at least 1")
-        self._require("maze_size", lambda v: 2 <= v <= 256, "from 2 to 256")
-        self._require("lr", lambda v: 0 < v < math.inf, "a finite number above 0")
-        self._require("label_smoothing", lambda v: 0 <= v <= 1, "from 0 to 1")
-        self._require("warmup_steps", lambda v: v >= 0, "at least 0")
-        self._require("route_ent_weight", lambda v: 0 <= v < math.inf, "a finite number, at least 0")
-        self._require("min_path", lambda v: 0 <= v <= 1, "from 0 to 1")
-        self._require("seed", lambda v: 0 <= v < 2**62, "from 0 to 2**62 - 1")
-        for name in (f.name for f in dataclasses.fields(self)):
-            choices = _choices(type(self), name)
-            values = getattr(self, name) if isinstance(getattr(self, name), tuple) else (getattr(self, name),)
-            for value in values if choices else ():
-                if value not in choices:
-                    raise ConfigError(f"{_flag(name)} {value}: must be one of {', '.join(choices)}")
-        if not self.rows:
-            raise ConfigError(f"--models: name at least one of {', '.join(RowName.__args__)}")
-        if self.d_model % self.n_heads:
-            raise ConfigError(f"--n-heads {self.n_heads}: must divide --d-model {self.d_model}")
-        if self.seeds > 10_000:
-            raise ConfigError(f"--seeds {self.seeds}: at most 10000, or training and test seeds would meet")
-        if self.cpu and self.device not in ("auto", "cpu"):
-            raise ConfigError(f"--cpu contradicts --device {self.device}: give one of them")
-        if self.protocol == "as-published" and self.algorithm != "dfs":
-            raise ConfigError(f"--algorithm {self.algorithm} contradicts --protocol as-published: it has dfs mazes")
-        if self.algorithm not in GENERATORS:
-            raise ConfigError(f"--algorithm {self.algorithm}: must be one of {', '.join(GENERATORS)}")
-
-    def _require(self, name: str, holds: Callable[[Any], bool], accepted: str) -> None:
-        value = getattr(self, name)
-        if not holds(value):  # written so that NaN, which compares false, is refused
-            raise ConfigError(f"{_flag(name)} {value}: must be {accepted}")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _choices(config_type: type, name: str) -> tuple[str, ...]:
-    """The literal values a field accepts, () if it isn't a choice (tyro checks these too, for the command line)."""
-    import typing
-
-    hint = typing.get_type_hints(config_type)[name]
-    if typing.get_origin(hint) is tuple:
-        hint = typing.get_args(hint)[0]
-    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        validate(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark12x12Config(BenchmarkConfig):
     """The planners at about 7 million parameters on 12x12 mazes."""
 
+    d_model: int = 384
+    """Width of the baseline [features]; PoH gets the width nearest to its parameter count, at equal depth."""
+    n_heads: int = 6
+    """Attention heads of the baseline [count]; must divide --d-model."""
+    d_ff: int = 1536
+    """Hidden width of the baseline's feed-forward layers [features]."""
+    depth: int = 4
+    """Layers of both planners [count]."""
     output: Path = Path("experiments/results/benchmark_12x12_8m")
     parity_rule: ClassVar[str] = "heads"
+
+    @property
+    def shapes(self) -> dict[str, PlannerShape]:
+        return {"": PlannerShape(self.d_model, self.n_heads, self.d_ff, self.depth)}
 
     @classmethod
     def quick_defaults(cls) -> dict[str, Any]:
@@ -230,6 +208,20 @@ class ScalingBenchmarkConfig(BenchmarkConfig):
     maze_enc: bool = True
     min_path: float = 0.4
     output: Path = Path("experiments/results/parameter_scaling")
-    sizes: tuple[Literal["tiny", "small", "medium", "large", "xl"], ...] = field(
-        default=("tiny", "small", "medium", "large", "xl"))
-    """Model sizes to compare, in this order; the width and depth flags are set by them."""
+    models: tuple[SizeName, ...] = ("tiny", "small", "medium", "large", "xl")
+    """Model sizes to compare, a list by commas or spaces: each has a baseline and a PoH of equal size."""
+
+    @property
+    def title(self) -> str:
+        return f"{super().title}, by size"
+
+    @property
+    def shapes(self) -> dict[str, PlannerShape]:
+        return {size: SHAPES[size] for size in SizeName.__args__ if size in self.models}
+
+    @classmethod
+    def quick_defaults(cls) -> dict[str, Any]:
+        return {
+            "models": ("tiny",), "maze_size": 8, "epochs": 6, "lr": 2e-3, "warmup_steps": 30, "validity_mask": True,
+            "output": Path("experiments/results/parameter_scaling_quick"),
+        }

@@ -71,18 +71,20 @@ def planning_loss(hidden: torch.Tensor, head: nn.Linear, tasks: MazeTasks, confi
 
 
 def train_planner(model: nn.Module, tasks: MazeTasks, config: BenchmarkConfig, *, seed: int, label: str,
-                  precision: str = "float32", check: Callable[[], None] = lambda: None) -> Training:
+                  precision: str = "float32", check: Callable[[], None] = lambda: None, quiet: bool = False
+                  ) -> Training:
     """Train `model` in place, on the device of its weights. The same seed gives the same order and dropout.
 
     Args:
-        model: `model(mazes, start, goal) -> logits [B, N, N]`; one with `routing_entropy()` is also penalised by
-            route_ent_weight times it.
+        model: has `hidden(mazes, start, goal) -> [B, N, D]` and `head`, a linear layer to N scores; one with
+            `routing_entropy()` is also penalised by route_ent_weight times it.
         tasks: training mazes.
         config: see BenchmarkConfig.
         seed: of the data order (a generator of its own, so that every model sees the same batches) and dropout.
         label: shown with the progress.
         precision: of the forward pass; weights, gradients and optimiser stay float32.
         check: called before each step; may raise to stop.
+        quiet: show progress only where it takes long.
 
     Raises:
         Diverged: the loss is not finite.
@@ -98,7 +100,7 @@ def train_planner(model: nn.Module, tasks: MazeTasks, config: BenchmarkConfig, *
     model.train()
     started = time.perf_counter()
     forked = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=forked), Progress(label, total=steps, unit="step") as progress:
+    with torch.random.fork_rng(devices=forked), Progress(label, total=steps, unit="step", ends=not quiet) as progress:
         torch.manual_seed(seed)
         for epoch in range(config.epochs):
             for index in torch.randperm(len(tasks), generator=order).split(config.batch_size):

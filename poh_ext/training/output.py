@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: two runs in one folder are not noticed there
+    fcntl = None
 
 from poh_ext.report import FILES
 from poh_ext.training.config import ConfigError
 
-__all__ = ["prepare_output"]
+__all__ = ["holding", "in_use", "prepare_output"]
+
+LOCK = ".running"
 
 
 def prepare_output(folder: Path, *, overwrite: bool) -> Path:
@@ -48,3 +57,37 @@ def _claim(folder: Path) -> bool:
 def _check_writable(folder: Path) -> None:
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Keep another run from going on in this folder meanwhile; the system ends it with the process, however it dies.
+
+    Raises:
+        ConfigError: another run is writing there.
+    """
+    path = folder / LOCK
+    with path.open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ConfigError(f"--output {folder}: another run is writing there") from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def in_use(folder: Path) -> bool:
+    """Whether another run holds this folder."""
+    if fcntl is None or not (folder / LOCK).exists():
+        return False
+    try:
+        with (folder / LOCK).open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

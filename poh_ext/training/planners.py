@@ -7,35 +7,43 @@ from typing import Any
 import torch
 from torch import nn
 
-from poh_ext.models import BaselinePlanner, PlannerShape, PoHPlanner, match_width
+from poh_ext.models import BaselinePlanner, PoHPlanner, match_width
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.protocol import protocol_settings
 
-__all__ = ["PLANNERS", "build_planner", "planner_options"]
+__all__ = ["PLANNERS", "build_planner", "planner_class", "planner_options"]
 
-PLANNERS = ("baseline", "poh", "looped_baseline")
+PLANNERS = ("baseline", "looped_baseline", "poh", "poh_shallow")
 
 
-def planner_options(name: str, config: BenchmarkConfig) -> dict[str, Any]:
-    """Keyword arguments of the planner's class; PoH keeps the baseline's depth and gets the width that matches."""
-    shape = PlannerShape(config.d_model, config.n_heads, config.d_ff, config.depth)
+def planner_class(name: str) -> type[nn.Module]:
+    return PoHPlanner if name.startswith("poh") else BaselinePlanner
+
+
+def planner_options(name: str, config: BenchmarkConfig, scale: str = "") -> dict[str, Any]:
+    """Keyword arguments of the planner's class, for one of the benchmark's sizes.
+
+    PoH gets the baseline's number of parameters as --parity says; poh_shallow keeps its width and drops layers.
+    """
+    if name not in PLANNERS:
+        raise ValueError(f"unknown planner {name!r}; known: {', '.join(PLANNERS)}")
+    shape = config.shapes[scale]
     shared = {"cell_features": protocol_settings(config)["cell_features"], "maze_enc": config.maze_enc}
-    if name == "poh":
+    if name.startswith("poh"):
+        mode = "width" if name == "poh_shallow" else config.parity
         try:
-            shape = match_width(config.maze_size, shape, rule=config.parity_rule, **shared)
+            shape = match_width(config.maze_size, shape, mode=mode, rule=config.parity_rule, **shared)
         except ValueError as error:
-            raise ConfigError(f"--d-model {config.d_model}: {error}") from error
+            of = f" ({scale})" if scale else ""
+            raise ConfigError(f"--d-model {config.shapes[scale].d_model}{of}: {error}") from error
         shared.update(R=config.R, T=config.T)
     elif name == "looped_baseline":
         shared.update(loops=config.R)
-    elif name != "baseline":
-        raise ValueError(f"unknown planner {name!r}; known: {', '.join(PLANNERS)}")
     return {"d_model": shape.d_model, "n_heads": shape.n_heads, "d_ff": shape.d_ff, "depth": shape.depth, **shared}
 
 
-def build_planner(name: str, config: BenchmarkConfig, *, seed: int) -> nn.Module:
+def build_planner(name: str, config: BenchmarkConfig, *, seed: int, scale: str = "") -> nn.Module:
     """A fresh planner on the CPU; the same seed gives the same weights, and the global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        planner = PoHPlanner if name == "poh" else BaselinePlanner
-        return planner(config.maze_size, **planner_options(name, config))
+        return planner_class(name)(config.maze_size, **planner_options(name, config, scale))

@@ -1,0 +1,21 @@
+"""Plain transformer against Pointer-over-Heads on 16x16 mazes at five sizes, from 0.5 to 100 million parameters.
+
+    python experiments/parameter_scaling_benchmark.py --quick      # a few minutes on 2 CPU cores
+    python experiments/parameter_scaling_benchmark.py --dry-run    # models, memory and estimated time, nothing else
+    python experiments/parameter_scaling_benchmark.py --help       # every flag, its default and effect
+
+The work is in poh_ext.training; this is only its command line.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+if importlib.util.find_spec("poh_ext") is None:  # not installed: use the checkout this file lies in
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from poh_ext.training.cli import main
+from poh_ext.training.config import ScalingBenchmarkConfig
+
+if __name__ == "__main__":
+    sys.exit(main(ScalingBenchmarkConfig, program="parameter_scaling_benchmark.py"))

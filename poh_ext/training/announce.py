@@ -1,0 +1,83 @@
+"""The plan of a benchmark, before any work: models, sizes, memory, estimated time, and what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from poh_ext.models import gflop_per_maze, parameter_count
+from poh_ext.training.config import BenchmarkConfig
+from poh_ext.training.loop import total_steps
+from poh_ext.training.memory import available_memory, describe_bytes, misfit, training_memory
+from poh_ext.training.plan import PlannedRow
+from poh_ext.training.planners import planner_class
+from poh_ext.training.protocol import Data
+from poh_ext.training.schedule import warmup_warning
+from poh_ext.training.timing import describe_seconds, seconds_per_maze
+
+__all__ = ["print_estimate", "warnings_of", "without_misfits"]
+
+
+def without_misfits(rows: list[PlannedRow], config: BenchmarkConfig, device: torch.device, precision: str, *,
+                    available: int | None = None) -> tuple[list[PlannedRow], dict[str, str]]:
+    """The rows whose size fits the memory, and for each size that does not: which planner, its estimate, what is free.
+
+    A size goes as a whole: a baseline without the PoH it is to be compared with would tell nothing.
+    """
+    available = available_memory(device) if available is None else available
+    skipped: dict[str, str] = {}
+    for row in rows:
+        if row.trained and row.scale not in skipped:
+            reason = misfit(_memory(row, config, device, precision), available)
+            if reason is not None:
+                skipped[row.scale] = f"{row.model}: {reason} (batches of {config.batch_size}; --batch-size lowers it)"
+    return [row for row in rows if row.scale not in skipped or row.kind == "random"], skipped
+
+
+def print_estimate(rows: list[PlannedRow], data: Data, device: torch.device, precision: str, *,
+                   runs: Callable[[PlannedRow], int], check: Callable[[], None]) -> float:
+    """Print a line for each planner, timing a few steps of those still to be trained; return the seconds of it all.
+
+    Args:
+        rows: what is to be run.
+        data: mazes to time steps on.
+        runs: how many seeds of a row are still to be trained.
+        check: called between steps; may raise to stop.
+    """
+    print(f"  {'size':6} {'model':34} {'params':>11} {'GFLOP/maze':>10} {'memory':>8} {'steps':>6} {'s/step':>7}"
+          "  time per seed")
+    total = 0.0
+    for row in rows:
+        if not row.trained:
+            continue
+        with torch.device("meta"):
+            model = planner_class(row.kind)(row.config.maze_size, **row.options)
+        config, mazes = row.config, len(data.train)
+        time = f"{'-':>7}  finished"
+        if runs(row):
+            each = seconds_per_maze(row, data.train, device=device, precision=precision, check=check)
+            # A forward pass is a third of a training step; to recondition is one for each cell of a path.
+            passes = 1 if config.decode_used == "table" else float(data.test.length.double().mean())
+            seconds = each * (config.epochs * mazes + len(data.test) * passes / 3)
+            total += runs(row) * seconds
+            time = f"{each * min(config.batch_size, mazes):>7.2g}  {describe_seconds(seconds)}"
+        print(f"  {row.scale or '-':6} {row.model:34} {parameter_count(model):>11,} {gflop_per_maze(model):>10.3g} "
+              f"{describe_bytes(_memory(row, config, device, precision)):>8} {total_steps(config, mazes):>6} {time}")
+        print(f"  {'':6}   " + ", ".join(f"{key} {value}" for key, value in row.options.items()), flush=True)
+    return total
+
+
+def warnings_of(config: BenchmarkConfig, mazes: int) -> list[str]:
+    """What a user must know before, and a reader after, a run on so many training mazes."""
+    warnings = config.notes()
+    if config.quick:
+        warnings.append("--quick preset: small planners and few steps, far below the full benchmark; its figures "
+                        "show that everything works, not how good the planners get")
+    warmup = warmup_warning(total_steps=total_steps(config, mazes), peak=config.lr, warmup_steps=config.warmup_steps)
+    return [*warnings, warmup] if warmup else warnings
+
+
+def _memory(row: PlannedRow, config: BenchmarkConfig, device: torch.device, precision: str) -> int:
+    return training_memory(planner_class(row.kind), config.maze_size, min(config.batch_size, config.train),
+                           device=device, precision=precision, **row.options)
