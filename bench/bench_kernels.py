@@ -7,7 +7,8 @@ another on the same machine.
 import pytest
 import torch
 
-from poh_ext.bench.cases import GROUPS, OURS
+from poh_ext.bench.case import OURS
+from poh_ext.bench.cases import GROUPS
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CASES = [

@@ -12,7 +12,7 @@ import torch
 
 from poh_ext.bench import __main__ as program
 from poh_ext.bench import baselines
-from poh_ext.bench.cases import OURS, Case, close
+from poh_ext.bench.case import OURS, Case, close
 from poh_ext.bench.timing import Spread, interleave, ratio
 
 CPU = torch.device("cpu")

@@ -16,7 +16,8 @@ import torch
 
 import poh_ext
 from poh_ext.bench import machine
-from poh_ext.bench.cases import GROUPS, OURS, Case
+from poh_ext.bench.case import OURS, Case
+from poh_ext.bench.cases import GROUPS
 from poh_ext.bench.timing import Spread, interleave, ratio
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -82,6 +83,7 @@ def measure(case: Case, device: torch.device, seconds: float, bandwidth: float, 
         record["flop_share"] = case.flops / ours.p50 / flop_rate
     for name, samples in times.items():
         entry = {"seconds": vars(Spread.of(samples)), "samples": samples}
+        entry["peak_bytes"] = machine.peak_memory(case.variants[name], device)
         # Per item where variants make unequal numbers of things; else per call.
         scale = case.items.get(OURS, 1) / case.items.get(name, 1)
         entry["speedup_of_ours"] = vars(ratio([t * scale for t in samples], times[OURS]))
@@ -104,8 +106,10 @@ def show(record: dict) -> None:
         line = f"  {name:<22}{s['p50'] * 1e3:>10.3f} ms ({s['p20'] * 1e3:.3f} to {s['p80'] * 1e3:.3f})"
         if "items_per_second" in entry:
             line += f"  {entry['items_per_second']:>10,.0f}/s"
+        elif entry["peak_bytes"] is not None:
+            line += f"  {entry['peak_bytes'] / 1e6:>8,.1f} MB"
         if name != OURS:
-            line = f"{line:<70}  poh_ext is {r['p50']:.1f}x ({r['p20']:.1f} to {r['p80']:.1f})"
+            line = f"{line:<72}  poh_ext is {r['p50']:.1f}x ({r['p20']:.1f} to {r['p80']:.1f})"
         print(line)
     for name, why in record["unavailable"].items():
         print(f"  {name:<22}not timed: {why}")

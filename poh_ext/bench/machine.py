@@ -53,3 +53,34 @@ def gemm_rate(device: torch.device, dtype: torch.dtype, *, n: int = 2048, second
     a, b = torch.ones(n, n, device=device, dtype=dtype), torch.ones(n, n, device=device, dtype=dtype)
     times = interleave({"gemm": lambda: a @ b}, device, seconds=seconds)["gemm"]
     return 2 * n**3 / Spread.of(times).p50
+
+
+def peak_memory(call, device: torch.device) -> int | None:
+    """Bytes that `call` holds at its peak beyond what is held before it; None where that cannot be told.
+
+    On the CPU from the resident set's high-water mark (Linux), so caches of the allocator count as well.
+    """
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    if device.type != "cpu":
+        return None
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # resets the mark to the present size
+        before = _status_bytes("VmRSS")
+        call()
+        return max(_status_bytes("VmHWM") - before, 0)
+    except OSError:
+        return None
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 import poh_ext
-from poh_ext.bench.cases import close
+from poh_ext.bench.case import close
 
 PERFECT = ("dfs", "wilson", "prim", "kruskal")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from poh_ext.bench.cases import OURS
+from poh_ext.bench.case import OURS
 
 
 def draw(machine: dict, records: list[dict], path: Path) -> None:

@@ -1,0 +1,79 @@
+"""One timed computation: what runs, what it is compared with, and what it must at least cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+OURS = "poh_ext"
+
+
+def close(relative: float) -> Callable[[tuple, tuple], str]:
+    """Comparison of results: '' when every pair differs by at most `relative` of its largest value."""
+
+    def compare(found, expected) -> str:
+        if len(found) != len(expected):
+            return f"{len(found)} results where {len(expected)} were expected"
+        for i, (a, b) in enumerate(zip(found, expected, strict=True)):
+            if a.shape != b.shape:
+                return f"result {i} has shape {tuple(a.shape)}, not {tuple(b.shape)}"
+            if not b.numel():
+                continue
+            a, b = a.double(), b.double()
+            difference, limit = (a - b).abs().max().item(), relative * max(b.abs().max().item(), 1e-6)
+            if not difference <= limit:  # also true for NaN
+                return f"result {i} differs by {difference:.3g}, more than {limit:.3g}"
+        return ""
+
+    return compare
+
+
+@dataclass
+class Case:
+    """One computation on fixed inputs.
+
+    variants: name -> call returning a tuple of tensors (results, then gradients); OURS is one of them.
+    compare: (found, expected) -> '' or why they are not the same computation.
+    bytes_moved: least traffic the computation needs (inputs read once, outputs written once), or None.
+    flops: floating-point operations of the matrix products, or None where they do not dominate.
+    items: name -> things made per call (mazes); empty where a rate means nothing.
+    """
+
+    group: str
+    name: str
+    variants: dict[str, Callable[[], tuple[torch.Tensor, ...]]]
+    compare: Callable[[tuple, tuple], str] = field(default_factory=lambda: close(1e-4))
+    bytes_moved: int | None = None
+    flops: int | None = None
+    items: dict[str, int] = field(default_factory=dict)
+
+    def check(self) -> dict[str, str]:
+        """Run every variant once and compare it with OURS; return name -> reason for those that cannot run.
+
+        Raises:
+            AssertionError: a variant's result differs, so timing it would compare unequal things.
+        """
+        expected = self.variants[OURS]()
+        failed = {}
+        for name, call in self.variants.items():
+            try:
+                found = expected if name == OURS else call()
+            except (RuntimeError, ImportError, NotImplementedError) as error:
+                failed[name] = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0][:120]}"
+                continue
+            if problem := self.compare(found, expected):
+                raise AssertionError(f"{self.name}: {name} and {OURS} disagree: {problem}")
+        return failed
+
+
+def with_gradients(function, inputs, **options):
+    """A call that runs `function(*inputs, **options)` and its backward, and returns (loss, *gradients)."""
+    leaves = [x for x in inputs if x.is_floating_point() and x.requires_grad]
+
+    def call():
+        loss = function(*inputs, **options)
+        return (loss.detach(), *torch.autograd.grad(loss, leaves))
+
+    return call

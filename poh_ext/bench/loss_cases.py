@@ -1,0 +1,126 @@
+"""Timed cases of the losses, dense and linear, and of routing: forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+import poh_ext
+from poh_ext.bench import baselines
+from poh_ext.bench.case import OURS, Case, close, with_gradients
+
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}  # 2e-2 for half types
+SMOOTHING = 0.1
+
+
+def maze_paths(batch, size, length, device, seed=0):
+    """Shortest paths of dfs mazes, cut to `length` cells, and the candidates: the loss's real input."""
+    least = min(length, int(0.35 * size * size))
+    tasks = poh_ext.sample_tasks(batch, size, min_path=least, seed=seed, device=device)
+    path = torch.nn.functional.pad(tasks.path, (0, max(0, length - tasks.path.size(1))), value=-1)[:, :length]
+    return path.contiguous(), tasks.mazes.neighbors()
+
+
+def _problem(batch, rows, classes, length, horizons, kind, device):
+    """(targets, options, rows read): "masked" and "paths" read the cells of maze paths, "text" reads every row."""
+    options = {"horizons": horizons, "label_smoothing": SMOOTHING}
+    if kind == "text":
+        generator = torch.Generator().manual_seed(1)
+        return torch.randint(classes, (batch, length), generator=generator).to(device), options
+    targets, candidates = maze_paths(batch, int(rows**0.5), length, device)
+    options["rows"] = targets
+    if kind == "masked":
+        options["candidates"] = candidates
+    return targets, options
+
+
+def loss_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Case]]]:
+    """(size name, builder) of the dense loss."""
+
+    def case(size, batch, rows, classes, length, horizons, kind):
+        def build() -> Case:
+            generator = torch.Generator().manual_seed(0)
+            logits = torch.randn(batch, rows, classes, generator=generator).to(device, dtype).requires_grad_()
+            targets, options = _problem(batch, rows, classes, length, horizons, kind, device)
+
+            def ours(x, t, **options):
+                return poh_ext.multi_horizon_cross_entropy(x, t, ignore_index=-1, **options)
+
+            rivals = {"eager": baselines.eager_cross_entropy,
+                      "torch.compile": torch.compile(baselines.eager_cross_entropy)}
+            if kind != "masked":
+                rivals["F.cross_entropy each"] = baselines.per_horizon_cross_entropy
+            variants = {name: with_gradients(f, (logits, targets), **options)
+                        for name, f in {OURS: ours, **rivals}.items()}
+            # Forward and backward read the rows in use; the backward writes the whole gradient once.
+            traffic = logits.element_size() * batch * classes * (2 * length + rows)
+            label = f"loss {size} B{batch} N{rows} V{classes} L{length} K{horizons}"
+            return Case("loss", label, variants, close(TOLERANCE.get(dtype, 2e-2)), traffic)
+
+        return size, build
+
+    yield case("maze12", 32, 144, 144, 65, 1, "masked")
+    yield case("maze30", 64, 900, 900, 200, 3, "paths")
+    yield case("lm", 8, 512, 32000, 512, 4, "text")
+
+
+def linear_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Case]]]:
+    """(size name, builder) of the loss of a linear head, from hidden states."""
+
+    def case(size, batch, rows, classes, length, horizons, width, kind):
+        def build() -> Case:
+            generator = torch.Generator().manual_seed(0)
+            hidden = torch.randn(batch, rows, width, generator=generator).to(device, dtype).requires_grad_()
+            weight = (torch.randn(classes, width, generator=generator) * width**-0.5).to(device, dtype)
+            weight.requires_grad_()
+            targets, options = _problem(batch, rows, classes, length, horizons, kind, device)
+
+            def ours(h, w, t, **options):
+                return poh_ext.multi_horizon_linear_cross_entropy(h, w, t, ignore_index=-1, **options)
+
+            rivals = {"linear + eager": baselines.eager_linear_cross_entropy,
+                      "linear + torch.compile": torch.compile(baselines.eager_linear_cross_entropy)}
+            if kind == "text":
+                rivals["F.linear_cross_entropy"] = baselines.torch_linear_cross_entropy
+            variants = {name: with_gradients(f, (hidden, weight, targets), **options)
+                        for name, f in {OURS: ours, **rivals}.items()}
+            # Three products: logits, and the gradients of hidden and weight. Candidates need at most 4 columns.
+            columns = 4 if kind == "masked" and horizons == 1 else classes
+            flops = 6 * batch * length * columns * width
+            label = f"linear loss {size} B{batch} N{rows} V{classes} L{length} K{horizons} D{width}"
+            return Case("linear", label, variants, close(TOLERANCE.get(dtype, 2e-2) * 10), flops=flops)
+
+        return size, build
+
+    yield case("maze30", 64, 900, 900, 200, 3, 512, "paths")
+    yield case("maze30-moves", 64, 900, 900, 200, 1, 512, "masked")
+    yield case("lm", 8, 512, 32000, 512, 4, 1024, "text")
+
+
+def routing_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Case]]]:
+    """(size name, builder) of softmax weights with entropy, forward and backward."""
+
+    def case(name, rows, heads):
+        def build() -> Case:
+            generator = torch.Generator().manual_seed(0)
+            logits = torch.randn(rows, heads, generator=generator).to(device, dtype).requires_grad_()
+            upstream = torch.randn(rows, heads, generator=generator).to(device, dtype)
+
+            def total(route):
+                def function(x):
+                    weights, entropy = route(x, 1.3)
+                    return (weights * upstream).sum() + entropy.sum()
+                return function
+
+            ours = total(lambda x, t: poh_ext.route(x, temperature=t))
+            eager = total(baselines.eager_route)
+            variants = {OURS: with_gradients(ours, (logits,)), "eager": with_gradients(eager, (logits,)),
+                        "torch.compile": with_gradients(torch.compile(eager), (logits,))}
+            traffic = logits.element_size() * rows * (heads * 5 + 2)
+            return Case("routing", f"route [{rows}, {heads}]", variants, close(TOLERANCE.get(dtype, 3e-2)), traffic)
+
+        return name, build
+
+    yield case("tokens", 32 * 144, 6)
+    yield case("wide", 8192, 16)

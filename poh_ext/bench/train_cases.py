@@ -1,0 +1,74 @@
+"""Timed training steps: forward, loss, backward and optimiser of the 12x12 planners, against the plain way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+import poh_ext
+from poh_ext.bench import baselines
+from poh_ext.bench.case import OURS, Case
+from poh_ext.models import SHAPES, BaselinePlanner, PoHPlanner, gflop_per_maze, match_width
+
+BATCH, SIZE, CLIP_NORM = 32, 12, 1.0
+
+
+def _step(model, loss_of, fused: bool):
+    """One training step as a call; returns its loss."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused)
+
+    def call():
+        loss = loss_of(model)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        return (loss.detach(),)
+
+    return call
+
+
+def _first_losses_agree(found, expected) -> str:
+    """The variants train copies of one model in their own precision: their losses may differ by rounding only."""
+    difference = abs(float(found[0]) - float(expected[0]))
+    return "" if difference < 0.05 else f"their losses differ by {difference:.3g}"
+
+
+def train_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Case]]]:
+    """(planner, builder): the trainer's step (linear loss, fused optimiser, bfloat16 autocast where --dtype asks
+    for it) beside the same model in eager float32 with the dense eager loss."""
+    shape = SHAPES["12x12"]
+    planners = {"baseline": (BaselinePlanner, shape), "poh": (PoHPlanner, match_width(SIZE, shape, rule="heads"))}
+
+    def case(name, planner, shape):
+        def build() -> Case:
+            torch.manual_seed(0)
+            # Without dropout the two variants compute the same loss, so that it can be compared.
+            models = [planner(SIZE, **shape._asdict(), dropout=0.0).to(device).train() for _ in range(2)]
+            models[1].load_state_dict(models[0].state_dict())
+            tasks = poh_ext.sample_tasks(BATCH, SIZE, min_path=51, device=device)
+            candidates = tasks.mazes.neighbors()
+            options = {"rows": tasks.path, "label_smoothing": 0.1, "horizons": 1, "candidates": candidates}
+
+            def ours(model):
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+                    hidden = model.hidden(tasks.mazes, tasks.start, tasks.goal)
+                weight, bias = model.head.weight.to(hidden.dtype), model.head.bias.to(hidden.dtype)
+                return poh_ext.multi_horizon_linear_cross_entropy(
+                    hidden, weight, tasks.path, bias=bias, ignore_index=-1, **options)
+
+            def plain(model):
+                return baselines.eager_cross_entropy(
+                    model(tasks.mazes, tasks.start, tasks.goal), tasks.path, **options)
+
+            variants = {OURS: _step(models[0], ours, fused=device.type in ("cpu", "cuda")),
+                        "eager float32": _step(models[1], plain, fused=False)}
+            flops = int(3 * BATCH * gflop_per_maze(models[0]) * 1e9)
+            return Case("train", f"training step {name} {SIZE}x{SIZE} B{BATCH}", variants, _first_losses_agree,
+                        flops=flops)
+
+        return name, build
+
+    for name, (planner, shape) in planners.items():
+        yield case(name, planner, shape)
