@@ -128,8 +128,8 @@ class TestWriteReport:
         written = write_report(results, tmp_path, mazes=self.sample())
         files = set(FILES) - {"scaling.png", "routing_weights.png"}  # one size, no routing
         assert {p.name for p in tmp_path.iterdir()} == files
-        assert written[0] == tmp_path / "report.md" and len(written) == len(files) - 1
-        text = written[0].read_text()
+        assert written[0] == tmp_path / "index.html" and len(written) == len(files) - 1
+        text = written[1].read_text()
         for part in (
             results.command,
             results_table(results).markdown(),
@@ -138,18 +138,19 @@ class TestWriteReport:
             "`versions.torch`",
             "`precision`: float32",
             "seed 1: 306 training mazes, 57 test mazes",
-            "Compute is unequal: PoH takes 2.6 times",
+            "**Compute is unequal:** PoH takes 2.6 times",
             "the looped baseline is the control",
         ):
             assert part in text, part
-        assert all(line in text for line in verdicts(results))
+        assert all(line in text.replace("**", "") for line in verdicts(results))
+        assert "**Not resolved:**" in text
         assert text.count("| reached: PoH - baseline |") == 3  # two seeds and the pooled row
         for target in re.findall(r"\]\(([^)]+)\)", text):
             assert (tmp_path / target).is_file(), target
         assert "as-published protocol with care" not in text and "Interrupted" not in text
 
     def test_as_published_stands_beside_its_caveat(self, tmp_path):
-        text = write_report(make_run(protocol="as-published"), tmp_path)[0].read_text()
+        text = write_report(make_run(protocol="as-published"), tmp_path)[1].read_text()
         for number in ("1.75", "26.9 +/- 6.4", "2.1 +/- 1.9", "46.0", "8.3", "5.27"):
             assert number in text[text.index("## Results") : text.index("## Verdict")]
         assert "| baseline | 57.89 [45.0-69.8] | 52.63 [" in text and "| PoH | 63.16 [" in text
@@ -159,21 +160,15 @@ class TestWriteReport:
     def test_an_interrupted_run(self, tmp_path, keep):
         rows = [make_row("random", False, reached=(0, 0, 0, 0)), make_row("baseline", reached=(1, 1, 1, 1))][:keep]
         results = make_results(rows, status="interrupted")
-        text = write_report(results, tmp_path)[0].read_text()
+        text = write_report(results, tmp_path)[1].read_text()
         assert "**Interrupted:**" in text and "there is nothing to compare" in text
-        names = {p.name for p in tmp_path.iterdir()}
-        assert (
-            names
-            == {
-                0: {"report.md"},
-                1: {"report.md", "outcomes.png", "accuracy_by_path_length.png"},
-                2: {"report.md", "outcomes.png", "accuracy_by_path_length.png", "learning_curves.png"},
-            }[keep]
-        )
+        pictures = {p.name for p in tmp_path.iterdir()} - {"report.md", "index.html"}
+        shares = {"outcomes.png", "accuracy_by_path_length.png"}
+        assert pictures == [set(), shares, shares | {"learning_curves.png"}][keep]
 
     def test_written_again_it_shows_only_its_own_pictures(self, tmp_path):
         write_report(make_run(), tmp_path)
-        text = write_report(make_results([], status="interrupted"), tmp_path)[0].read_text()
+        text = write_report(make_results([], status="interrupted"), tmp_path)[1].read_text()
         assert ".png" not in text
 
     def test_a_model_no_better_than_chance_is_said_so(self):

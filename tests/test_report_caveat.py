@@ -2,7 +2,7 @@
 
 import pytest
 
-from poh_ext.report.report import PUBLISHED_MAZES, RANDOM_AS_PUBLISHED
+from poh_ext.report.published import PUBLISHED_MAZES, RANDOM_AS_PUBLISHED
 from poh_ext.tasks import sample_tasks_as_published
 from poh_ext.training.evaluate import evaluate_random
 

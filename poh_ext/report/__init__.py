@@ -1,13 +1,14 @@
 """Results of a benchmark: the data model, its statistics, tables, plots and the written report."""
 
 from poh_ext.report.environment import describe_environment
-from poh_ext.report.report import FILES, verdicts, write_report
+from poh_ext.report.report import FILES, write_report
 from poh_ext.report.results import Results, Row
 from poh_ext.report.routing import entropy_curves
 from poh_ext.report.routing_record import routing_record
 from poh_ext.report.sheet import MazeSample
 from poh_ext.report.statistics import compare, estimate
 from poh_ext.report.tables import results_table
+from poh_ext.report.verdicts import verdicts
 
 __all__ = [
     "FILES",

@@ -34,7 +34,7 @@ def learning_curves(results: Results) -> Figure | None:
         return None
     every_row = [row for found in curves.values() for *_, row in found]
     names = list(dict.fromkeys(row.model for row in every_row))
-    window = max(1, min(len(row.curve) for row in every_row) // 25)
+    window = max(1, min(len(row.curve) for row in every_row) // 25) | 1  # odd, so that the mean is centred
     figure, axes = panels(len(curves), 3, 6.2 if len(curves) > 1 else 8, 4.2)
     handles = {}
     for axis, (scale, found) in zip(axes, curves.items(), strict=True):
@@ -100,7 +100,7 @@ def outcome_bars(results: Results) -> Figure | None:
             if above[0] != below[0]:  # another size
                 axis.axhline(place + 0.5, color="#999999", linewidth=0.8)
         axis.set(xlim=(0, 1.12 * top), xlabel=f"{measure} (% of test mazes), 95 % interval")
-        axis.set_xticks(np.linspace(0, top, 6 if top % 5 == 0 and top != 20 else 5))
+        axis.set_xticks(range(0, top + 1, {10: 2, 20: 5, 80: 20, 100: 20}.get(top, 10)))
         axis.grid(axis="x", alpha=0.3, zorder=-1)
         axis.set_axisbelow(True)
     axes[0].set_yticks(places, names)

@@ -106,7 +106,7 @@ def entropy_curves(runs: Mapping[str, Results]) -> Figure | None:
     moves = [heads for heads in known if heads > 1]  # a single head has nothing to choose from
     figure = new_figure(12.4 if moves else 8, 4.6)
     axes = figure.subplots(1, 2 if moves else 1, squeeze=False)[0]
-    window = max(1, min(len(row.curve) for row in rows) // 25)
+    window = max(1, min(len(row.curve) for row in rows) // 25) | 1  # odd, so that the mean is centred
     handles = {}
     for turn, (name, group) in enumerate(lines.items()):
         color, line, marker, _ = style_by_turn(turn)

@@ -6,6 +6,7 @@ import math
 import textwrap
 from dataclasses import dataclass, field
 
+from poh_ext.report.document import Grid, Paragraph, markdown
 from poh_ext.report.grouping import group_rows
 from poh_ext.report.results import Results, label
 from poh_ext.report.statistics import MEASURES, Proportion, estimate_rows
@@ -36,14 +37,15 @@ class Table:
     scales: list[str] = field(default_factory=list)
     footnotes: list[str] = field(default_factory=list)
 
-    def markdown(self) -> str:
+    def grid(self) -> Grid:
+        """The cells with their headings; a column of sizes where there are several."""
         sized = any(self.scales)
+        rows = [([s] if sized else []) + row for s, row in zip(self.scales, self.rows, strict=True)]
         header = (["size"] if sized else []) + [heading for heading, _ in COLUMNS]
-        align = (["---"] if sized else []) + ["---", "---"] + ["---:"] * (len(COLUMNS) - 2)
-        lines = [header, align]
-        lines += [([s] if sized else []) + row for s, row in zip(self.scales, self.rows, strict=True)]
-        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return table + "".join(f"\n\n{note}" for note in self.footnotes)
+        return Grid(header, rows, left=3 if sized else 2, caption="Outcomes on the test mazes")
+
+    def markdown(self) -> str:
+        return markdown([self.grid(), *map(Paragraph, self.footnotes)]).rstrip("\n")
 
     def text(self, width: int = 100) -> str:
         """ASCII, aligned; columns move together, and the rates are left out, where `width` is too small."""

@@ -1,0 +1,105 @@
+"""What the report of a run says, as blocks in their order."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+from poh_ext.report.document import Block, Bullets, Code, Grid, Heading, Pairs, Paragraph, Picture, Span
+from poh_ext.report.grouping import group_rows, sizes
+from poh_ext.report.pictures import PICTURES
+from poh_ext.report.published import published_blocks
+from poh_ext.report.results import Results, plain
+from poh_ext.report.scaling import OPPONENTS
+from poh_ext.report.statistics import LEVEL, MEASURES, Comparison, compare
+from poh_ext.report.tables import results_table
+from poh_ext.report.verdicts import verdicts
+
+__all__ = ["contents", "title_of"]
+
+
+def title_of(results: Results) -> str:
+    return f"{results.experiment}, {results.protocol} protocol"
+
+
+def contents(results: Results, pictures: list[str], files: dict[str, str]) -> list[Block]:
+    """The report.
+
+    Args:
+        results: whole or interrupted.
+        pictures: names in PICTURES of those that lie beside the report.
+        files: name -> what it is, of all files beside the report.
+    """
+    out: list[Block] = [Heading(title_of(results), level=1), Paragraph(f"Created {results.created}.")]
+    if results.status == "interrupted":
+        said = " this run was stopped early; only what was finished by then is shown."
+        out.append(Paragraph([Span("strong", "Interrupted:"), said]))
+    table = results_table(results)
+    out += [Code(results.command), Heading("Results"), table.grid(), *map(Paragraph, table.footnotes)]
+    if results.protocol == "as-published":
+        out += published_blocks()
+    mazes = sorted({results.test_sets[row.seed]["n"] for row in results.rows} - {0})
+    if mazes and mazes[0] < 200:
+        out.append(Paragraph(f"With {mazes[0]} test mazes per seed, one maze is {100 / mazes[0]:.2f} points."))
+    out += [Heading("Verdict"), Bullets([_stressed(line) for line in verdicts(results)]), *_per_seed(results)]
+    if results.warnings:
+        out += [Heading("Warnings"), Bullets(list(results.warnings))]
+    if pictures:
+        out.append(Heading("Pictures"))
+        out += [Picture(name, PICTURES[name].alt, PICTURES[name].caption) for name in pictures]
+    out += [Heading("How it was run"), *_test_sets(results)]
+    out += [Pairs("Options", _flat(results.config)), Pairs("Environment", _flat(results.environment))]
+    out += [Heading("Files"), Bullets([[Span("link", name), f": {about}"] for name, about in files.items()])]
+    return out
+
+
+def _stressed(verdict: str) -> list[str | Span]:
+    """The verdict, with what the hurried reader looks for in bold."""
+    parts = re.split(r"\b(Resolved:|Not resolved:|Caution:|Compute is unequal:)", verdict)
+    return [Span("strong", part) if i % 2 else part for i, part in enumerate(parts) if part]
+
+
+def _per_seed(results: Results) -> list[Block]:
+    """Differences per seed, where there are several: whether the seeds agree is what decides the verdict."""
+    lines = []
+    for scale, second, measure in itertools.product(sizes(group_rows(results)), OPPONENTS, MEASURES):
+        c = compare(results, measure, second=(second, True), scale=scale)
+        if c is not None and len(c.per_seed) > 1:
+            lines += _seed_lines(c)
+    if not lines:
+        return []
+    header = ["comparison", "seed", "points", "only first", "only second", "exact McNemar p"]
+    note = (
+        "Pooled rows: interval over mazes by a paired bootstrap, over seeds by a paired t; the verdict uses the hull "
+        "of both, and the pooled McNemar test treats the trained models as given."
+    )
+    caption = "First model minus second, on the same mazes"
+    return [Heading("Seed by seed", level=3), Grid(header, lines, left=1, caption=caption), Paragraph(note)]
+
+
+def _seed_lines(c: Comparison) -> list[list[str]]:
+    name = f"{c.measure}: {c.first} - {c.second}"
+    lines = [
+        [name, str(seed), f"{points:+.1f}", str(wins), str(losses), f"{p:.3g}"]
+        for seed, (points, wins, losses, p) in c.per_seed.items()
+    ]
+    over = [f"mazes [{c.bootstrap[0]:+.1f}, {c.bootstrap[1]:+.1f}]", f"seeds [{c.t[0]:+.1f}, {c.t[1]:+.1f}]"]
+    points = f"{c.difference:+.1f}; {100 * LEVEL:.0f} % over " + ", over ".join(over)
+    return [*lines, [name, "all", points, str(c.only_first), str(c.only_second), f"{c.p_value:.3g}"]]
+
+
+def _test_sets(results: Results) -> list[Block]:
+    lines = []
+    for seed, s in results.test_sets.items():
+        lengths = s["path_lengths"]
+        span = f", shortest paths of {min(lengths)} to {max(lengths)} cells" if lengths else ""
+        lines.append(f"seed {seed}: {s['n_train']:,} training mazes, {s['n']:,} test mazes{span}")
+    return [Bullets(lines)] if lines else [Paragraph("No maze was drawn.")]
+
+
+def _flat(values: dict, prefix: str = "") -> list[tuple[str, str]]:
+    out = []
+    for key, value in plain(values).items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        out += _flat(value, name) if isinstance(value, dict) and value else [(name, str(value))]
+    return out

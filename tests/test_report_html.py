@@ -1,0 +1,199 @@
+"""The page index.html: its markup, read by a parser, and the page itself, opened from disk in a real browser."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from report_cases import carve, make_results, make_row, make_scaling, pad, walk
+
+from poh_ext.report import MazeSample, results_table, write_report
+from poh_ext.report.document import Bullets, Code, Grid, Heading, Pairs, Paragraph, Picture, Span, markdown
+from poh_ext.report.html import page
+
+HOSTILE = "<script>alert('1')</script> & \"quoted\" <img src=http://example.org/x.png>"
+VOID = {"meta", "link", "img", "br", "hr"}
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page; raises where a tag is closed that is not the innermost open one."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.text, self.cells = [], [], "", []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        names = [name for name, _ in attributes]
+        assert len(names) == len(set(names))
+        self.tags.append((tag, dict(attributes)))
+        if tag in ("th", "td"):
+            self.cells.append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        self.text += data
+        if self.open and self.open[-1] in ("th", "td"):
+            self.cells[-1] += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A run of two sizes with every picture, and strings that would do harm unescaped wherever strings can be."""
+    folder = tmp_path_factory.mktemp("report with space & #")
+    routing = [{"model": "poh", "scale": "tiny", "seed": 0, "weights": [[[0.5, 0.5]]], "entropy": 0.69}]
+    results = make_scaling(("tiny", "small"), seeds=(0, 1), n=24)
+    results.rows[0].note = results.experiment = results.command = HOSTILE
+    results.config, results.warnings, results.routing = {HOSTILE: HOSTILE}, [HOSTILE], routing
+    results.save(folder / "results.json")
+    passages = carve(1, 5, 5)
+    path = pad([walk(passages[0], 0, 24)])
+    write_report(results, folder, MazeSample(passages, [0], [24], path, {"PoH": path}))
+    return results, folder
+
+
+def test_every_link_and_picture_lies_beside_the_page_and_nothing_is_loaded(report):
+    _, folder = report
+    text = (folder / "index.html").read_text()
+    found = Page(text)
+    names = {path.name for path in folder.iterdir()}
+    images = found.all("img")
+    assert {image["src"] for image in images} == {name for name in names if name.endswith(".png")} and len(images) == 7
+    for image in images:
+        header = (folder / image["src"]).read_bytes()[16:24]
+        assert [int(image["width"]), int(image["height"])] == [*np.frombuffer(header, ">u4")]
+        assert len(image["alt"]) > 40
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {link["href"] for link in found.all("a")}
+    assert {t for t in targets if not t.startswith("#")} == names
+    assert {t[1:] for t in targets if t.startswith("#")} <= set(ids)
+    assert not {"script", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in found.tags}
+    for tag, attributes in found.tags:
+        assert not any("//" in (value or "") or name.startswith("on") for name, value in attributes.items()), tag
+    assert [link["href"] for link in found.all("link")] == ["data:,"]
+    style = re.search("<style>(.*)</style>", text, re.DOTALL)[1]
+    assert "url(" not in style and "@import" not in style
+
+
+def test_it_is_a_whole_semantic_document(report):
+    _, folder = report
+    text = (folder / "index.html").read_text()
+    found = Page(text)
+    tags = [tag for tag, _ in found.tags]
+    assert text.startswith("<!DOCTYPE html>\n<html lang=\"en\">") and tags.count("h1") == tags.count("main") == 1
+    assert found.all("meta")[0] == {"charset": "utf-8"} and "width=device-width" in found.all("meta")[1]["content"]
+    assert {cell.get("scope") for cell in found.all("th")} == {"col", "row"}
+    assert tags.count("figure") == tags.count("figcaption") == tags.count("img")
+
+
+def test_the_page_says_what_the_table_and_the_markdown_say(report):
+    results, folder = report
+    found = Page((folder / "index.html").read_text())
+    grid = results_table(results).grid()
+    cells = [cell.replace("\u00a0", " ") for cell in found.cells]
+    expected = [*grid.header, *(cell for row in grid.rows for cell in row)]
+    assert cells[: len(expected)] == expected
+    plain = " ".join((folder / "report.md").read_text().replace("**", "").replace("`", "").split())
+    sentences = [line for line in results_table(results).footnotes if line]
+    assert sentences and all(s in found.text and s in plain for s in sentences)
+
+
+def test_strings_are_shown_and_not_obeyed(report):
+    found = Page((report[1] / "index.html").read_text())
+    assert found.text.count(HOSTILE) == 7  # title, heading, command, note, warning, option and its value
+
+
+def test_an_empty_run_has_a_page_too(tmp_path):
+    write_report(make_results([], test_sets={}, status="interrupted"), tmp_path)
+    found = Page((tmp_path / "index.html").read_text())
+    assert "No model was finished." in found.text and "Interrupted:" in found.text and not found.all("img")
+
+
+def test_every_block_has_both_forms(tmp_path):
+    write_report(make_results([make_row()]), tmp_path)
+    blocks = [
+        Heading("A & B"), Paragraph(["a ", Span("strong", "b"), " ", Span("code", "c<d")]), Code("x\ny"),
+        Bullets(["one\ntwo", [Span("link", "f.txt"), ": file"]]), Grid(["n", "k"], [["a", "1"]], left=1),
+        Picture("outcomes.png", "bars", "A caption."), Pairs("Options", [("o", "1")]), Pairs("None"),
+    ]  # fmt: skip
+    assert markdown(blocks) == (
+        "## A & B\n\na **b** `c<d`\n\n```\nx\ny\n```\n\n- one two\n- [f.txt](f.txt): file\n\n"
+        "| n | k |\n| --- | ---: |\n| a | 1 |\n\n![bars](outcomes.png)\n\n*A caption.*\n\n"
+        "Options:\n\n- `o`: 1\n\nNone:\n\nnone recorded\n"
+    )
+    text = page("t", blocks, tmp_path)
+    assert '<p>a <strong>b</strong> <code>c&lt;d</code></p>' in text and '<h2 id="a-b">A &amp; B</h2>' in text
+    assert "<li>one two</li>" in text and '<td class="number">1</td>' in text
+    for render in (markdown, lambda b: page("t", b, tmp_path)):
+        with pytest.raises(TypeError, match="str is no block of a report"):
+            render(["text"])
+
+
+def test_a_picture_that_is_none_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"GIF89a")
+    with pytest.raises(ValueError, match=r"a\.png is not a PNG"):
+        page("t", [Heading("t", 1), Picture("a.png", "alt", "caption")], tmp_path)
+
+
+PROBE = """<script>
+addEventListener("error", event => document.body.append("ERROR " + event.message), true);
+addEventListener("load", () => document.documentElement.setAttribute("data-probe", JSON.stringify({
+  images: [...document.images].map(image => [image.getAttribute("src"), image.complete ? image.naturalWidth : 0]),
+  loaded: performance.getEntriesByType("resource").map(entry => entry.name),
+  width: document.documentElement.scrollWidth, window: innerWidth})));
+</script>"""
+
+
+def browse(file, tmp_path, width):
+    """Open a file in a headless browser that can reach nothing: what the probe in it saw, and the browser's log."""
+    flags = ["--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND",
+             "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}",
+             f"--window-size={width},900"]  # fmt: skip
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        flags.append("--no-sandbox")  # which root cannot have
+    done = subprocess.run([BROWSER, *flags, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=90)
+    probe = re.search(r'data-probe="([^"]*)"', done.stdout)
+    assert probe, f"the page did not load: {done.stderr[-2000:]}"
+    return json.loads(probe[1].replace("&quot;", '"').replace("&amp;", "&")), done.stderr
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome is installed")
+class TestInABrowser:
+    @pytest.mark.parametrize("width", [1280, 500])
+    def test_all_pictures_load_from_disk_and_nothing_overflows(self, report, tmp_path, width):
+        folder = tmp_path / "moved & # away"
+        shutil.copytree(report[1], folder)
+        probed = folder / "probed.html"
+        probed.write_text((folder / "index.html").read_text().replace("</head>", PROBE + "</head>"))
+        found, log = browse(probed, tmp_path, width)
+        assert len(found["images"]) == 7 and all(wide > 500 for _, wide in found["images"]), found
+        assert all(name.startswith("file:") for name in found["loaded"]), found["loaded"]
+        assert "CONSOLE" not in log and "ERR_" not in log
+        assert found["window"] == width and found["width"] <= width
+
+    def test_this_test_would_see_a_missing_picture(self, report, tmp_path):
+        folder = tmp_path / "broken"
+        shutil.copytree(report[1], folder)
+        (folder / "outcomes.png").unlink()
+        probed = folder / "probed.html"
+        probed.write_text((folder / "index.html").read_text().replace("</head>", PROBE + "</head>"))
+        found, _ = browse(probed, tmp_path, 1280)
+        assert dict(found["images"])["outcomes.png"] == 0 and sum(wide == 0 for _, wide in found["images"]) == 1
