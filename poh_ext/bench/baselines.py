@@ -10,21 +10,28 @@ import torch
 import torch.nn.functional as F
 
 
+def take_rows(t, rows):
+    """t [B, N, V], rows [B, L] -> [B, L, V]; index_select on the flattened rows, the fastest gather eager has."""
+    start = torch.arange(0, t.size(0) * t.size(1), t.size(1), device=t.device)[:, None]
+    return t.flatten(0, 1).index_select(0, (rows.clamp_min(0) + start).flatten()).unflatten(0, rows.shape)
+
+
 def eager_cross_entropy(logits, targets, *, horizons, rows=None, label_smoothing=0.0, candidates=None, valid=None):
     """Multi-horizon loss, vectorised: rows gathered once, one log-sum-exp for all horizons (mean, pad -1)."""
-    read = logits if rows is None else logits.gather(1, rows.clamp_min(0)[..., None].expand(-1, -1, logits.size(-1)))
-    read = read[:, : targets.size(1)].float() if read.dtype in (torch.float16, torch.bfloat16) else read
+    read = logits[:, : targets.size(1)] if rows is None else take_rows(logits, rows)
+    read = read.float() if read.dtype in (torch.float16, torch.bfloat16) else read
     live_rows = (targets if rows is None else rows) >= 0
+    masked = candidates is not None or valid is not None
+    if horizons > 1 or not masked:
+        lse, mean = torch.logsumexp(read, -1), read.mean(-1)
     total = count = 0.0
-    lse, mean = torch.logsumexp(read, -1), read.mean(-1)
     for k in range(1, horizons + 1):
         target = F.pad(targets[:, k:], (0, min(k, targets.size(1))), value=-1)
         live = (target >= 0) & live_rows
         index = target.clamp_min(0)[..., None]
-        if k == 1 and (candidates is not None or valid is not None):
+        if k == 1 and masked:
             allowed = valid_mask(candidates, logits.size(-1)) if valid is None else valid
-            if rows is not None:
-                allowed = allowed.gather(1, rows.clamp_min(0)[..., None].expand(-1, -1, allowed.size(-1)))
+            allowed = allowed[:, : targets.size(1)] if rows is None else take_rows(allowed, rows)
             log_p = F.log_softmax(read.masked_fill(~allowed, -1e4), -1)
             smooth = -(log_p * allowed).sum(-1) / allowed.sum(-1)
             nll = -log_p.gather(-1, index)[..., 0]
@@ -46,7 +53,7 @@ def per_horizon_cross_entropy(logits, targets, *, horizons, rows=None, label_smo
         if rows is not None:
             at = rows[:, : target.size(1)]
             target = target.where(at >= 0, -1)
-            read = logits.gather(1, at.clamp_min(0)[..., None].expand(-1, -1, logits.size(-1)))
+            read = take_rows(logits, at)
         if k == 1 and candidates is not None:
             raise ValueError("F.cross_entropy smooths over all classes: no equal form with candidates")
         total = total + F.cross_entropy(

@@ -34,6 +34,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def _sample(call: Callable[[], object], repeats: int, device: torch.device) -> float:
+    call()  # untimed: no variant may pay for the memory and the caches as another left them
     _synchronize(device)
     start = time.perf_counter()
     for _ in range(repeats):
@@ -53,7 +54,7 @@ def interleave(
     """Seconds per call of every variant, one value per round; each round runs every variant once, in turn.
 
     Args:
-        variants: name -> call. Each is warmed up (two calls) before anything is timed.
+        variants: name -> call. Each is warmed up before anything is timed, and again before each sample.
         device: where the work runs; accelerators are synchronised around each sample.
         seconds: budget for all variants together; at least `min_rounds` rounds run whatever they take.
 
