@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from report_cases import carve, make_results, make_row, make_run, pad, walk
+from report_cases import carve, make_results, make_row, make_run, make_scaling, pad, walk
 
 from poh_ext.report import (
     FILES,
@@ -149,6 +149,17 @@ class TestWriteReport:
             assert (tmp_path / target).is_file(), target
         assert "as-published protocol with care" not in text and "Interrupted" not in text
 
+    def test_every_comparison_of_every_size_is_in_the_verdict(self, tmp_path):
+        results = make_scaling(("tiny", "small"), n=40, ablation=True)
+        text = write_report(results, tmp_path)[1].read_text()
+        summary = text[text.index("## Verdict") :].split("\n\n")[1].splitlines()
+        assert len(summary) == 2 + 2 * 3
+        assert summary[2].startswith("| tiny PoH - tiny baseline | +20.0 [") and summary[2].endswith("| yes |")
+        assert summary[-1].startswith("| small PoH - small shallow PoH | +10.0 [")
+        lines = verdicts(results)
+        assert sum(line.startswith("depth > width? ") for line in lines) == 4
+        assert any(re.match("equal passes: reached: tiny PoH - tiny looped baseline = [+]0.0", line) for line in lines)
+
     def test_as_published_stands_beside_its_caveat(self, tmp_path):
         text = write_report(make_run(protocol="as-published"), tmp_path)[1].read_text()
         for number in ("1.75", "26.9 +/- 6.4", "2.1 +/- 1.9", "46.0", "8.3", "5.27"):
@@ -176,6 +187,9 @@ class TestWriteReport:
         assert any(
             "baseline, trained, is not shown to be better than the random" in v for v in verdicts(make_results(rows))
         )
+        rows = [make_row("baseline", reached=[0] * 60), make_row("random", False, reached=[1] * 60)]
+        worse = verdicts(make_results(rows, lengths=[50] * 60))
+        assert any("baseline, trained, is worse than the random policy" in v for v in worse)
         n = 60
         rows = [make_row("baseline", reached=[1] * n), make_row("random", False, reached=[0] * n)]
         assert not any("not shown to be" in v for v in verdicts(make_results(rows, lengths=[50] * n)))

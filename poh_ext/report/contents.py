@@ -41,7 +41,8 @@ def contents(results: Results, pictures: list[str], files: dict[str, str]) -> li
     mazes = sorted({results.test_sets[row.seed]["n"] for row in results.rows} - {0})
     if mazes and mazes[0] < 200:
         out.append(Paragraph(f"With {mazes[0]} test mazes per seed, one maze is {100 / mazes[0]:.2f} points."))
-    out += [Heading("Verdict"), Bullets([_stressed(line) for line in verdicts(results)]), *_per_seed(results)]
+    out += [Heading("Verdict"), *_summary(results)]
+    out += [Bullets([_stressed(line) for line in verdicts(results)]), *_per_seed(results)]
     if results.warnings:
         out += [Heading("Warnings"), Bullets(list(results.warnings))]
     if pictures:
@@ -51,6 +52,19 @@ def contents(results: Results, pictures: list[str], files: dict[str, str]) -> li
     out += [Pairs("Options", _flat(results.config)), Pairs("Environment", _flat(results.environment))]
     out += [Heading("Files"), Bullets([[Span("link", name), f": {about}"] for name, about in files.items()])]
     return out
+
+
+def _summary(results: Results) -> list[Block]:
+    """Every comparison in a line: the sentences below it are long, and a scaling run has dozens."""
+    rows = []
+    for scale, second in itertools.product(sizes(group_rows(results)), OPPONENTS):
+        found = [compare(results, measure, second=(second, True), scale=scale) for measure in MEASURES]
+        if found[0] is not None:
+            cells = [(f"{c.difference:+.1f} [{c.interval[0]:+.1f}, {c.interval[1]:+.1f}]",
+                      "yes" if c.resolved else "no") for c in found]  # fmt: skip
+            rows.append([f"{found[0].first} - {found[0].second}", *itertools.chain(*cells)])
+    header = ["comparison", *itertools.chain(*((f"{m}, points [95 % CI]", "resolved") for m in MEASURES))]
+    return [Grid(header, rows, left=1, caption="Differences on the same mazes")] if rows else []
 
 
 def _stressed(verdict: str) -> list[str | Span]:

@@ -61,7 +61,9 @@ def save_png(figure: Figure, path):
 
 
 def style_of(model: str, models=()) -> tuple:
-    """(colour, line style, marker, hatch) of a model; models without a fixed style take turns."""
+    """(colour, line style, marker, hatch) of a model; models without a fixed style take turns. One that was changed
+    ("poh/without warm-up") has the style of what it was."""
+    model, models = model.partition("/")[0], [m.partition("/")[0] for m in models]
     if model in STYLES:
         return STYLES[model]
     others = sorted({m for m in models if m not in STYLES} | {model})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from poh_ext.report.results import Results, Row
 
-__all__ = ["chance_rows", "group_rows", "sizes"]
+__all__ = ["chance_rows", "group_rows", "sizes", "unchanged"]
 
 _ORDER = {"baseline": 0, "looped_baseline": 1, "poh": 2, "poh_shallow": 3, "random": 5}
 
@@ -26,6 +26,11 @@ def group_rows(results: Results) -> dict[tuple[str, str, bool], list[Row]]:
 def sizes(groups) -> list[str]:
     """The size classes of groups, in their order; [""] where there is one size only. The random policy has none."""
     return list(dict.fromkeys(scale for scale, model, _ in groups if model != "random"))
+
+
+def unchanged(groups: dict) -> dict:
+    """Without the variants of an ablation ("poh/without warm-up"), whose dozen lines would hide the models'."""
+    return {key: rows for key, rows in groups.items() if "/" not in key[1]}
 
 
 def chance_rows(results: Results, scale: str) -> list[Row]:

@@ -24,9 +24,9 @@ pre { background: var(--soft); padding: .7rem; overflow-x: auto; overflow-wrap: 
 li { margin: .35rem 0; }
 nav li { margin: 0; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-wrap: normal; font-size: .92rem; }
 caption { text-align: left; padding-bottom: .4rem; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
+th, td { padding: .3rem .55rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 thead th { white-space: normal; vertical-align: bottom; }
 .number { text-align: right; }
 figure { margin: 1.8rem 0; }

@@ -62,7 +62,7 @@ PICTURES = {
     MAZES_PNG: PictureKind(
         None,
         "test mazes with the shortest path and each model's path",
-        "Drawings of test mazes, one row per maze and one column per model, with the shortest path and the path the "
+        "Drawings of test mazes, one row or column per model, with the shortest path and the path the "
         "model walked; below each stands whether the goal was reached and at which move the model first strayed.",
         "The first test mazes. The broad light line is a shortest path; the model's own path is solid until it first "
         "steps away from the goal (cross) and dashed from there on.",

@@ -12,7 +12,7 @@ import numpy as np
 
 from poh_ext.report._optional import require
 from poh_ext.report.figures import legend, new_figure, panels, percent_top, style_of
-from poh_ext.report.grouping import chance_rows, group_rows, sizes
+from poh_ext.report.grouping import chance_rows, group_rows, sizes, unchanged
 from poh_ext.report.results import Results, label
 from poh_ext.report.statistics import MEASURES, estimate, estimate_rows
 
@@ -27,7 +27,7 @@ MAZES_PER_BIN = 20  # fewer tell next to nothing: the interval of 10 of 20 is 30
 def learning_curves(results: Results) -> Figure | None:
     """Training loss against step for each trained model and seed; one panel per size."""
     curves: dict[str, list] = {}
-    for (scale, model, trained), rows in group_rows(results).items():
+    for (scale, model, trained), rows in unchanged(group_rows(results)).items():
         curves.setdefault(scale, []).extend((model, trained, row) for row in rows if row.curve)
     curves = {scale: found for scale, found in curves.items() if found}
     if not curves:
@@ -115,7 +115,7 @@ def accuracy_by_length(results: Results, bins: int = 6) -> Figure | None:
 
     One row of panels per size, each with the random policy; untrained models only where nothing is trained.
     """
-    groups = group_rows(results)
+    groups = unchanged(group_rows(results))
     shown = {k: g for k, g in groups.items() if k[1] != "random"}
     shown = {k: g for k, g in shown.items() if k[2]} or shown
     scales = sizes(shown) or [""]

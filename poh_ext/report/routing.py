@@ -31,7 +31,7 @@ def routing_heatmaps(results: Results) -> Figure | None:
     is mid-grey and no single weight bleaches the other panels. None where the run holds no `routing`.
     """
     seeds = [record["seed"] for record in results.routing]
-    shown = [record for record in results.routing if record["seed"] == seeds[0]]
+    shown = [record for record in results.routing if record["seed"] == seeds[0] and "/" not in record["model"]]
     cells = []  # (title, weights [passes, heads] or None where a planner's last line of panels is not full)
     columns = min(BLOCKS_ABREAST, max((len(r["weights"][0]) for r in shown), default=0))
     for record in shown:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from poh_ext.report._optional import require
 from poh_ext.report.figures import legend, new_figure, parameter_axis, percent_top, style_of
-from poh_ext.report.grouping import chance_rows, group_rows, sizes
+from poh_ext.report.grouping import chance_rows, group_rows, sizes, unchanged
 from poh_ext.report.results import Results, label
 from poh_ext.report.statistics import MEASURES, compare, estimate_rows
 
@@ -29,7 +29,7 @@ def scaling_panels(results: Results) -> Figure | None:
     Example:
         >>> scaling_panels(Results.load("results.json")).savefig("scaling.png")
     """
-    groups = group_rows(results)
+    groups = unchanged(group_rows(results))
     found = sizes(groups)
     if len(found) < 2:
         return None

@@ -19,6 +19,7 @@ __all__ = ["MazeSample", "first_stray", "maze_sheet"]
 
 UP, DOWN, LEFT, RIGHT = 1, 2, 4, 8
 OFTEN = 4
+MODELS_ACROSS = 4  # more would make the sheet wider than a page
 ON_PATH, STRAYED, TRUTH = "#000000", "#d55e00", "#b8cfe0"
 
 
@@ -94,7 +95,8 @@ def _distances(passages: np.ndarray, goal: int) -> np.ndarray:
 
 
 def maze_sheet(sample: MazeSample, max_mazes: int = 4) -> Figure | None:
-    """One row per maze, one column per model; None when there is no maze or no model.
+    """One row per maze, one column per model, and the other way round where the models are many; None when there is
+    no maze or no model.
 
     Example:
         >>> mazes = tasks.mazes  # of sample_tasks; rollout is greedy_rollout's answer on them
@@ -104,17 +106,20 @@ def maze_sheet(sample: MazeSample, max_mazes: int = 4) -> Figure | None:
     n = min(max_mazes, len(sample.passages))
     if not n or not sample.paths:
         return None
-    columns = len(sample.paths)
+    names = list(sample.paths)
+    across = len(names) <= MODELS_ACROSS
+    rows, columns = (n, len(names)) if across else (len(names), n)
     width = max(5.6, 3.1 * columns)
-    figure = new_figure(width, 3.35 * n + 0.9)
-    axes = figure.subplots(n, columns, squeeze=False)
-    for i in range(n):
-        for axis, (name, paths) in zip(axes[i], sample.paths.items(), strict=True):
-            _draw_maze(axis, sample, i, paths[i])
-            if axis is axes[i][0]:
-                axis.set_ylabel(f"test maze {i + 1}", fontsize=10)
-            if i == 0:
-                axis.set_title(name, fontsize=12, fontweight="bold")
+    figure = new_figure(width, 3.35 * rows + 0.9)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for (row, column), axis in np.ndenumerate(axes):
+        i, name = (row, names[column]) if across else (column, names[row])
+        _draw_maze(axis, sample, i, sample.paths[name][i])
+        head, side = (name, f"test maze {i + 1}") if across else (f"test maze {i + 1}", name)
+        if row == 0:
+            axis.set_title(head, fontsize=12, fontweight="bold")
+        if column == 0:
+            axis.set_ylabel(side, fontsize=10)
     _sheet_legend(figure, columns=3 if width > 7.5 else 2)
     return figure
 

@@ -37,8 +37,9 @@ def _against_chance(results: Results, groups) -> list[str]:
             continue
         if not (c.resolved and c.difference > 0):
             low, high = c.interval
+            how = "worse than" if c.resolved else "not shown to be better than"
             lines.append(
-                f"Caution: {c.first}, trained, is not shown to be better than the random policy "
+                f"Caution: {c.first}, trained, is {how} the random policy "
                 f"(reached: {c.difference:+.1f} points [{low:+.1f}, {high:+.1f}])."
             )
     return lines
