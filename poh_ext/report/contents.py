@@ -115,5 +115,5 @@ def _flat(values: dict, prefix: str = "") -> list[tuple[str, str]]:
     out = []
     for key, value in plain(values).items():
         name = f"{prefix}.{key}" if prefix else str(key)
-        out += _flat(value, name) if isinstance(value, dict) and value else [(name, str(value))]
+        out += _flat(value, name) if isinstance(value, dict) and value else [(name, str(value) or "-")]
     return out
