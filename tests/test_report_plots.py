@@ -8,7 +8,6 @@ from report_cases import carve, make_results, make_row, make_run, make_scaling, 
 
 from poh_ext.report.figures import percent_top, save_png
 from poh_ext.report.plots import _bin_edges, accuracy_by_length, learning_curves, outcome_bars, smooth
-from poh_ext.report.scaling import scaling_panels
 from poh_ext.report.sheet import DOWN, LEFT, RIGHT, UP, MazeSample, first_stray, maze_sheet
 
 PLOTS = (learning_curves, outcome_bars, accuracy_by_length)
@@ -180,20 +179,6 @@ class TestPlots:
     @pytest.mark.parametrize(("highest", "top"), [(0, 10), (10, 10), (10.1, 20), (55, 60), (80.5, 100), (100, 100)])
     def test_axes_of_percentages_fit_small_shares(self, highest, top):
         assert percent_top(highest) == top
-
-    def test_variants_of_an_ablation_are_bars_only(self):
-        results = make_scaling(("tiny", "small"), n=40)
-        variants = make_scaling(("tiny", "small"), n=40).rows
-        for row in variants:
-            row.model += "/without warm-up"
-        results.rows += variants[:-1]
-        for draw in (learning_curves, accuracy_by_length, scaling_panels):
-            names = [text.get_text() for text in draw(results).legends[0].get_texts()]
-            assert names and not any("warm-up" in name for name in names)
-        figure = outcome_bars(results)
-        assert len(figure.axes[0].get_yticklabels()) == 2 * 8 + 1
-        colors = {p.get_facecolor()[:3] for p in figure.axes[0].patches}
-        assert len(colors) == 3  # of the baseline, of PoH, and the white of controls
 
     def test_several_sizes_stand_in_panels_of_their_own(self, tmp_path):
         results = make_scaling(("tiny", "small", "xl"), n=80)

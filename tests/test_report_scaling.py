@@ -7,6 +7,7 @@ from report_cases import SIZES, make_run, make_scaling
 
 from poh_ext.report.figures import save_png
 from poh_ext.report.grouping import chance_rows
+from poh_ext.report.plots import accuracy_by_length, learning_curves, outcome_bars
 from poh_ext.report.results import label
 from poh_ext.report.scaling import OPPONENTS, scaling_panels
 from poh_ext.report.statistics import compare, estimate_rows
@@ -99,3 +100,18 @@ def test_the_random_policy_of_a_size_comes_before_that_of_all():
     own.scale = "small"
     results.rows.insert(0, own)
     assert chance_rows(results, "small") == [own] and chance_rows(results, "tiny") == [shared]
+
+
+def test_variants_of_an_ablation_are_bars_only():
+    results = make_scaling(("tiny", "small"), n=40)
+    variants = make_scaling(("tiny", "small"), n=40).rows
+    for row in variants:
+        row.model += "/without warm-up"
+    results.rows += variants[:-1]
+    for draw in (learning_curves, accuracy_by_length, scaling_panels):
+        names = [text.get_text() for text in draw(results).legends[0].get_texts()]
+        assert names and not any("warm-up" in name for name in names)
+    figure = outcome_bars(results)
+    assert len(figure.axes[0].get_yticklabels()) == 2 * 8 + 1
+    colors = {p.get_facecolor()[:3] for p in figure.axes[0].patches}
+    assert len(colors) == 3  # of the baseline, of PoH, and the white of controls
