@@ -259,3 +259,15 @@ def test_logits_never_exist():
         options = (2, 0.1, -1, 0, 0.0, 0.0, False, True)
         _forward(hidden, weight, bias, targets, kwargs["rows"], None, None, None, None, *options)
     assert 0 < largest.size < 4 * 600 * 5000 // 2
+
+
+def test_gradients_handed_on_unscaled_stay_whole():
+    """With an upstream gradient of 1 the saved gradients are returned themselves: they must survive being added to."""
+    hidden, weight = torch.randn(2, 9, 8, requires_grad=True), torch.randn(9, 8, requires_grad=True)
+    path = torch.randint(9, (2, 6))
+    loss = multi_horizon_linear_cross_entropy(hidden, weight, path, rows=path, horizons=2)
+    loss.backward(retain_graph=True)
+    once = hidden.grad.clone(), weight.grad.clone()
+    loss.backward(retain_graph=True)
+    (3 * loss).backward()
+    torch.testing.assert_close((hidden.grad, weight.grad), (5 * once[0], 5 * once[1]))

@@ -138,7 +138,11 @@ def _save(ctx, inputs, output):
 def _backward(ctx, grad, *_):
     if grad is None:
         return (None,) * 17
-    if ctx.at_once:
+    if ctx.at_once and not torch.compiler.is_compiling() and grad.item() == 1:
+        # Nothing to scale: hand the gradients on. They stay saved, so autograd counts two owners and will not
+        # accumulate into them in place; the copy saved here is as large as hidden.
+        grads = ctx.saved_tensors
+    elif ctx.at_once:
         grads = [g * grad.to(g.dtype) for g in ctx.saved_tensors]
     else:
         grads = _op_backward(grad, *ctx.saved_tensors, *ctx.options)
