@@ -171,7 +171,7 @@ def test_memory_counts_what_autograd_keeps():
     told = memory.training_memory(planner_class("poh"), 8, 16, device=CPU, precision="float32",
                                   **planner_options("poh", config, "tiny"))
     told -= 16 * parameter_count(model) + memory.FIXED
-    assert real <= told <= 1.5 * real
+    assert real <= told <= 1.8 * real
 
 
 def test_available_memory_reads_the_kernel_and_the_container(tmp_path):

@@ -1,5 +1,7 @@
 """Results of a benchmark: the data model, its statistics, tables, plots and the written report."""
 
+from poh_ext.report.ablation import ablation_table
+from poh_ext.report.claims import claims
 from poh_ext.report.environment import describe_environment
 from poh_ext.report.report import FILES, write_report
 from poh_ext.report.results import Results, Row
@@ -15,6 +17,8 @@ __all__ = [
     "MazeSample",
     "Results",
     "Row",
+    "ablation_table",
+    "claims",
     "compare",
     "describe_environment",
     "entropy_curves",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
+from poh_ext.report.ablation import ablation_blocks
 from poh_ext.report.document import Block, Bullets, Code, Grid, Heading, Pairs, Paragraph, Picture, Span
 from poh_ext.report.grouping import group_rows, sizes
 from poh_ext.report.pictures import PICTURES
@@ -42,7 +43,7 @@ def contents(results: Results, pictures: list[str], files: dict[str, str]) -> li
     if mazes and mazes[0] < 200:
         out.append(Paragraph(f"With {mazes[0]} test mazes per seed, one maze is {100 / mazes[0]:.2f} points."))
     out += [Heading("Verdict"), *_summary(results)]
-    out += [Bullets([_stressed(line) for line in verdicts(results)]), *_per_seed(results)]
+    out += [Bullets([_stressed(line) for line in verdicts(results)]), *ablation_blocks(results), *_per_seed(results)]
     if results.warnings:
         out += [Heading("Warnings"), Bullets(list(results.warnings))]
     if pictures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from poh_ext.report.claims import claims
 from poh_ext.report.grouping import group_rows
 from poh_ext.report.results import Results, label
 from poh_ext.report.scaling import OPPONENTS
@@ -14,9 +15,9 @@ LEADS = {"baseline": "", "looped_baseline": "equal passes: ", "poh_shallow": "de
 
 
 def verdicts(results: Results) -> list[str]:
-    """Sentences: PoH against each of OPPONENTS, trained models against chance, unequal compute."""
+    """Sentences: the claims, PoH against each of OPPONENTS, trained models against chance, unequal compute."""
     groups = group_rows(results)
-    lines = []
+    lines = claims(results)
     for scale in dict.fromkeys(key[0] for key in groups if key[1] != "random"):
         for second in OPPONENTS:
             found = [compare(results, m, second=(second, True), scale=scale) for m in MEASURES]

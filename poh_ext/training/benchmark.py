@@ -15,6 +15,7 @@ from poh_ext.report import (
     MazeSample,
     Results,
     Row,
+    ablation_table,
     describe_environment,
     results_table,
     routing_record,
@@ -172,6 +173,8 @@ class _Run:
     def report(self) -> None:
         """Print the table and the verdicts, write report.md and the plots, and say where the files lie."""
         print(f"\n{results_table(self.results).text()}\n")
+        if table := ablation_table(self.results):
+            print(f"{table}\n")
         for line in verdicts(self.results):
             print(f"- {line}")
         written = write_report(self.results, self.folder, self.maze_sample())

@@ -34,8 +34,8 @@ def planner_options(name: str, config: BenchmarkConfig, scale: str = "") -> dict
         try:
             shape = match_width(config.maze_size, shape, mode=mode, rule=config.parity_rule, **shared)
         except ValueError as error:
-            of = f" ({scale})" if scale else ""
-            raise ConfigError(f"--d-model {config.shapes[scale].d_model}{of}: {error}") from error
+            size = f"--models {scale}" if scale else f"--d-model {config.shapes[scale].d_model}"
+            raise ConfigError(f"{size}: {error}") from error
         shared.update(R=config.R, T=config.T)
     elif name == "looped_baseline":
         shared.update(loops=config.R)

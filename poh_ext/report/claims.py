@@ -1,0 +1,42 @@
+"""The claims that the benchmarks are made to test, each answered in one sentence from the paired comparisons."""
+
+from __future__ import annotations
+
+from poh_ext.report.grouping import group_rows, sizes
+from poh_ext.report.results import Results
+from poh_ext.report.statistics import MEASURES, Comparison, compare
+
+__all__ = ["CLAIMS", "claims"]
+
+# What is claimed, the planner that is claimed to be better, and the one it is held against.
+CLAIMS = (
+    ("PoH > baseline", "poh", "baseline"),
+    ("depth > width", "poh", "poh_shallow"),
+    ("PoH > looped baseline", "poh", "looped_baseline"),
+)
+
+
+def claims(results: Results) -> list[str]:
+    """One sentence per claim and size, for those whose two planners were trained on a common seed.
+
+    Example:
+        >>> claims(Results.load("results.json"))
+        ['"PoH > baseline": holds for reached (+5.2 points [+2.1, +8.4]); not resolved for optimal (+0.3 points ...).']
+    """
+    lines = []
+    for scale in sizes(group_rows(results)):
+        for claim, first, second in CLAIMS:
+            if second == "poh_shallow" and results.config.get("parity", "depth") != "depth":
+                continue  # the PoH of this run is not the depth-first one
+            found = [compare(results, m, (first, True), (second, True), scale) for m in MEASURES]
+            answers = [_answer(c) for c in found if c is not None]
+            if answers:
+                of = f", {scale}" if scale else ""
+                lines.append(f'"{claim}"{of}: ' + "; ".join(answers) + ".")
+    return lines
+
+
+def _answer(c: Comparison) -> str:
+    low, high = c.interval
+    verdict = "not resolved" if not c.resolved else "holds" if c.difference > 0 else "the opposite holds"
+    return f"{verdict} for {c.measure} ({c.difference:+.1f} points [{low:+.1f}, {high:+.1f}])"
