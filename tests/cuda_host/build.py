@@ -1,0 +1,123 @@
+"""Builds csrc/cuda/*.cu for the host against cuda_emulation.h, as the `_C` module of a copy of the package.
+
+In that copy the CUDA kernels serve CPU tensors, so the tests of the operators run on them as they are. Objects are
+kept in build/cuda_host by the hash of what they are made from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = ROOT / "tests" / "cuda_host"
+SANITIZERS = {
+    "plain": [],
+    "thread": ["-fsanitize=thread"],
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined"],
+}
+_MACRO = {"plain": [], "thread": ["-DPOH_TSAN"], "address": ["-DPOH_ASAN"]}
+_RUNTIME = {"plain": (), "thread": ("libtsan.so",), "address": ("libasan.so", "libstdc++.so")}
+_CXX = shlex.split(os.environ.get("CXX", "g++"))
+
+
+def unavailable() -> str:
+    """Why the emulation can't be built here, or ''."""
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return "the CUDA emulation is written for x86-64 Linux"
+    if shutil.which(_CXX[0]) is None:
+        return f"no C++ compiler: {_CXX[0]}"
+    return ""
+
+
+def _flags() -> list[str]:
+    import pybind11
+
+    return [
+        *("-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"),
+        *("-Wno-unknown-pragmas", "-fno-math-errno", "-fno-trapping-math", f"-ffile-prefix-map={ROOT}=."),
+        *("-DPOH_CUDA_EMULATION", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-DPOH_MODULE=_C"),
+        *('-DPOH_CAPABILITY="CUDA emulation"', f'-DPOH_TORCH_BUILT="{torch.__version__}"'),
+        *(f"-I{ROOT / 'csrc'}", f"-I{HERE}", f"-isystem{Path(torch.__file__).parent / 'include'}"),
+        *(f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_paths()['include']}"),
+    ]
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+
+
+def _object(source: Path, variant: str, headers: str) -> Path:
+    # The emulator itself is not instrumented: its state is no subject of the test.
+    sanitize = [] if source.name == "cuda_emulation.cpp" else SANITIZERS[variant]
+    command = [*_CXX, *_flags(), *_MACRO[variant], *sanitize, "-x", "c++", "-c", str(source)]
+    key = hashlib.sha256((headers + source.read_text() + " ".join(command)).encode()).hexdigest()[:16]
+    out = ROOT / "build" / "cuda_host" / variant / f"{source.stem}-{key}.o"
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.with_suffix(f".{os.getpid()}.o")
+        _run([*command, "-o", str(partial)])
+        partial.replace(out)
+    return out
+
+
+def module(variant: str, sources: list[Path], name: str) -> Path:
+    """The shared library of `sources` and the emulator, built if anything it is made from has changed."""
+    parts = [*ROOT.glob("csrc/**/*.h"), *HERE.glob("*.h")]
+    headers = "".join(part.read_text() for part in sorted(parts))
+    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or 2)) as pool:
+        objects = list(pool.map(lambda s: _object(s, variant, headers), [*sources, HERE / "cuda_emulation.cpp"]))
+    key = hashlib.sha256(" ".join(o.name for o in objects).encode()).hexdigest()[:16]
+    out = ROOT / "build" / "cuda_host" / variant / f"{name}-{key}.so"
+    if not out.exists():
+        partial = out.with_suffix(f".{os.getpid()}.so")
+        libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu"]
+        _run([*_CXX, "-shared", *SANITIZERS[variant], *map(str, objects), *libraries, "-o", str(partial)])
+        partial.replace(out)
+    return out
+
+
+def package(variant: str, folder: Path) -> Path:
+    """A copy of the package and its tests in `folder`, with the emulated CUDA kernels as its compiled module."""
+    built = module(variant, [ROOT / "csrc" / "ops.cpp", *sorted(ROOT.glob("csrc/cuda/*.cu"))], "_C")
+    ignored = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", "_build*", "cuda_host")
+    for name in ("poh_ext", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copy(built, folder / "poh_ext" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}")
+    return folder
+
+
+def run_python(variant: str, arguments: list[str], folder: Path, **env: str) -> subprocess.CompletedProcess:
+    """Python with the sanitizer's runtime loaded first; exit status 66 if it found something."""
+    runtime = [
+        subprocess.run([*_CXX, f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+        for name in _RUNTIME[variant]
+    ]
+    options = "exitcode=66:halt_on_error=1"
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "POH_EXT_BACKEND": "cpu",
+        "LD_PRELOAD": " ".join(runtime),
+        "TSAN_OPTIONS": f"{options}:ignore_noninstrumented_modules=1:report_thread_leaks=0",
+        "ASAN_OPTIONS": f"{options}:detect_leaks=0",
+        "UBSAN_OPTIONS": f"{options}:print_stacktrace=1",
+        **env,
+    }
+    # ThreadSanitizer needs addresses that are not randomised.
+    fixed = ["setarch", "-R"] if variant == "thread" and shutil.which("setarch") else []
+    command = [*fixed, sys.executable, *arguments]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
