@@ -24,7 +24,7 @@ HERE = ROOT / "tests" / "cuda_host"
 SANITIZERS = {
     "plain": [],
     "thread": ["-fsanitize=thread"],
-    "address": ["-fsanitize=address,undefined", "-fno-sanitize=vptr", "-fno-sanitize-recover=undefined"],
+    "address": ["-fsanitize=address,alignment,shift", "-fno-sanitize-recover=all"],
 }
 _MACRO = {"plain": [], "thread": ["-DPOH_TSAN"], "address": ["-DPOH_ASAN"]}
 _RUNTIME = {"plain": (), "thread": ("libtsan.so",), "address": ("libasan.so", "libstdc++.so")}

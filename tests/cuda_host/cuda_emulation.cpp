@@ -70,6 +70,7 @@ struct Fiber {
   void* fake_stack = nullptr;
   int rank = 0;
   Wait wait = kRunning;
+  bool abandoned = false;  // its frames were never left
   unsigned mask = 0;    // of the collective waited for
   uint64_t value = 0;   // what it brought, then what it got
   int source = 0;
@@ -222,9 +223,10 @@ void prepare(Fiber* f, int rank) {
 #if defined(POH_TSAN)
   if (f->tsan == nullptr) f->tsan = __tsan_create_fiber(0);
 #elif defined(POH_ASAN)
-  __asan_unpoison_memory_region(f->stack + kGuard, kStack - kGuard);
+  if (f->abandoned) __asan_unpoison_memory_region(f->stack + kGuard, kStack - kGuard);
   f->fake_stack = nullptr;
 #endif
+  f->abandoned = false;
   f->rank = rank;
   void** top = reinterpret_cast<void**>(f->stack + kStack);
   top[-1] = nullptr;
@@ -239,6 +241,7 @@ void abandon(Team& t) {
     if (t.fiber[i].tsan != nullptr) __tsan_destroy_fiber(t.fiber[i].tsan);
 #endif
     t.fiber[i].tsan = nullptr;
+    t.fiber[i].abandoned = true;
   }
 }
 

@@ -45,7 +45,7 @@ void* dynamic_shared();
 void* static_shared(const void* key, size_t bytes);
 [[noreturn]] void fail(const char* message);
 
-constexpr int kMultiprocessors = 3;  // few, so that grids stride
+constexpr int kMultiprocessors = 2;  // few, so that grids stride
 
 // Runs body(context) once per CUDA thread; raises std::out_of_range for a failed device assertion and
 // std::logic_error for a misuse of barriers or lanes.
