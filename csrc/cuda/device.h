@@ -38,7 +38,9 @@
 #define POH_DYNAMIC_SHARED(T, name)                              \
   extern __shared__ __align__(16) unsigned char poh_dynamic_[]; \
   T* const name = reinterpret_cast<T*>(poh_dynamic_)
-#define POH_SHARED(T, name, count) __shared__ T name[count]
+#define POH_SHARED(T, name, count)                                  \
+  __shared__ __align__(16) unsigned char name##_bytes[sizeof(T) * (count)]; \
+  T* const name = reinterpret_cast<T*>(name##_bytes)
 // What assert() does, in release builds too: the kernel stops, and the next CUDA call of the process reports it.
 #define POH_DEVICE_CHECK(ok, what) \
   do {                             \

@@ -3,6 +3,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <array>
 #include <optional>
 
 #include "cuda/device.h"
@@ -17,6 +18,19 @@ T* data(const Tensor& t) {
 template <class T>
 T* data(const std::optional<Tensor>& t) {
   return t ? data<T>(*t) : nullptr;
+}
+
+// Uninitialised, on the device of `like`. (A braced list of sizes would be mangled by nvcc inside templates.)
+template <class... Sizes>
+Tensor empty(const Tensor& like, ScalarType dtype, Sizes... sizes) {
+  const std::array<int64_t, sizeof...(Sizes)> shape{static_cast<int64_t>(sizes)...};
+  return torch::stable::new_empty(like, {shape.data(), shape.size()}, dtype);
+}
+
+template <class... Sizes>
+Tensor zeros(const Tensor& like, ScalarType dtype, Sizes... sizes) {
+  const std::array<int64_t, sizeof...(Sizes)> shape{static_cast<int64_t>(sizes)...};
+  return torch::stable::new_zeros(like, {shape.data(), shape.size()}, dtype);
 }
 
 // Contiguous, and on the device of `like`: a kernel must never get a pointer of another device.

@@ -16,7 +16,11 @@ enum Stream : uint32_t { kStreamGenerate = 0, kStreamEndpoints = 1 };
 POH_HOST_DEVICE void philox4x32(uint32_t block, uint32_t stream, uint64_t index, uint64_t seed, uint32_t out[4]) {
   uint32_t c0 = block, c1 = stream, c2 = static_cast<uint32_t>(index), c3 = static_cast<uint32_t>(index >> 32);
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+#if defined(__CUDACC__)
+#pragma unroll
+#else
 #pragma GCC unroll 10
+#endif
   for (int round = 0; round < 10; ++round) {
     const uint64_t p0 = uint64_t{c0} * 0xD2511F53u, p1 = uint64_t{c2} * 0xCD9E8D57u;
     c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
