@@ -1,0 +1,214 @@
+// One row of the multi-horizon cross-entropy, as a warp or a block works on it: which terms read the row, the sums
+// over its logits in one read, and the gradient of single classes.
+#pragma once
+
+#include "cuda/tensors.h"
+#include "cuda/warp.h"
+#include "math/horizon_ce.h"
+#include "math/online_lse.h"
+
+namespace poh::cuda {
+
+// The arguments of a call. T is the dtype of the logits, A of all arithmetic.
+template <class T, class A>
+struct HorizonCall {
+  int64_t B, N, V, L, K, C;
+  const T* logits;            // [B, N, V]
+  const int64_t* targets;     // [B, L]
+  const int64_t* rows;        // [B, L], or null: position i reads row i
+  const bool* valid;          // [B, N, V] or null
+  const int64_t* candidates;  // [B, N, C] or null
+  const A* class_weight;      // [V] or null
+  const A* total_mass;        // their sum, where they are
+  int64_t ignore;
+  TermOptions<A> options;
+  A softcap;  // 0: none
+
+  __device__ bool has_mask() const { return valid != nullptr || candidates != nullptr; }
+  __device__ A weight(int64_t v) const { return class_weight == nullptr ? A(1) : class_weight[v]; }
+  __device__ A mass() const { return class_weight == nullptr ? static_cast<A>(V) : *total_mass; }
+  __device__ A cap(A z) const { return softcap == 0 ? z : softcap * fast_tanh(z / softcap); }
+  __device__ A logit(int64_t q, int64_t v) const { return cap(static_cast<A>(logits[q * V + v])); }
+  // d cap(z) / d z, from cap(z).
+  __device__ A slope(A z) const { return softcap == 0 ? A(1) : 1 - (z / softcap) * (z / softcap); }
+
+  // The class position i of batch b is asked for at horizon k; -1: no term.
+  __device__ int64_t target(int64_t b, int64_t i, int64_t k) const {
+    if (k > K || i + k >= L) return -1;
+    const int64_t y = targets[b * L + i + k];
+    if (y == ignore) return -1;
+    POH_DEVICE_CHECK(y >= 0 && y < V, "targets: a class is out of range");
+    return y;
+  }
+  __device__ int64_t candidate(int64_t q, int64_t j) const {
+    const int64_t v = candidates[q * C + j];
+    POH_DEVICE_CHECK(v >= -1 && v < V, "candidates: a class is out of range");
+    return v;
+  }
+  // Whether candidate j is not a padding and the first of its kind.
+  __device__ bool counts(int64_t q, int64_t j) const {
+    const int64_t v = candidate(q, j);
+    for (int64_t i = 0; i < j; ++i) {
+      if (candidates[q * C + i] == v) return false;
+    }
+    return v >= 0;
+  }
+  __device__ bool allowed(int64_t q, int64_t v) const {
+    if (valid != nullptr) return valid[q * V + v];
+    for (int64_t j = 0; j < C; ++j) {
+      if (candidates[q * C + j] == v) return true;
+    }
+    return false;
+  }
+};
+
+constexpr int kRowThreads = 256;
+
+// The threads that share a row: a warp, or all warps of the block.
+struct Group {
+  int warps;
+  int lane;    // of the warp
+  int thread;  // of the group
+
+  __device__ explicit Group(int warps_)
+      : warps(warps_), lane(threadIdx.x % kWarp), thread(warps_ == 1 ? lane : static_cast<int>(threadIdx.x)) {}
+  __device__ int size() const { return warps * kWarp; }
+  __device__ bool first_warp() const { return thread < kWarp; }
+  __device__ int64_t first_row() const {
+    return warps > 1 ? blockIdx.x : blockIdx.x * static_cast<int64_t>(blockDim.x / kWarp) + threadIdx.x / kWarp;
+  }
+  __device__ int64_t row_step() const {
+    return warps > 1 ? gridDim.x : gridDim.x * static_cast<int64_t>(blockDim.x / kWarp);
+  }
+  __device__ void sync() const {
+    if (warps > 1) {
+      __syncthreads();
+    } else {
+      __syncwarp();
+    }
+  }
+};
+
+template <class A>
+__device__ OnlineRow<A> from_lane(const OnlineRow<A>& x, int bits, bool exchange) {
+  const auto get = [&](auto value) {
+    return exchange ? __shfl_xor_sync(kAllLanes, value, bits) : __shfl_sync(kAllLanes, value, 0);
+  };
+  OnlineRow<A> out;
+  out.max = get(x.max);
+  out.sum = get(x.sum);
+  out.dot = get(x.dot);
+  out.mass = get(x.mass);
+  out.count = get(x.count);
+  out.best = get(x.best);
+  return out;
+}
+
+// The union of what the threads of the group summed; each gets the same bits.
+template <class A>
+__device__ OnlineRow<A> merge_group(const Group& g, OnlineRow<A> x) {
+  for (int step = kWarp / 2; step > 0; step /= 2) x.merge(from_lane(x, step, true));
+  x = from_lane(x, 0, false);  // a.merge(b) and b.merge(a) may differ in the last bit
+  if (g.warps == 1) return x;
+  POH_SHARED(OnlineRow<A>, of_warp, kWarp);
+  if (g.lane == 0) of_warp[g.thread / kWarp] = x;
+  __syncthreads();
+  x = of_warp[0];
+  for (int w = 1; w < g.warps; ++w) x.merge(of_warp[w]);
+  __syncthreads();
+  return x;
+}
+
+// f(i) for each position i of batch b that reads row r, ascending; the whole warp goes along.
+template <class T, class A, class F>
+__device__ void for_each_reader(const HorizonCall<T, A>& c, int64_t b, int64_t r, int lane, const F& f) {
+  if (c.rows == nullptr) {
+    if (r < c.L) f(r);
+    return;
+  }
+  for (int64_t first = 0; first < c.L; first += kWarp) {
+    const int64_t i = first + lane;
+    const int64_t read = i < c.L ? c.rows[b * c.L + i] : c.ignore;
+    POH_DEVICE_CHECK(read == c.ignore || (read >= 0 && read < c.N), "rows: a row is out of range");
+    for (unsigned some = __ballot_sync(kAllLanes, read == r && read != c.ignore); some != 0; some &= some - 1) {
+      f(first + __ffs(static_cast<int>(some)) - 1);
+    }
+  }
+}
+
+// f(i, k, y) for each term of the row; lane by lane where the lanes of the warp take a horizon each (y: -1 for none).
+template <class T, class A, class F>
+__device__ void for_each_term(const HorizonCall<T, A>& c, int64_t b, int64_t r, int lane, bool by_lane, const F& f) {
+  for_each_reader(c, b, r, lane, [&](int64_t i) {
+    for (int64_t k = 1; k <= c.K; k += by_lane ? kWarp : 1) {
+      const int64_t mine = by_lane ? k + lane : k;
+      f(i, mine, c.target(b, i, mine));
+    }
+  });
+}
+
+// Which of the row's logits are needed, the same for all threads of the group.
+struct Need {
+  bool near, far;  // some term at horizon 1; at another
+};
+
+template <class T, class A>
+__device__ Need find_need(const HorizonCall<T, A>& c, int64_t b, int64_t r, int lane) {
+  bool near = false, far = false;
+  for_each_term(c, b, r, lane, true, [&](int64_t, int64_t k, int64_t y) {
+    near |= y >= 0 && k == 1;
+    far |= y >= 0 && k > 1;
+  });
+  return {__any_sync(kAllLanes, near) != 0, __any_sync(kAllLanes, far) != 0};
+}
+
+// f(v) for the classes allowed at horizon 1, shared out among the threads of the group.
+template <class T, class A, class F>
+__device__ void for_each_allowed(const HorizonCall<T, A>& c, int64_t q, const Group& g, const F& f) {
+  if (c.valid != nullptr) {
+    for (int64_t v = g.thread; v < c.V; v += g.size()) {
+      if (c.valid[q * c.V + v]) f(v);
+    }
+  } else {
+    for (int64_t j = g.thread; j < c.C; j += g.size()) {
+      if (c.counts(q, j)) f(c.candidates[q * c.C + j]);
+    }
+  }
+}
+
+// f(v, z) in, T out: visits each class of the row once, 16 bytes at a time where z (and out, if any) allow it.
+template <bool Read, bool Write, class T, class A, class F>
+__device__ void for_each_class(const T* z, T* out, int64_t V, const Group& g, const F& f) {
+  constexpr int kPack = 16 / sizeof(T);
+  const uintptr_t address = reinterpret_cast<uintptr_t>(Read ? z : out);
+  int64_t head = static_cast<int64_t>((16 - address % 16) % 16 / sizeof(T));
+  if (Read && Write && (address - reinterpret_cast<uintptr_t>(out)) % 16 != 0) head = V;
+  head = head < V ? head : V;
+  const auto one = [&](int64_t v) {
+    const A result = f(v, Read ? static_cast<A>(z[v]) : A(0));
+    if constexpr (Write) out[v] = static_cast<T>(result);
+  };
+  for (int64_t v = g.thread; v < head; v += g.size()) one(v);
+  const int64_t packs = (V - head) / kPack;
+  for (int64_t p = g.thread; p < packs; p += g.size()) {
+    const int64_t first = head + p * kPack;
+    T values[kPack];
+    if constexpr (Read) {
+      const uint4 bits = *reinterpret_cast<const uint4*>(z + first);
+      memcpy(static_cast<void*>(values), &bits, sizeof(bits));
+    }
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) {
+      const A result = f(first + j, Read ? static_cast<A>(values[j]) : A(0));
+      if constexpr (Write) values[j] = static_cast<T>(result);
+    }
+    if constexpr (Write) {
+      uint4 bits;
+      memcpy(&bits, static_cast<const void*>(values), sizeof(bits));
+      *reinterpret_cast<uint4*>(out + first) = bits;
+    }
+  }
+  for (int64_t v = head + packs * kPack + g.thread; v < V; v += g.size()) one(v);
+}
+
+}  // namespace poh::cuda
