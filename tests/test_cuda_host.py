@@ -76,3 +76,85 @@ def test_planted_out_of_bounds_accesses_are_found(kernel):
     assert done.returncode == 66
     assert re.search(rf"AddressSanitizer: heap-buffer-overflow tests/cuda_host/planted.cu:\d+ in {kernel}<false>",
                      done.stderr)  # fmt: skip
+
+
+# The tests of the operators that say nothing of kernels (compile, opcheck) or check the text of an index error: on
+# CUDA, looking at the indices would cost a synchronisation, so there a device assertion names the argument only.
+SKIPPED = "not compile and not opcheck and not out_of_range and not threads and not (bad_arguments and (target or row "
+SKIPPED += "or candidate)) and not (bad_input and IndexError)"
+OPERATORS = ["losses", "routing", "mazes", "tasks", "rollout"]
+COUNT = """
+import ctypes, sys, pytest
+from poh_ext import _C
+code = pytest.main(sys.argv[1:])
+counts = (ctypes.c_int64 * 3)()
+ctypes.CDLL(_C.__file__).poh_emulation_counts(counts)
+print("executed: %d launches, %d CUDA threads, %d barriers and exchanges" % tuple(counts))
+sys.exit(code)
+"""
+
+
+def run_operators(variant, folder, report, selection, names=OPERATORS, **env):
+    """Run the operators' tests on the CUDA kernels -> how many passed."""
+    build.package(variant, folder)
+    files = [f"tests/test_{name}.py" for name in names]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-k", selection, *files]
+    done = build.run_python(variant, ["-c", COUNT, *options], folder, **env)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert "failed" not in done.stdout and "runtime error" not in done.stderr
+    executed = re.search(r"executed: (\d+) launches, (\d+) CUDA threads.*", done.stdout)
+    report(f"CUDA kernels on the host, {variant} sanitizer: {done.stdout.splitlines()[-2]}; {executed[0]}")
+    assert int(executed[1]) > 0 and int(executed[2]) > 0
+    return int(re.search(r"(\d+) passed", done.stdout)[1])
+
+
+@pytest.fixture
+def report(request):
+    """Prints a line though pytest captures the output of passing tests."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def write(line):
+        with capture.global_and_fixture_disabled():
+            print(f"\n{line}")
+
+    return write
+
+
+def test_operators_under_address_sanitizer(tmp_path, report):
+    """Results, gradients, bad arguments, and mazes to the bit: all of the operators' tests, every index watched."""
+    assert run_operators("address", tmp_path, report, SKIPPED) > 500
+
+
+def test_operators_under_thread_sanitizer(tmp_path, report):
+    """The same kernels, watched for races, on fewer cases; threads in reverse order, on which nothing may depend."""
+    few = f"({SKIPPED}) and not gradcheck and (definition or widths or reductions or equal or bits or walk or metrics"
+    few += " or non_contiguous or spanning or stream or known or values)"
+    assert run_operators("thread", tmp_path, report, few, POH_EMULATION_ORDER="reverse") > 100
+
+
+BAD_INDICES = """
+import torch, poh_ext
+logits, targets = torch.zeros(1, 4, 5), torch.tensor([[0, 1, 2]])
+calls = {
+    "targets: a class is out of range": lambda: poh_ext.multi_horizon_cross_entropy(logits, targets + 3),
+    "rows: a row is out of range": lambda: poh_ext.multi_horizon_cross_entropy(logits, targets, rows=targets + 2),
+    "candidates: a class is out of range": lambda: poh_ext.multi_horizon_cross_entropy(
+        logits, targets, candidates=torch.full((1, 4, 2), 5)),
+    "a start or goal is out of range for the cells of the maze": lambda: poh_ext.generate_mazes(1, 3).distances(
+        torch.tensor([9])),
+}
+for text, call in calls.items():
+    try:
+        call()
+    except IndexError as error:
+        assert str(error) == text, error
+    else:
+        raise AssertionError(text)
+poh_ext.generate_mazes(3, 70).distances(torch.tensor([0, 5, 4899]))   # goes on after an error; needs a workspace
+print("all raised")
+"""
+
+
+def test_indices_out_of_range_stop_the_kernel(tmp_path):
+    done = build.run_python("address", ["-c", BAD_INDICES], build.package("address", tmp_path))
+    assert done.returncode == 0 and done.stdout == "all raised\n", done.stdout + done.stderr
