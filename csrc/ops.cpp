@@ -77,7 +77,6 @@ PYBIND11_MODULE(POH_MODULE, m) {
 #elif defined(_MSC_VER)
     info["compiler"] = "MSVC " POH_STRING(_MSC_VER);
 #endif
-    info["cuda"] = false;
     return info;
   });
 }

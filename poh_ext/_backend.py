@@ -22,11 +22,11 @@ _CHOICES = ("auto", "reference", "cpu", "cuda")
 _MODULES = {"AVX512": ("_C_avx512", "_C_avx2", "_C"), "AVX2": ("_C_avx2", "_C")}
 
 
-def _build_status() -> str:
-    """Why no module was built, as setup.py recorded it; '' when nothing was recorded."""
+def _build_status(key: str) -> str:
+    """Why a module was not built, as setup.py recorded it under `key`; '' when nothing was recorded."""
     path = Path(__file__).with_name("_build_status.json")
     try:
-        return json.loads(path.read_text()).get("reason", "")
+        return json.loads(path.read_text()).get(key, "")
     except (OSError, ValueError):
         return ""
 
@@ -41,8 +41,31 @@ def _load():
             continue  # this capability was not built
         except ImportError as error:
             reasons.append(f"{name}: {error}")
-    built = _build_status() or "no compiled module is installed (POH_EXT_SKIP_BUILD=1, or run from source)"
+    built = _build_status("reason") or "no compiled module is installed (POH_EXT_SKIP_BUILD=1, or run from source)"
     return None, "; ".join(reasons) or built
+
+
+def _load_cuda():
+    """Import the CUDA kernels where torch has CUDA; return (module or None, reason it is None).
+
+    No device is needed for it, and none is looked for: asking the driver now would break a later fork.
+    """
+    if _module is None:
+        return None, f"they need the C++ module: {_reason}"
+    if torch.version.cuda is None:
+        return None, "this torch is built without CUDA"
+    try:
+        return importlib.import_module("poh_ext._C_cuda"), ""
+    except ModuleNotFoundError:
+        return None, _build_status("cuda_reason") or "not built (POH_EXT_CUDA=0, or no nvcc when poh_ext was built)"
+    except ImportError as error:
+        return None, f"_C_cuda: {error}"
+
+
+def _registered(key: str) -> frozenset:
+    """Names of the ops of poh_ext that have a kernel for a dispatch key."""
+    names = torch._C._dispatch_get_registrations_for_dispatch_key(key)
+    return frozenset(n.removeprefix("poh_ext::") for n in names if n.startswith("poh_ext::"))
 
 
 _requested = os.environ.get("POH_EXT_BACKEND", "auto")
@@ -51,14 +74,17 @@ if _requested not in _CHOICES:
 
 _module, _reason = (None, "POH_EXT_BACKEND=reference") if _requested == "reference" else _load()
 _build = _module.build_info() if _module is not None else {}
-_kernels = frozenset(("cpu", "cuda") if _build.get("cuda") else ("cpu",)) if _module is not None else frozenset()
+_cuda_module, _cuda_reason = _load_cuda()
+_kernels = {"cpu": _registered("CPU")} if _module is not None else {}
+if _cuda_module is not None:
+    _kernels["cuda"] = _registered("CUDA")
+    _build["cuda"] = _cuda_module.build_info()
 
 if _requested == "cpu" and _module is None:
     raise ImportError(f"POH_EXT_BACKEND=cpu was asked for, but the C++ kernels are unavailable: {_reason}")
 if _requested == "cuda":
-    if "cuda" not in _kernels:
-        _why = _reason or "the installed extension was built without CUDA"
-        raise ImportError(f"POH_EXT_BACKEND=cuda was asked for, but the CUDA kernels are unavailable: {_why}")
+    if _cuda_module is None:
+        raise ImportError(f"POH_EXT_BACKEND=cuda was asked for, but the CUDA kernels are unavailable: {_cuda_reason}")
     if not torch.cuda.is_available():
         raise ImportError("POH_EXT_BACKEND=cuda was asked for, but torch sees no CUDA device")
 if _requested == "auto" and _module is None:
@@ -70,9 +96,12 @@ if _requested == "auto" and _module is None:
     )
 
 
-def has_kernel(device: torch.device) -> bool:
-    """True if compiled kernels serve tensors on `device`; the PyTorch reference serves all others."""
-    return device.type in _kernels
+def has_kernel(device: torch.device, op: str | None = None) -> bool:
+    """True if compiled kernels serve tensors on `device`; the PyTorch reference serves all others.
+
+    op: the name of an op of poh_ext that not every compiled backend has.
+    """
+    return device.type in _kernels and (op is None or op in _kernels[device.type])
 
 
 def backend_info() -> dict:
@@ -93,7 +122,7 @@ def backend_info() -> dict:
     if "cuda" in _kernels:
         cuda = "CUDA kernels" if torch.cuda.is_available() else "CUDA kernels built, but torch sees no CUDA device"
     else:
-        cuda = "PyTorch reference: the CUDA kernels are not built"
+        cuda = f"PyTorch reference: {_cuda_reason}"
     return {
         "requested": _requested,
         "cpu": cpu,

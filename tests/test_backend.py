@@ -77,6 +77,29 @@ def test_cuda_backend_is_refused_with_the_reason():
     assert "POH_EXT_BACKEND=cuda was asked for, but" in done.stderr
 
 
+def test_cuda_kernels_need_a_torch_with_cuda():
+    if torch.version.cuda:
+        pytest.skip("this torch has CUDA")
+    found = info(POH_EXT_BACKEND="auto")
+    expected = "this torch is built without CUDA" if found["build"] else "they need the C++ module"
+    assert found["cuda"].startswith(f"PyTorch reference: {expected}")
+    assert "cuda" not in found["build"]
+
+
+@built
+def test_missing_cuda_kernels_repeat_the_recorded_reason(tmp_path):
+    """Where torch has CUDA but the kernels were not built."""
+    ignored = shutil.ignore_patterns("_C_cuda*", "__pycache__", "_build*")
+    shutil.copytree(PACKAGE, tmp_path / "poh_ext", ignore=ignored)
+    code = "import torch; torch.version.cuda = '13.0'; import poh_ext; print(poh_ext.backend_info()['cuda'])"
+    assert "POH_EXT_CUDA=0, or no nvcc" in run(code, root=tmp_path, POH_EXT_BACKEND="auto").stdout
+    status = {"built": True, "reason": "", "cuda": False, "cuda_reason": "the CUDA build failed: no space left"}
+    (tmp_path / "poh_ext" / "_build_status.json").write_text(json.dumps(status))
+    assert "the CUDA build failed: no space left" in run(code, root=tmp_path, POH_EXT_BACKEND="auto").stdout
+    refused = run(code, root=tmp_path, POH_EXT_BACKEND="cuda")
+    assert refused.returncode != 0 and "no space left" in refused.stderr
+
+
 def test_cpu_backend_is_refused_with_the_recorded_reason(unbuilt):
     (unbuilt / "poh_ext" / "_build_status.json").write_text('{"built": false, "reason": "no C++ compiler found"}')
     done = run(root=unbuilt, POH_EXT_BACKEND="cpu")
@@ -107,6 +130,13 @@ def _suffixes():
 def test_has_kernel_is_by_device_type():
     assert not _backend.has_kernel(torch.device("meta"))
     assert not _backend.has_kernel(torch.device("mps"))
+
+
+@built
+def test_has_kernel_knows_the_ops():
+    if poh_ext.backend_info()["build"]:
+        assert _backend.has_kernel(torch.device("cpu"), "route")
+    assert not _backend.has_kernel(torch.device("cpu"), "no_such_op")
 
 
 def test_command_line():

@@ -1,0 +1,131 @@
+"""nvcc compiles every CUDA source, for every architecture that is shipped, against whatever torch is here, and the
+module loads where torch has CUDA. What the kernels compute is tested in test_cuda_host.py.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+NVCC = os.environ.get("CUDACXX") or shutil.which("nvcc")
+TORCH_INCLUDE = Path(torch.__file__).parent / "include"
+
+pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc here: the CUDA sources were not compiled")
+
+
+@pytest.fixture(scope="module")
+def built():
+    """The module _C_cuda, built by the CMake description that pip uses, in the folder setup.py built it in if any."""
+    build = next(iter(sorted(ROOT.glob("build/temp*/cuda"))), ROOT / "build" / "cuda_compile")
+    generator = ["-GNinja"] if shutil.which("ninja", path=path()) else []
+    configure = ["cmake", "-S", ROOT, "-B", build, *generator, f"-DPython_EXECUTABLE={sys.executable}",
+                 "-DCMAKE_BUILD_TYPE=Release", "-DPOH_EXT_CUDA=ON", "-DPOH_EXT_CAPABILITIES=",
+                 f"-DPOH_EXT_OUTPUT={build / 'tested'}"]  # fmt: skip
+    env = {**os.environ, "PATH": path(), "TORCH_CUDA_ARCH_LIST": "8.0;9.0+PTX"}
+    jobs = os.environ.get("MAX_JOBS") or "2"
+    for command in (configure, ["cmake", "--build", build, "--parallel", jobs]):
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return next((build / "tested").glob("_C_cuda*"))
+
+
+def path():
+    """Beside the interpreter are the cmake and ninja of its environment."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def test_every_source_is_compiled_for_every_architecture(built):
+    commands = json.loads((built.parents[1] / "compile_commands.json").read_text())
+    compiled = {Path(c["file"]).name: c["command"] for c in commands if c["file"].endswith(".cu")}
+    assert set(compiled) == {source.name for source in (ROOT / "csrc" / "cuda").glob("*.cu")}
+    for command in compiled.values():
+        for flag in ("code=[sm_80]", "code=[sm_90]", "code=[compute_90]", "-Werror=all-warnings"):
+            assert flag in command
+    code = built.read_bytes()
+    assert b"sm_80" in code and b"sm_90" in code
+
+
+def test_it_needs_no_cuda_library_to_be_found(built):
+    """One build for torches of CUDA 12 and 13: the CUDA runtime is inside, only the stream is torch's."""
+    needed = subprocess.run(["readelf", "-d", built], capture_output=True, text=True, check=True).stdout
+    assert "libcuda" not in needed and "libtorch_cuda" not in needed
+
+    def symbols(library, which):
+        done = subprocess.run(["nm", "-D", which, library], capture_output=True, text=True, check=True)
+        return {line.split()[-1].split("@")[0] for line in done.stdout.splitlines()}
+
+    provided = symbols(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so", "--defined-only")
+    wanted = {s for s in symbols(built, "--undefined-only") if "cuda" in s.lower() or "torch" in s}
+    assert wanted - provided <= {"aoti_torch_get_current_cuda_stream"}
+
+
+LOAD = """
+import json, sys, torch
+torch.version.cuda = torch.version.cuda or "13.0"
+import poh_ext
+from poh_ext import _backend
+cuda = torch.device("cuda")
+print(json.dumps({"info": poh_ext.backend_info(), "kernels": sorted(_backend._kernels.get("cuda", ())),
+                  "has": [_backend.has_kernel(cuda, op) for op in (None, "route", "x")]}))
+"""
+
+
+@pytest.fixture
+def package(built, tmp_path):
+    """A copy of the package with the CUDA module in it; needs the C++ module, which has the schemas."""
+    modules = list((ROOT / "poh_ext").glob("_C*.so"))
+    if not modules:
+        pytest.skip("the C++ module is not built")
+    shutil.copytree(ROOT / "poh_ext", tmp_path / "poh_ext", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(built, tmp_path / "poh_ext" / f"_C_cuda{sysconfig.get_config_var('EXT_SUFFIX')}")
+    return tmp_path
+
+
+def load(package, **env):
+    done = subprocess.run([sys.executable, "-c", LOAD], cwd=package, env={**os.environ, **env}, capture_output=True,
+                          text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_it_registers_a_kernel_for_every_op_when_loaded(package, tmp_path):
+    """Without a GPU and without a driver: a stand-in gives the one function of libtorch_cuda.so that is called."""
+    source, stand_in = tmp_path / "stream.c", tmp_path / "libstream.so"
+    source.write_text("int aoti_torch_get_current_cuda_stream(int d, void** s) { (void)d; *s = 0; return 0; }")
+    subprocess.run([*shlex.split(os.environ.get("CC", "gcc")), "-shared", "-fPIC", source, "-o", stand_in], check=True)
+    preload = {} if torch.version.cuda else {"LD_PRELOAD": str(stand_in)}
+    found = load(package, POH_EXT_BACKEND="auto", **preload)
+    assert found["has"] == [True, True, False]
+    registered = {line.split('"')[1] for source in (ROOT / "csrc" / "cuda").glob("*.cu")
+                  for line in source.read_text().splitlines() if 'm.impl("' in line}  # fmt: skip
+    assert set(found["kernels"]) == registered and "horizon_ce" in registered
+    assert found["info"]["build"]["cuda"]["architectures"] == "8.0 9.0+PTX"
+    assert found["info"]["cuda"].startswith("CUDA kernels")
+
+
+def test_a_torch_without_the_symbol_is_named(package):
+    if torch.version.cuda:
+        pytest.skip("this torch has the symbol")
+    found = load(package, POH_EXT_BACKEND="auto")
+    assert found["has"] == [False, False, False]
+    assert "_C_cuda: " in found["info"]["cuda"] and "aoti_torch_get_current_cuda_stream" in found["info"]["cuda"]
+
+
+def test_test_kernels_are_valid_cuda_too(tmp_path):
+    """The emulation accepts no more than nvcc does."""
+    command = [
+        *shlex.split(NVCC), "-std=c++20", "--expt-relaxed-constexpr", "-Werror=all-warnings", "-DUSE_CUDA",
+        "-DTORCH_TARGET_VERSION=0x020a000000000000", "-I", ROOT / "csrc", "-isystem", TORCH_INCLUDE,
+        "-Xcompiler", "-fPIC", "-arch=sm_90", "-c", ROOT / "tests" / "cuda_host" / "planted.cu",
+        "-o", tmp_path / "planted.o",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
