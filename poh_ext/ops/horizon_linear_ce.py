@@ -23,7 +23,7 @@ def horizon_linear_ce(hidden, weight, bias, targets, rows, valid, candidates, ho
                       horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, metrics):  # fmt: skip
     """Arguments and results as in reference.horizon_linear_ce.horizon_linear_ce."""
     tensors = (hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight)
-    if not has_kernel(hidden.device):
+    if not has_kernel(hidden.device, "horizon_ce_chunk"):  # CUDA has the dense form only
         options = (horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, metrics)
         return reference.horizon_linear_ce(*tensors, *options)
     # One pass gives the loss and its gradients, unless the gradient of each term is still to come; float16 waits
