@@ -22,8 +22,8 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _readable(t: Tensor) -> bool:
-    """True where looking at the values is possible (not under compile or vmap) and not a costly sync (CUDA)."""
-    if torch.compiler.is_compiling() or torch._C._functorch.is_batchedtensor(t):
+    """True where looking at the values is possible (not under compile, vmap, on meta) and no costly sync (CUDA)."""
+    if torch.compiler.is_compiling() or t.is_meta or torch._C._functorch.is_batchedtensor(t):
         return False
     return not t.is_cuda or _CHECK_CUDA
 
