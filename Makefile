@@ -13,7 +13,7 @@ SOURCES := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
 .PHONY: benchmark test bench lint install clean
 benchmark: install
-	$(BIN)/python experiments/run_12x12_8m_benchmark.py --quick --output experiments/results/quick
+	$(BIN)/python experiments/run_12x12_8m_benchmark.py --quick --overwrite --output experiments/results/quick
 
 test: install
 	$(BIN)/python -m pytest

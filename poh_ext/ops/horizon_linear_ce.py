@@ -138,11 +138,7 @@ def _save(ctx, inputs, output):
 def _backward(ctx, grad, *_):
     if grad is None:
         return (None,) * 17
-    if ctx.at_once and not torch.compiler.is_compiling() and grad.item() == 1:
-        # Nothing to scale: hand the gradients on. They stay saved, so autograd counts two owners and will not
-        # accumulate into them in place; the copy saved here is as large as hidden.
-        grads = ctx.saved_tensors
-    elif ctx.at_once:
+    if ctx.at_once:
         grads = [g * grad.to(g.dtype) for g in ctx.saved_tensors]
     else:
         grads = _op_backward(grad, *ctx.saved_tensors, *ctx.options)
@@ -157,7 +153,15 @@ class _HorizonLinearCE(torch.autograd.Function):
         return _op(*args)
 
     setup_context = staticmethod(_save)
-    backward = staticmethod(_backward)
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        if grad is None or not ctx.at_once or grad.is_cuda or grad.item() != 1:
+            return _backward(ctx, grad)
+        # Nothing to scale: hand the gradients on, and save a copy as large as hidden. They stay saved, so autograd
+        # counts two owners and will not accumulate into them in place. Not for CUDA: looking at grad would wait for it.
+        grads = ctx.saved_tensors
+        return grads[0], grads[1], grads[2] if ctx.has_bias else None, *(None,) * 14
 
 
 def _no_second_derivative(ctx, *grads):
