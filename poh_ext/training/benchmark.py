@@ -102,6 +102,8 @@ class _Run:
         print(f"{len(first.train)} training and {len(first.test)} test mazes of {config.maze_size}x{config.maze_size}, "
               f"shortest paths of {config.min_path_cells} cells or more; {config.epochs} epochs = "
               f"{total_steps(config, len(first.train))} steps of {config.batch_size}", flush=True)
+        for warning in self.results.warnings:
+            print(f"note: {warning}")
         finished = self.finished()
         seconds = print_estimate(
             self.rows, first, self.device, self.precision, check=self.stop.check,
@@ -109,8 +111,6 @@ class _Run:
         if seconds:
             print(f"about {describe_seconds(seconds)} in all, from a few timed steps of each planner (as busy as the "
                   "machine is now)")
-        for warning in self.results.warnings:
-            print(f"note: {warning}")
         print(flush=True)
 
     def finished(self) -> set:
