@@ -13,7 +13,7 @@ using std::optional;
 
 // Writes lse and near_lse of the row, and the term of every (i, k) that reads it.
 template <class T, class A>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, sizeof(A) == 8 ? 2 : 4)  // enough loads in flight
     forward_rows(HorizonCall<T, A> c, int warps, LogSumExp<A>* lse, LogSumExp<A>* near_lse, A* terms,
                  uint8_t* correct) {
   const Group g(warps);

@@ -64,7 +64,7 @@ struct RowBackward {
 };
 
 template <class T, class A>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, sizeof(A) == 8 ? 2 : 3)  // enough loads in flight
     backward_rows(HorizonCall<T, A> c, int warps, const LogSumExp<A>* lse, const LogSumExp<A>* near_lse,
                   Upstream<A> up, T* grad) {
   const Group g(warps);
