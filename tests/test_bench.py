@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from poh_ext.bench import __main__ as program
-from poh_ext.bench import baselines
+from poh_ext.bench import baselines, growth
 from poh_ext.bench.case import OURS, Case, close
 from poh_ext.bench.timing import Spread, interleave, ratio
 
@@ -106,3 +106,17 @@ def test_every_group_lists_cases():
     assert done.returncode == 0, done.stderr
     for group in program.GROUPS:
         assert f"{group}: " in done.stdout
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, -1.0, 2.0])
+def test_growth_finds_the_power_law_behind_a_fixed_cost(power):
+    sizes = [2, 4, 8, 16, 32, 64]
+    assert growth.slope(sizes, [3.0 * s**power for s in sizes]) == pytest.approx(power)
+    assert growth.slope(sizes, [s + 0.01 for s in sizes]) == pytest.approx(1.0, abs=0.01)
+    assert growth.slope([1, 2], [4.0, 2.0]) == pytest.approx(-1.0)
+
+
+def test_growth_steps_are_the_sizes_they_say():
+    loss, gradient = growth.loss_step(B=2, N=300, V=7, K=3)()
+    assert loss.dim() == 0 and gradient.shape == (2, 300, 7)
+    assert (gradient.abs().sum(-1) > 0).sum(1).max() <= growth.READ

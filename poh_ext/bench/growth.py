@@ -1,0 +1,132 @@
+"""How time grows: `python -m poh_ext.bench.growth` sweeps one size at a time and fits the slope on log axes.
+
+A slope of 1 means proportional; below 1 some fixed cost still shows; threads should give -1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import poh_ext
+from poh_ext.bench import machine
+from poh_ext.bench.case import with_gradients
+from poh_ext.bench.timing import Spread, interleave
+
+CPU = torch.device("cpu")
+START = {"B": 16, "N": 1024, "V": 1024, "K": 2}
+SWEEPS = {"B": (2, 4, 8, 16, 32, 64), "N": (256, 512, 1024, 2048, 4096), "V": (128, 256, 512, 1024, 2048, 4096),
+          "K": (1, 2, 4, 8, 16, 32)}
+READ = 256  # positions that read a row, whatever N is
+SIDES = (8, 12, 16, 24, 32, 48)
+
+
+def loss_step(B: int, N: int, V: int, K: int) -> Callable[[], tuple]:
+    """Forward and backward of the dense loss at these sizes, READ rows of N in use."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(B, N, V, generator=generator).requires_grad_()
+    rows = torch.stack([torch.randperm(N, generator=generator)[:READ] for _ in range(B)])
+    targets = torch.randint(V, rows.shape, generator=generator)
+
+    def loss(x, t):
+        return poh_ext.multi_horizon_cross_entropy(x, t, rows=rows, horizons=K, label_smoothing=0.1)
+
+    return with_gradients(loss, (logits, targets))
+
+
+def slope(sizes, seconds) -> float:
+    """Least-squares slope of log seconds over log size, in the upper half of the sizes (the fixed cost is left out)."""
+    half = min(len(sizes) // 2, len(sizes) - 2)
+    return float(np.polyfit(np.log(sizes[half:]), np.log(seconds[half:]), 1)[0])
+
+
+def _record(title: str, label: str, sizes, spreads: list[Spread], unit: str) -> dict:
+    """One sweep as plain values; `unit` says what the seconds are of."""
+    return {"title": title, "size": label, "sizes": list(sizes), "seconds": [vars(s) for s in spreads], "unit": unit,
+            "slope": slope(sizes, [s.p50 for s in spreads])}
+
+
+def sweep(seconds: float) -> list[dict]:
+    """All sweeps; `seconds` is the time for each point."""
+
+    def time(call) -> Spread:
+        return Spread.of(interleave({"x": call}, CPU, seconds=seconds)["x"])
+
+    found = []
+    for name, sizes in SWEEPS.items():
+        points = [time(loss_step(**{**START, name: size})) for size in sizes]
+        rest = ", ".join(f"{k} {v}" for k, v in START.items() if k != name)
+        found.append(_record(f"loss ({rest}, {READ} rows read)", name, sizes, points, "a step"))
+    count = 512
+    points = [time(lambda side=side: poh_ext.generate_mazes(count, side)) for side in SIDES]
+    points = [Spread(*(value / count for value in vars(p).values())) for p in points]
+    found.append(_record("dfs mazes", "cells", [s * s for s in SIDES], points, "a maze"))
+    most = torch.get_num_threads()
+    if most > 1:
+        counts = sorted({1, *(2**i for i in range(1, most.bit_length())), most} & set(range(1, most + 1)))
+        tasks = {"loss": loss_step(**START), "dfs mazes 16x16": lambda: poh_ext.generate_mazes(4096, 16)}
+        for name, call in tasks.items():
+            points = []
+            for threads in counts:
+                torch.set_num_threads(threads)
+                points.append(time(call))
+            torch.set_num_threads(most)
+            found.append(_record(name, "threads", counts, points, "a call"))
+    return found
+
+
+def draw(facts: dict, sweeps: list[dict], path: Path) -> None:
+    """One log-log panel a sweep, with p20 to p80 and the slope."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SystemExit("--plot needs matplotlib: pip install 'poh_ext[experiments]'") from error
+    columns = 4
+    figure = Figure(figsize=(13, 3.1 * -(-len(sweeps) // columns) + 0.5), layout="constrained")
+    axes = figure.subplots(-(-len(sweeps) // columns), columns, squeeze=False).flat
+    for axis, record in zip(axes, sweeps, strict=False):
+        middle = np.array([s["p50"] for s in record["seconds"]]) * 1e6
+        low, high = (np.array([s[q] for s in record["seconds"]]) * 1e6 for q in ("p20", "p80"))
+        axis.errorbar(record["sizes"], middle, yerr=[middle - low, high - middle], marker="o", color="black", capsize=3)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_xticks(record["sizes"], [f"{s}" for s in record["sizes"]], fontsize=7)
+        axis.minorticks_off()
+        axis.set_xlabel(record["size"])
+        axis.set_ylabel(f"microseconds {record['unit']}")
+        axis.set_title(f"{record['title']}\nslope {record['slope']:.2f}", fontsize=9)
+        axis.grid(alpha=0.3)
+    for axis in list(axes)[len(sweeps):]:
+        axis.set_visible(False)
+    figure.suptitle(f"poh_ext {facts['poh_ext']}, torch {facts['torch']}, {facts['cpu']}, {facts['threads']} threads, "
+                    "median with 20th to 80th percentile", fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m poh_ext.bench.growth", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=0.5, help="time for each point (0.5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the sweeps and the machine to FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them to a PNG (needs matplotlib)")
+    options = parser.parse_args(arguments)
+    facts, sweeps = machine.describe(CPU), sweep(options.seconds)
+    for record in sweeps:
+        times = "  ".join(f"{size}: {s['p50'] * 1e6:,.0f}" for size, s in
+                          zip(record["sizes"], record["seconds"], strict=True))
+        print(f"{record['title']}, microseconds {record['unit']} by {record['size']}, slope {record['slope']:.2f}\n"
+              f"  {times}")
+    if options.json:
+        options.json.write_text(json.dumps({"machine": facts, "sweeps": sweeps}, indent=1))
+    if options.plot:
+        draw(facts, sweeps, options.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
