@@ -84,11 +84,12 @@ def draw(facts: dict, sweeps: list[dict], path: Path) -> None:
     """One log-log panel a sweep, with p20 to p80 and the slope."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
     except ImportError as error:
         raise SystemExit("--plot needs matplotlib: pip install 'poh_ext[experiments]'") from error
     columns = 4
     figure = Figure(figsize=(13, 3.1 * -(-len(sweeps) // columns) + 0.5), layout="constrained")
-    axes = figure.subplots(-(-len(sweeps) // columns), columns, squeeze=False).flat
+    axes = figure.subplots(-(-len(sweeps) // columns), columns, squeeze=False).ravel()
     for axis, record in zip(axes, sweeps, strict=False):
         middle = np.array([s["p50"] for s in record["seconds"]]) * 1e6
         low, high = (np.array([s[q] for s in record["seconds"]]) * 1e6 for q in ("p20", "p80"))
@@ -96,12 +97,16 @@ def draw(facts: dict, sweeps: list[dict], path: Path) -> None:
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.set_xticks(record["sizes"], [f"{s}" for s in record["sizes"]], fontsize=7)
-        axis.minorticks_off()
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.set_ylim(min(low) / 1.6, max(high) * 1.6)
         axis.set_xlabel(record["size"])
         axis.set_ylabel(f"microseconds {record['unit']}")
-        axis.set_title(f"{record['title']}\nslope {record['slope']:.2f}", fontsize=9)
+        axis.set_title(f"{record['title']}\nslope {record["slope"]:.2f}", fontsize=8)
         axis.grid(alpha=0.3)
-    for axis in list(axes)[len(sweeps):]:
+    for axis in axes[len(sweeps):]:
         axis.set_visible(False)
     figure.suptitle(f"poh_ext {facts['poh_ext']}, torch {facts['torch']}, {facts['cpu']}, {facts['threads']} threads, "
                     "median with 20th to 80th percentile", fontsize=9)
