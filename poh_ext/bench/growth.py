@@ -104,7 +104,7 @@ def draw(facts: dict, sweeps: list[dict], path: Path) -> None:
         axis.set_ylim(min(low) / 1.6, max(high) * 1.6)
         axis.set_xlabel(record["size"])
         axis.set_ylabel(f"microseconds {record['unit']}")
-        axis.set_title(f"{record['title']}\nslope {record["slope"]:.2f}", fontsize=8)
+        axis.set_title(f"{record['title']}\nslope {record['slope']:.2f}", fontsize=8)
         axis.grid(alpha=0.3)
     for axis in axes[len(sweeps):]:
         axis.set_visible(False)
