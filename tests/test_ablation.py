@@ -112,6 +112,19 @@ def test_claims_say_holds_opposite_and_not_resolved():
     assert claims(invented(baseline=40)) == []
 
 
+def test_a_claim_is_not_sold_as_more_than_it_is():
+    rows = [make_row(name, name != "random", seed, outcomes(k)) for seed in (0, 1)
+            for name, k in (("baseline", 40), ("poh", 60), ("random", 70))]
+    one = make_results([row for row in rows if row.seed == 0], lengths=[50] * 100)
+    line = claims(one)[0]
+    assert "holds for reached (+20.0" in line and "not shown to beat the random policy" in line
+    assert line.endswith("One training seed: others may differ.")
+    assert "One training seed" not in claims(make_results(rows, lengths=[50] * 100))[0]
+    rows = [dataclasses.replace(row, reached=outcomes(10), optimal=outcomes(10)) if row.model == "random" else row
+            for row in rows]
+    assert "random policy" not in claims(make_results(rows, lengths=[50] * 100))[0]
+
+
 def test_depth_over_width_is_only_claimed_of_the_depth_first_poh():
     results = invented(poh=60, poh_shallow=60)
     assert len(claims(results)) == 1

@@ -21,7 +21,7 @@ def claims(results: Results) -> list[str]:
 
     Example:
         >>> claims(Results.load("results.json"))
-        ['"PoH > baseline": holds for reached (+5.2 points [+2.1, +8.4]); not resolved for optimal (+0.3 points ...).']
+        ['"PoH > baseline": holds for reached (+5.2 points [+2.1, +8.4]); not resolved for optimal (...).']
     """
     lines = []
     for scale in sizes(group_rows(results)):
@@ -29,14 +29,24 @@ def claims(results: Results) -> list[str]:
             if second == "poh_shallow" and results.config.get("parity", "depth") != "depth":
                 continue  # the PoH of this run is not the depth-first one
             found = [compare(results, m, (first, True), (second, True), scale) for m in MEASURES]
-            answers = [_answer(c) for c in found if c is not None]
+            answers = [_answer(c, _beats_chance(results, winner, scale, c.measure)) for c in found if c is not None
+                       for winner in [first if c.difference > 0 else second]]
             if answers:
                 of = f", {scale}" if scale else ""
-                lines.append(f'"{claim}"{of}: ' + "; ".join(answers) + ".")
+                seeds = next(len(c.per_seed) for c in found if c is not None)
+                only = ". One training seed: others may differ." if seeds == 1 else "."
+                lines.append(f'"{claim}"{of}: ' + "; ".join(answers) + only)
     return lines
 
 
-def _answer(c: Comparison) -> str:
+def _beats_chance(results: Results, model: str, scale: str, measure: str) -> bool:
+    """False where the random policy was run and the model is not shown to be better than it."""
+    c = compare(results, measure, (model, True), ("random", False), scale)
+    return c is None or (c.resolved and c.difference > 0)
+
+
+def _answer(c: Comparison, beats_chance: bool) -> str:
     low, high = c.interval
     verdict = "not resolved" if not c.resolved else "holds" if c.difference > 0 else "the opposite holds"
-    return f"{verdict} for {c.measure} ({c.difference:+.1f} points [{low:+.1f}, {high:+.1f}])"
+    caution = "" if beats_chance or not c.resolved else ", though the better one is not shown to beat the random policy"
+    return f"{verdict} for {c.measure} ({c.difference:+.1f} points [{low:+.1f}, {high:+.1f}]){caution}"

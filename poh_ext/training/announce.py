@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -79,5 +80,10 @@ def warnings_of(config: BenchmarkConfig, mazes: int) -> list[str]:
 
 
 def _memory(row: PlannedRow, config: BenchmarkConfig, device: torch.device, precision: str) -> int:
-    return training_memory(planner_class(row.kind), config.maze_size, min(config.batch_size, config.train),
-                           device=device, precision=precision, **row.options)
+    return _traced_memory(row.kind, config.maze_size, min(config.batch_size, config.train), device, precision,
+                          tuple(row.options.items()))
+
+
+@functools.lru_cache(maxsize=256)  # a second or more each, and asked for twice
+def _traced_memory(kind, size, batch, device, precision, options) -> int:
+    return training_memory(planner_class(kind), size, batch, device=device, precision=precision, **dict(options))
