@@ -1,8 +1,10 @@
-// Multi-horizon cross-entropy of dense logits: threads over rows, one log-sum-exp per row read.
+// Multi-horizon cross-entropy of dense logits: threads over rows, one log-sum-exp per row read. (Where a mask leaves
+// few classes, horizon_ce_few.h takes over.)
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include "cpu/horizon_ce_call.h"
+#include "cpu/horizon_ce_few.h"
 #include "cpu/horizon_ce_reduce.h"
 #include "cpu/parallel.h"
 
@@ -22,26 +24,35 @@ LogSumExp<A>* pairs(const Tensor& lse) {
 
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // loss, lse, coefficients, metrics
 
-template <class T>
-Forward forward(const Call& call, const Tensor& logits, const optional<Tensor>& horizon_weights, Reduction reduction, bool metrics) {
-  using A = Accumulate<T>;
+// Writes terms [B, L, K] and lse.
+template <class T, class A>
+void forward_rows(const Call& call, const T* z, A* terms, LogSumExp<A>* lse, uint8_t* correct) {
   const Asked& a = call.asked;
-  const ScalarType dtype = std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float;
+  if constexpr (std::is_same_v<T, A>) {
+    const FewAllowed<A> few(call, lse + a.B * a.N);
+    if (FewAllowed<A>::suits(call) && correct == nullptr && few.forward(z, terms)) return;
+  }
   const Readers readers(a);
-  Tensor lse = torch::stable::new_zeros(logits, {2, a.B, a.N, 2}, dtype);
-  Tensor terms = torch::stable::new_zeros(logits, {a.B, a.L, a.K}, dtype);
-  std::vector<uint8_t> correct(metrics ? a.B * a.L * a.K : 0);
-  const RowLoss<T> loss = call.row_loss<T>(readers, pairs<A>(lse), metrics ? correct.data() : nullptr);
-  const T* z = data<T>(logits);
-  A* term = data<A>(terms);
+  const RowLoss<T> loss = call.row_loss<T>(readers, lse, correct);
   parallel_blocks(
       readers.read.size(), rows_per_block(call.V), [] { return RowScratch<A>(); },
       [&](int64_t begin, int64_t end, RowScratch<A>& scratch) {
         for (int64_t j = begin; j < end; ++j) {
           const int64_t q = readers.read[j];
-          loss.forward(q, z + q * call.V, term + q / a.N * a.L * a.K, scratch);
+          loss.forward(q, z + q * call.V, terms + q / a.N * a.L * a.K, scratch);
         }
       });
+}
+
+template <class T>
+Forward forward(const Call& call, const Tensor& logits, const optional<Tensor>& horizon_weights, Reduction reduction, bool metrics) {
+  using A = Accumulate<T>;
+  const Asked& a = call.asked;
+  const ScalarType dtype = std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float;
+  Tensor lse = torch::stable::new_zeros(logits, {2, a.B, a.N, 2}, dtype);
+  Tensor terms = torch::stable::new_zeros(logits, {a.B, a.L, a.K}, dtype);
+  std::vector<uint8_t> correct(metrics ? a.B * a.L * a.K : 0);
+  forward_rows<T, A>(call, data<T>(logits), data<A>(terms), pairs<A>(lse), metrics ? correct.data() : nullptr);
   const A* w = data<A>(call.class_weight);
   Tensor each = coefficients<A>(a, logits, horizon_weights, w, reduction);
   Tensor measured = measure<A>(a, terms, correct.data(), metrics, w);  // before terms are weighted
@@ -53,12 +64,16 @@ template <class T>
 Tensor backward(const Call& call, const Tensor& logits, const Tensor& grad, const Tensor& lse, const Tensor& coefficients) {
   using A = Accumulate<T>;
   const Asked& a = call.asked;
-  const Readers readers(a);
-  const RowLoss<T> loss = call.row_loss<T>(readers, pairs<A>(lse), nullptr);
   const Coefficients<A> coefficient(a, grad, coefficients);
   Tensor out = new_large(logits);
   const T* z = data<T>(logits);
   T* g = data<T>(out);
+  if constexpr (std::is_same_v<T, A>) {
+    const FewAllowed<A> few(call, pairs<A>(lse) + a.B * a.N);
+    if (FewAllowed<A>::suits(call) && few.backward(z, coefficient, g)) return out;
+  }
+  const Readers readers(a);
+  const RowLoss<T> loss = call.row_loss<T>(readers, pairs<A>(lse), nullptr);
   parallel_blocks(
       a.B * a.N, rows_per_block(call.V), [] { return RowScratch<A>(); },
       [&](int64_t begin, int64_t end, RowScratch<A>& scratch) {

@@ -189,7 +189,7 @@ struct RowLoss {
     s.n = 0;
     if (valid != nullptr) {
       s.allowed.resize(V);
-      s.n = set_indices(valid + row * V, V, s.allowed.data());
+      s.n = set_indices(valid + row * V, V, s.allowed.data(), V);
     } else if (candidates != nullptr) {
       s.allowed.resize(C);
       for (int64_t j = row * C; j < (row + 1) * C; ++j) {

@@ -99,8 +99,9 @@ inline uint64_t mask_bits(const bool* mask) {
 #endif
 }
 
-// The indices of the set elements of mask[n], ascending, to out (room for n); returns how many.
-inline int64_t set_indices(const bool* mask, int64_t n, int32_t* out) {
+// The indices of the set elements of mask[n], ascending, to out (room for `room`); returns how many, or room + 1 if
+// there are more.
+inline int64_t set_indices(const bool* mask, int64_t n, int32_t* out, int64_t room) {
   int64_t count = 0;
   for (int64_t begin = 0; begin < n; begin += 64) {
     uint64_t bits;
@@ -113,6 +114,7 @@ inline int64_t set_indices(const bool* mask, int64_t n, int32_t* out) {
       std::memcpy(tail, mask + begin, n - begin);
       bits = mask_bits(tail);
     }
+    if (count + std::popcount(bits) > room) return room + 1;
     for (; bits != 0; bits &= bits - 1) out[count++] = static_cast<int32_t>(begin + std::countr_zero(bits));
   }
   return count;
