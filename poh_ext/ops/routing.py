@@ -17,14 +17,15 @@ def route(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Weights [..., H] and entropy [...] of checked arguments."""
     if not has_kernel(logits.device):
         return reference.route(logits, temperature)
-    return _route(logits, temperature)
+    return _route(logits, temperature) if torch.compiler.is_compiling() else _Route.apply(logits, temperature)
 
 
 def routing_entropy(logits: Tensor, temperature: float, reduction: str) -> Tensor:
     """Reduced entropy of checked arguments; the weights never reach memory."""
     if not has_kernel(logits.device):
         return reference.routing_entropy(logits, temperature, reduction)
-    return _entropy(logits, temperature, _REDUCTIONS[reduction])
+    arguments = logits, temperature, _REDUCTIONS[reduction]
+    return _entropy(*arguments) if torch.compiler.is_compiling() else _RoutingEntropy.apply(*arguments)
 
 
 def _route_save(ctx, inputs, output):
@@ -54,6 +55,42 @@ def _entropy_save(ctx, inputs, output):
 def _entropy_gradient(ctx, grad):
     (logits,) = ctx.saved_tensors
     return _backward(None, grad, ctx.scale, logits, None, ctx.temperature), None, None
+
+
+class _Route(torch.autograd.Function):
+    """The op's own autograd formula, met directly and its kernels below autograd, as in ops/horizon_ce.py: a step
+    of 4 rows costs 29 us instead of 37."""
+
+    @staticmethod
+    def forward(ctx, *args):
+        with torch._C._AutoDispatchBelowAutograd():
+            output = _route(*args)
+        _route_save(ctx, args, output)
+        return output
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return _first_derivative(_route_gradient, ctx, *grads)
+
+
+class _RoutingEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *args):
+        with torch._C._AutoDispatchBelowAutograd():
+            output = _entropy(*args)
+        _entropy_save(ctx, args, output)
+        return output
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _first_derivative(_entropy_gradient, ctx, grad)
+
+
+def _first_derivative(gradient, ctx, *grads):
+    if torch.is_grad_enabled():  # a second derivative is wanted: the op's autograd says that there is none
+        return gradient(ctx, *grads)
+    with torch._C._AutoDispatchBelowAutograd():
+        return gradient(ctx, *grads)
 
 
 def _no_second_derivative(ctx, grad):
