@@ -72,6 +72,7 @@ PYBIND11_MODULE(POH_MODULE, m) {
     info["module"] = POH_STRING(POH_MODULE);
     info["cpu_capability"] = POH_CAPABILITY;
     info["torch_built_against"] = POH_TORCH_BUILT;
+    info["schemas"] = POH_SCHEMAS;
 #if defined(__VERSION__)
     info["compiler"] = __VERSION__;
 #elif defined(_MSC_VER)

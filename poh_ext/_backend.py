@@ -6,6 +6,7 @@ PyTorch reference elsewhere; `reference` never loads them; `cpu` and `cuda` insi
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -31,12 +32,21 @@ def _build_status(key: str) -> str:
         return ""
 
 
+def _is_stale(module) -> bool:
+    """True if the schemas (csrc/ops.cpp, beside the package in a source tree) changed after `module` was built."""
+    source = Path(__file__).parents[1] / "csrc" / "ops.cpp"
+    return source.exists() and hashlib.sha256(source.read_bytes()).hexdigest() != module.build_info()["schemas"]
+
+
 def _load():
     """Import the best module this CPU runs; return (module or None, reason it is None)."""
     reasons = []
     for name in _MODULES.get(torch.backends.cpu.get_cpu_capability(), ("_C",)):
         try:
-            return importlib.import_module(f"poh_ext.{name}"), ""
+            module = importlib.import_module(f"poh_ext.{name}")
+            if _is_stale(module):
+                return None, f"{name} was built from another csrc/ops.cpp: build again (make install)"
+            return module, ""
         except ModuleNotFoundError:
             continue  # this capability was not built
         except ImportError as error:

@@ -144,3 +144,16 @@ def test_command_line():
         [sys.executable, "-m", "poh_ext", "--brief"], cwd=PACKAGE.parent, capture_output=True, text=True
     )
     assert done.returncode == 0 and done.stdout.startswith("poh_ext ")
+
+
+@built
+def test_a_module_older_than_its_schemas_is_not_used(tmp_path):
+    root = Path(poh_ext.__file__).parents[1]
+    shutil.copytree(PACKAGE, tmp_path / "poh_ext", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "csrc").mkdir()
+    same = (root / "csrc" / "ops.cpp").read_bytes()
+    (tmp_path / "csrc" / "ops.cpp").write_bytes(same)
+    assert run(root=tmp_path, POH_EXT_BACKEND="cpu").returncode == 0
+    (tmp_path / "csrc" / "ops.cpp").write_bytes(same + b"// changed")
+    done = run(root=tmp_path, POH_EXT_BACKEND="cpu")
+    assert done.returncode != 0 and "was built from another csrc/ops.cpp" in done.stderr
