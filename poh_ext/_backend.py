@@ -32,6 +32,16 @@ def _build_status(key: str) -> str:
         return ""
 
 
+def _import_own(name: str):
+    """Import the compiled module `name` that lies beside this file; ModuleNotFoundError if none does.
+
+    An editable install puts a finder on sys.meta_path that would also offer another copy's.
+    """
+    if not any(Path(__file__).parent.glob(f"{name}.*")):
+        raise ModuleNotFoundError(name)
+    return importlib.import_module(f"poh_ext.{name}")
+
+
 def _is_stale(module) -> bool:
     """True if the schemas (csrc/ops.cpp, beside the package in a source tree) changed after `module` was built."""
     source = Path(__file__).parents[1] / "csrc" / "ops.cpp"
@@ -43,7 +53,7 @@ def _load():
     reasons = []
     for name in _MODULES.get(torch.backends.cpu.get_cpu_capability(), ("_C",)):
         try:
-            module = importlib.import_module(f"poh_ext.{name}")
+            module = _import_own(name)
             if _is_stale(module):
                 return None, f"{name} was built from another csrc/ops.cpp: build again (make install)"
             return module, ""
@@ -65,7 +75,7 @@ def _load_cuda():
     if torch.version.cuda is None:
         return None, "this torch is built without CUDA"
     try:
-        return importlib.import_module("poh_ext._C_cuda"), ""
+        return _import_own("_C_cuda"), ""
     except ModuleNotFoundError:
         return None, _build_status("cuda_reason") or "not built (POH_EXT_CUDA=0, or no nvcc when poh_ext was built)"
     except ImportError as error:
