@@ -1,4 +1,14 @@
-"""Say which backend the run tests, in pytest's header."""
+"""Say which backend the run tests, in pytest's header; compile with a cache of this run alone."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+# The compile cache is keyed by an operator's name, not by its fake: an earlier version's entry would be used.
+if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="poh_ext_inductor_")
+    atexit.register(shutil.rmtree, os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
 
 import poh_ext
 

@@ -48,6 +48,7 @@ def _flags() -> list[str]:
         *("-Wno-unknown-pragmas", "-fno-math-errno", "-fno-trapping-math", f"-ffile-prefix-map={ROOT}=."),
         *("-DPOH_CUDA_EMULATION", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-DPOH_MODULE=_C"),
         *('-DPOH_CAPABILITY="CUDA emulation"', f'-DPOH_TORCH_BUILT="{torch.__version__}"'),
+        f'-DPOH_SCHEMAS="{hashlib.sha256((ROOT / "csrc" / "ops.cpp").read_bytes()).hexdigest()}"',
         *(f"-I{ROOT / 'csrc'}", f"-I{HERE}", f"-isystem{Path(torch.__file__).parent / 'include'}"),
         *(f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_paths()['include']}"),
     ]
