@@ -26,7 +26,7 @@ lint: install
 
 install: $(VENV)/.installed
 
-# Dependencies first and apart, so that an edited source rebuilds only itself (cmake keeps build/).
+# Dependencies first and apart, so that an edited source does not install them again.
 $(VENV)/.dependencies: constraints.txt pyproject.toml
 	@echo "setting up $(VENV) (about a minute the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

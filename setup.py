@@ -26,8 +26,10 @@ if CUDA not in ("", "0", "1"):
     sys.exit(f"POH_EXT_CUDA={CUDA!r} is unknown; accepted: 0, 1")
 
 
-def explain(what: str, error: Exception) -> str:
+def explain(what: str, error: Exception | str) -> str:
     lines = ((getattr(error, "output", None) or "").strip().splitlines())[-15:]
+    if isinstance(error, subprocess.CalledProcessError):
+        error = f"{Path(error.cmd[0]).name} ended with status {error.returncode}"
     return "\n".join([f"the {what} build failed: {error}", *lines])
 
 
