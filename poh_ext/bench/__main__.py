@@ -19,6 +19,7 @@ from poh_ext.bench import machine
 from poh_ext.bench.case import OURS, Case
 from poh_ext.bench.cases import GROUPS
 from poh_ext.bench.timing import Spread, interleave, ratio
+from poh_ext.report.results import write_atomically
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -140,9 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
         records.append(measure(build(), options.device, seconds, bandwidth, flop_rate))
         show(records[-1])
     if options.json:
-        temporary = options.json.with_suffix(options.json.suffix + ".part")
-        temporary.write_text(json.dumps({"machine": facts, "cases": records}, indent=1))
-        temporary.replace(options.json)
+        write_atomically(options.json, json.dumps({"machine": facts, "cases": records}, indent=1).encode())
         print(f"\nwrote {options.json}")
     if options.plot:
         from poh_ext.bench.plot import draw

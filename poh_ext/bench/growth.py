@@ -17,6 +17,7 @@ import poh_ext
 from poh_ext.bench import machine
 from poh_ext.bench.case import with_gradients
 from poh_ext.bench.timing import Spread, interleave
+from poh_ext.report.results import write_atomically
 
 CPU = torch.device("cpu")
 START = {"B": 16, "N": 1024, "V": 1024, "K": 2}
@@ -127,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{record['title']}, microseconds {record['unit']} by {record['size']}, slope {record['slope']:.2f}\n"
               f"  {times}")
     if options.json:
-        options.json.write_text(json.dumps({"machine": facts, "sweeps": sweeps}, indent=1))
+        write_atomically(options.json, json.dumps({"machine": facts, "sweeps": sweeps}, indent=1).encode())
     if options.plot:
         draw(facts, sweeps, options.plot)
     return 0
