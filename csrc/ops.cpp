@@ -44,6 +44,14 @@ STABLE_TORCH_LIBRARY(poh_ext, m) {
       "horizon_ce_finish(Tensor terms, Tensor? correct, Tensor coefficients, Tensor targets, Tensor? rows, "
       "Tensor? class_weight, int n_rows, int n_classes, int ignore_index, int reduction) -> (Tensor, Tensor)");
   m.def("large_zeros(Tensor like) -> Tensor");
+  // out [B, N, H, Dh]; weights [B, H, C + 1, N] if save, else empty.
+  m.def(
+      "neighbor_attention(Tensor q, Tensor k, Tensor v, Tensor candidates, Tensor? bias, Tensor? key_offset, "
+      "Tensor? value_offset, bool save) -> (Tensor out, Tensor weights)");
+  m.def(
+      "neighbor_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor candidates, Tensor? bias, "
+      "Tensor? key_offset, Tensor? value_offset, Tensor weights) -> "
+      "(Tensor grad_qkv, Tensor grad_bias, Tensor grad_key_offset, Tensor grad_value_offset)");
   m.def("generate_mazes(Tensor indices, int seed, int height, int width, str algorithm) -> Tensor");
   m.def("maze_neighbors(Tensor passages) -> Tensor");
   m.def("maze_valid_mask(Tensor passages) -> Tensor");

@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
 from poh_ext._backend import backend_info
+from poh_ext.attention import neighbor_attention
 from poh_ext.losses import (
     HorizonMetrics,
     MultiHorizonCrossEntropy,
@@ -34,6 +35,7 @@ __all__ = [
     "greedy_rollout",
     "multi_horizon_cross_entropy",
     "multi_horizon_linear_cross_entropy",
+    "neighbor_attention",
     "random_policy",
     "recondition_rollout",
     "route",

@@ -56,6 +56,12 @@ def linear(device):
     return poh_ext.multi_horizon_linear_cross_entropy(hidden, weight, path, rows=path, candidates=candidates)
 
 
+def neighbor_attention(device):
+    q, k, v = (floats(2, 3, 9, 4, device=device) for _ in range(3))
+    tables = {"bias": floats(3, 5, device=device), "key_offset": floats(3, 5, 4, device=device)}
+    return poh_ext.neighbor_attention(q, k, v, cells(2, 9, 4, device=device), **tables).sum()
+
+
 WORK = {
     "loss": dense,
     "loss, valid": lambda d: dense(d, valid=lambda d: torch.ones(2, 9, 9, dtype=torch.bool, device=d)),
@@ -68,6 +74,7 @@ WORK = {
     "route": lambda d: sum(t.sum() for t in poh_ext.route(floats(3, 4, device=d), temperature=2.0)),
     "route, half": lambda d: sum(t.sum() for t in poh_ext.route(floats(3, 4, device=d, dtype=torch.float16))),
     "routing_entropy": lambda d: poh_ext.routing_entropy(floats(3, 4, device=d)),
+    "neighbor_attention": neighbor_attention,
     "neighbors": lambda d: mazes(d).neighbors(),
     "valid_mask": lambda d: mazes(d).valid_mask(),
     "raster": lambda d: mazes(d).raster(),

@@ -28,7 +28,7 @@ def _readable(t: Tensor) -> bool:
     return not t.is_cuda or _CHECK_CUDA
 
 
-def _raise_first(name: str, t: Tensor, bad: Tensor, what: str) -> None:
+def raise_first(name: str, t: Tensor, bad: Tensor, what: str) -> None:
     if _readable(t) and bool(bad.any()):
         place = bad.nonzero()[0].tolist()
         raise IndexError(f"{name}{place} is {int(t[tuple(place)])}, but {what}")
@@ -38,13 +38,13 @@ def check_indices(targets, rows, candidates, n_rows: int, n_classes: int, ignore
     """Raise IndexError for the first target, row or candidate out of range; the kernels say the same."""
     ignored = f" (ignore_index is {ignore_index})"
     bad = ((targets < 0) | (targets >= n_classes)) & (targets != ignore_index)
-    _raise_first("targets", targets, bad, f"there are {n_classes} classes{ignored}")
+    raise_first("targets", targets, bad, f"there are {n_classes} classes{ignored}")
     if rows is not None:
         bad = ((rows < 0) | (rows >= n_rows)) & (rows != ignore_index)
-        _raise_first("rows", rows, bad, f"there are {n_rows} rows{ignored}")
+        raise_first("rows", rows, bad, f"there are {n_rows} rows{ignored}")
     if candidates is not None:
         bad = (candidates < -1) | (candidates >= n_classes)
-        _raise_first("candidates", candidates, bad, f"there are {n_classes} classes (-1 pads)")
+        raise_first("candidates", candidates, bad, f"there are {n_classes} classes (-1 pads)")
 
 
 def gather_terms(targets: Tensor, rows: Tensor | None, horizons: int, ignore_index: int) -> tuple[Tensor, Tensor]:
