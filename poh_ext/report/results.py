@@ -12,9 +12,11 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -197,15 +199,21 @@ class Results:
         return results
 
 
-def write_atomically(path: str | os.PathLike, data: bytes) -> Path:
-    """Write a file in one step, making its folder: a reader sees the old file or the new, never half of one."""
+def write_atomically(path: str | os.PathLike, data: bytes | Callable[[BinaryIO], None]) -> Path:
+    """Write a file in one step, making its folder: a reader sees the old file or the new, never half of one.
+
+    `data` may be a function that writes to the file it is given, so that what is large never lies in memory twice.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because os.replace is atomic only within one file system.
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:
-            file.write(data)
+            if callable(data):
+                data(file)
+            else:
+                file.write(data)
             file.flush()
             os.fsync(file.fileno())  # else a power cut may leave the new name on empty blocks
         os.replace(part, path)
