@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from poh_ext.losses import multi_horizon_cross_entropy
-from poh_ext.training import loop, protocol
+from poh_ext.training import loop, objective, protocol
 from poh_ext.training.config import Benchmark12x12Config
 from poh_ext.training.device import autocast
 from poh_ext.training.planners import build_planner
@@ -49,7 +49,7 @@ def test_loss_and_gradients_equal_the_dense_form(name, precision, tolerance, cha
 
     with autocast(CPU, precision):
         hidden = model.hidden(view, batch.start, batch.goal)
-    loss = loop.planning_loss(hidden, model.head, batch, config, precision=precision)
+    loss = objective.planning_loss(hidden, model.head, batch, config, precision=precision)
     loss.backward()
     torch.testing.assert_close(loss.float(), dense.float(), rtol=tolerance / 3, atol=tolerance / 10)
     assert any(g is not None and g.abs().max() > 0 for g in expected)

@@ -11,7 +11,7 @@ import torch
 
 from poh_ext.models import parameter_count
 from poh_ext.report import Results
-from poh_ext.training import benchmark, cli, loop, memory, output, timing
+from poh_ext.training import benchmark, cli, loop, memory, output, timing, trial
 from poh_ext.training.announce import without_misfits
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
 from poh_ext.training.plan import planned_rows
@@ -111,7 +111,7 @@ def test_every_size_has_baseline_and_poh_of_equal_size_and_one_random_policy():
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(benchmark._Run, "run_row", lambda *_: pytest.fail("a row was run"))
+    monkeypatch.setattr(benchmark._Run, "run_rows", lambda *_: pytest.fail("a row was run"))
     words = ["--models", "tiny", "--maze-size", "4", "--train", "8", "--test", "6", "--dry-run", "--device", "cpu",
              "--output", str(tmp_path / "run")]
     assert cli.main(ScalingBenchmarkConfig, words) == 0
@@ -234,7 +234,7 @@ def interrupted_run(config, monkeypatch, trainings):
         return loop.train_planner(*args, check=check, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(benchmark, "train_planner", train)
+        patched.setattr(trial, "train_planner", train)
         assert benchmark.run_benchmark(config) == 130
     return Results.load(config.output / "results.json")
 
@@ -292,7 +292,7 @@ def test_a_run_in_a_numbered_sibling_is_found(tmp_path, monkeypatch):
         raise benchmark.Interrupted("SIGTERM")
 
     with monkeypatch.context() as patched:
-        patched.setattr(benchmark, "evaluate_random", stop)
+        patched.setattr(trial, "evaluate_random", stop)
         assert benchmark.run_benchmark(config) == 130
     assert Results.load(tmp_path / "run-2" / "results.json").rows == []
     assert benchmark.run_benchmark(config) == 0

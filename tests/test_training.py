@@ -15,7 +15,7 @@ import torch
 
 from poh_ext.report import Results
 from poh_ext.tasks import sample_tasks
-from poh_ext.training import benchmark, cli, device, interrupt, loop, protocol
+from poh_ext.training import benchmark, cli, device, interrupt, loop, protocol, trial
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
 from poh_ext.training.evaluate import evaluate, evaluate_random, next_move_accuracy
 from poh_ext.training.output import prepare_output
@@ -265,7 +265,7 @@ def test_a_small_set_is_learned(name):
     model, training, data = train(config, name)
     first, last = training.curve[0]["loss"], training.curve[-1]["loss"]
     assert last < 0.5 * first
-    assert training.steps == loop.total_steps(config, 8) == 100
+    assert training.steps == config.total_steps(8) == 100
     outcome = evaluate(model, data.train)
     assert outcome.moves_correct > 0.9 * outcome.moves_total
 
@@ -448,7 +448,7 @@ def test_a_signal_keeps_what_is_finished(number, tmp_path, monkeypatch):
             os.kill(os.getpid(), number)
         return loop.train_planner(*args, **kwargs)
 
-    monkeypatch.setattr(benchmark, "train_planner", train_then_signal)
+    monkeypatch.setattr(trial, "train_planner", train_then_signal)
     assert benchmark.run_benchmark(tiny(output=tmp_path)) == 130
     results = Results.load(tmp_path / "results.json")
     assert results.status == "interrupted"

@@ -9,7 +9,6 @@ import torch
 
 from poh_ext.models import gflop_per_maze, parameter_count
 from poh_ext.training.config import BenchmarkConfig
-from poh_ext.training.loop import total_steps
 from poh_ext.training.memory import available_memory, describe_bytes, misfit, training_memory
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.planners import planner_class
@@ -54,17 +53,18 @@ def print_estimate(rows: list[PlannedRow], data: Data, device: torch.device, pre
             continue
         with torch.device("meta"):
             model = planner_class(row.kind)(row.config.maze_size, **row.options)
-        config, mazes = row.config, len(data.train)
+        config = row.config
+        steps = config.total_steps(data.n_train)
         time = f"{'-':>7}  finished"
         if runs(row):
             each = seconds_per_maze(row, data.train, device=device, precision=precision, check=check)
             # A forward pass is a third of a training step; to recondition is one for each cell of a path.
             passes = 1 if config.decode_used == "table" else float(data.test.length.double().mean())
-            seconds = each * (config.epochs * mazes + len(data.test) * passes / 3)
+            seconds = each * (config.epochs * data.batches.mazes_per_epoch + len(data.test) * passes / 3)
             total += runs(row) * seconds
-            time = f"{each * min(config.batch_size, mazes):>7.2g}  {describe_seconds(seconds)}"
+            time = f"{each * min(config.batch_size, data.n_train):>7.2g}  {describe_seconds(seconds)}"
         print(f"  {row.scale or '-':6} {row.model:34} {parameter_count(model):>11,} {gflop_per_maze(model):>10.3g} "
-              f"{describe_bytes(_memory(row, config, device, precision)):>8} {total_steps(config, mazes):>6} {time}")
+              f"{describe_bytes(_memory(row, config, device, precision)):>8} {steps:>6} {time}")
         print(f"  {'':6}   " + ", ".join(f"{key} {value}" for key, value in row.options.items()), flush=True)
     return total
 
@@ -75,12 +75,13 @@ def warnings_of(config: BenchmarkConfig, mazes: int) -> list[str]:
     if config.quick:
         warnings.append("--quick preset: small planners and few steps, far below the full benchmark; its figures "
                         "show that everything works, not how good the planners get")
-    warmup = warmup_warning(total_steps=total_steps(config, mazes), peak=config.lr, warmup_steps=config.warmup_steps)
+    warmup = warmup_warning(total_steps=config.total_steps(mazes), peak=config.lr, warmup_steps=config.warmup_steps)
     return [*warnings, warmup] if warmup else warnings
 
 
 def _memory(row: PlannedRow, config: BenchmarkConfig, device: torch.device, precision: str) -> int:
-    return _traced_memory(row.kind, config.maze_size, min(config.batch_size, config.train), device, precision,
+    batch = config.batch_size if config.train == "online" else min(config.batch_size, config.train)
+    return _traced_memory(row.kind, config.maze_size, batch, device, precision,
                           tuple(row.options.items()))
 
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from poh_ext.models import gflop_per_maze, parameter_count
 from poh_ext.report import (
     FILES,
     MazeSample,
     Results,
-    Row,
     ablation_table,
     describe_environment,
     results_table,
-    routing_record,
     verdicts,
     write_report,
 )
@@ -26,19 +24,16 @@ from poh_ext.report.results import label
 from poh_ext.training.announce import print_estimate, warnings_of, without_misfits
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.device import choose_device, choose_precision
-from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_random, first_maze_routing
 from poh_ext.training.interrupt import Interrupted, StopSignals
-from poh_ext.training.loop import Diverged, Training, total_steps, train_planner
-from poh_ext.training.output import holding, prepare_output
+from poh_ext.training.loop import Diverged
+from poh_ext.training.output import holding, own_folders, prepare_output
 from poh_ext.training.plan import PlannedRow, planned_rows
-from poh_ext.training.planners import planner_class
-from poh_ext.training.protocol import Data, make_data, planner_view
+from poh_ext.training.protocol import Data, make_data
 from poh_ext.training.resume import find_interrupted
 from poh_ext.training.timing import describe_seconds
+from poh_ext.training.trial import MAZES_SHOWN, Outcome, Place, run_trial, trial_checkpoints
 
 __all__ = ["run_benchmark"]
-
-MAZES_SHOWN = 6  # in the picture
 
 
 class _Run:
@@ -50,7 +45,7 @@ class _Run:
         self.precision = choose_precision(config, self.device)
         self.data: dict[int, Data] = {}
         self.folder: Path | None = None
-        environment = describe_environment()
+        self.environment = environment = describe_environment()
         environment.update(device=str(self.device), precision=self.precision)
         self.results = Results(experiment=config.title, protocol=config.protocol,
                                config=config.to_dict(), environment=environment, status="interrupted")
@@ -75,12 +70,16 @@ class _Run:
         print(f"going on with the interrupted run in {folder}: {done} {'row is' if done == 1 else 'rows are'} finished"
               " (--overwrite starts anew)" if earlier.status == "interrupted" else f"the run in {folder} is complete")
 
+    @property
+    def place(self) -> Place:
+        return Place(self.folder, self.device, self.precision, self.environment)
+
     def prepare(self) -> None:
         """Draw all mazes and look at the memory first: what can't be run is known before any training."""
         for seed in self.config.run_seeds:
             self.stop.check()
             data = self.data[seed] = make_data(self.config, seed)
-            drawn = {"n": len(data.test), "path_lengths": data.test.length.tolist(), "n_train": len(data.train)}
+            drawn = {"n": len(data.test), "path_lengths": data.test.length.tolist(), "n_train": data.n_train}
             if self.results.test_sets.setdefault(seed, drawn) != drawn:
                 raise ConfigError(f"--output {self.folder}: its run met other mazes of seed {seed}, though its options "
                                   "are the same; --overwrite starts anew")
@@ -90,7 +89,7 @@ class _Run:
         if not any(row.trained for row in kept) and any(row.trained for row in self.rows):
             raise ConfigError("no planner fits the memory: " + "; ".join(self.results.warnings))
         self.rows = kept
-        self.results.warnings += warnings_of(self.config, len(self.data[self.config.run_seeds[0]].train))
+        self.results.warnings += warnings_of(self.config, self.data[self.config.run_seeds[0]].n_train)
 
     def print_plan(self) -> None:
         config = self.config
@@ -99,9 +98,10 @@ class _Run:
               f"decode {config.decode_used}; seeds {', '.join(map(str, config.run_seeds))}; output "
               f"{self.folder or config.output}")
         first = self.data[config.run_seeds[0]]
-        print(f"{len(first.train)} training and {len(first.test)} test mazes of {config.maze_size}x{config.maze_size}, "
+        print(f"{first.n_train} training and {len(first.test)} test mazes of {config.maze_size}x{config.maze_size}, "
               f"shortest paths of {config.min_path_cells} cells or more; {config.epochs} epochs = "
-              f"{total_steps(config, len(first.train))} steps of {config.batch_size}", flush=True)
+              f"{config.total_steps(first.n_train)} steps of {config.batch_size}"
+              + (", new mazes in each" if config.train == "online" else ""), flush=True)
         for warning in self.results.warnings:
             print(f"note: {warning}")
         finished = self.finished()
@@ -119,56 +119,37 @@ class _Run:
     def run_rows(self) -> None:
         """Everything that is not finished yet, size by size and seed by seed."""
         finished = self.finished()
+        for planned, seed in self.trials():
+            if (planned.key, seed) in finished:
+                self.forget(planned, seed)  # of a run that was killed after it saved the row
+            else:
+                self.stop.check()
+                self.record(planned, seed, run_trial(planned, seed, self.data[seed], self.place, self.stop.check))
+
+    def trials(self) -> Iterator[tuple[PlannedRow, int]]:
+        """Every row for every seed, in the order of the table."""
         for scale in dict.fromkeys(row.scale for row in self.rows):
             for seed in self.config.run_seeds:
-                for row in self.rows:
-                    if row.scale == scale and (row.key, seed) not in finished:
-                        self.run_row(row, seed)
+                yield from ((row, seed) for row in self.rows if row.scale == scale)
 
-    def run_row(self, row: PlannedRow, seed: int) -> None:
-        """Evaluate, after training where the row asks for it, record and save."""
-        self.stop.check()
-        data = self.data[seed]
-        name = f"{label(row.model, row.trained, row.scale)} (seed {seed})"
-        if row.kind == "random":
-            self.record(row, seed, evaluate_random(data.test, seed), Training(), None)
-            return
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # a planner of the same options starts from the same weights
-            model = planner_class(row.kind)(row.config.maze_size, **row.options).to(self.device)
-        training = Training()
-        if row.trained:
-            training = train_planner(model, data.train, row.config, seed=seed, label=name, precision=self.precision,
-                                     check=self.stop.check)
-        outcome = evaluate(model, data.test, decode=row.config.decode_used, precision=self.precision,
-                           view=lambda mazes: planner_view(mazes, row.config), check=self.stop.check,
-                           label=f"evaluating {name}")
-        if row.trained and hasattr(model, "routing_weights"):
-            routing = first_maze_routing(model, data.test, precision=self.precision,
-                                         view=lambda mazes: planner_view(mazes, row.config))
-            self.results.routing.append(routing_record(row.model, seed, *routing, scale=row.scale))
-        self.record(row, seed, outcome, training, model)
-
-    def record(self, planned: PlannedRow, seed: int, outcome: Evaluation, training: Training, model) -> None:
-        trained = planned.trained
-        row = Row(
-            model=planned.model, trained=trained, seed=seed, scale=planned.scale,
-            params=parameter_count(model) if model is not None else 0,
-            gflop_per_maze=gflop_per_maze(model) if model is not None else 0.0,
-            steps=training.steps, train_seconds=training.seconds if trained else None,
-            train_mazes_per_second=training.mazes_per_second if trained else None,
-            eval_mazes_per_second=outcome.mazes_per_second,
-            reached=outcome.reached.tolist(), optimal=outcome.optimal.tolist(),
-            moves_correct=outcome.moves_correct, moves_total=outcome.moves_total, curve=training.curve,
-            config=planned.options, paths=outcome.paths[:MAZES_SHOWN],
-        )
+    def record(self, planned: PlannedRow, seed: int, outcome: Outcome) -> None:
+        row = outcome.row
         self.results.rows.append(row)
+        if outcome.routing is not None:
+            self.results.routing.append(outcome.routing)
         self.save()
-        took = f"  trained in {describe_seconds(training.seconds)}" if trained else ""
+        self.forget(planned, seed)
+        took = f"  trained in {describe_seconds(row.train_seconds)}" if row.trained else ""
+        note = f"; {row.note}" if row.note else ""
         n = len(row.reached)
-        print(f"{label(row.model, trained, row.scale):24} seed {seed}: reached {100 * sum(row.reached) / n:5.1f} %  "
-              f"optimal {100 * sum(row.optimal) / n:5.1f} %  next move {100 * row.moves_correct / row.moves_total:5.1f}"
-              f" %  ({n} mazes){took}", flush=True)
+        print(f"{label(row.model, row.trained, row.scale):24} seed {seed}: reached {100 * sum(row.reached) / n:5.1f} %"
+              f"  optimal {100 * sum(row.optimal) / n:5.1f} %  next move "
+              f"{100 * row.moves_correct / row.moves_total:5.1f} %  ({n} mazes){took}{note}", flush=True)
+
+    def forget(self, planned: PlannedRow, seed: int) -> None:
+        """The row is in results.json: its checkpoints are of no more use."""
+        if planned.trained:
+            trial_checkpoints(planned, seed, self.place).remove()
 
     def report(self) -> None:
         """Print the table and the verdicts, write report.md and the plots, and say where the files lie."""
@@ -181,6 +162,8 @@ class _Run:
         print("\nfiles:")
         for path in (self.folder / "results.json", *written):
             print(f"  {path}  {FILES[path.name]}")
+        for path, about in own_folders(self.folder):
+            print(f"  {path}/  {about}")
 
     def maze_sample(self) -> MazeSample | None:
         """The first test mazes of the first seed, with the path of each trained planner (or of what there is)."""

@@ -25,12 +25,15 @@ SizeName = Literal["tiny", "small", "medium", "large", "xl"]
 class BenchmarkConfig:
     """Options that every benchmark has."""
 
-    train: int = 400
-    """Training mazes [count]. Exactly this many; as-published keeps what is long enough of 3x as many drawn."""
+    train: int | Literal["online"] = 400
+    """Training mazes [count]. Exactly this many; as-published keeps what is long enough of 3x as many drawn. online:
+    new mazes in every step, none of them a test maze."""
     test: int = 1000
     """Test mazes [count], none of them in the training set. The more, the narrower the intervals."""
     epochs: int = 30
-    """Passes over the training mazes [count]."""
+    """Passes over the training mazes [count]; a checkpoint is written after each."""
+    steps_per_epoch: int = 100
+    """Steps that count as an epoch with --train online [count]."""
     R: int = 4
     """Refinement passes of PoH, and of the looped baseline, over their stack [count]. Cost grows with it."""
     T: int = 4
@@ -100,6 +103,8 @@ class BenchmarkConfig:
     """Replace an earlier run's files in --output, an interrupted run's too."""
     resume: bool = False
     """Continue the run in --output or fail with the reason; never start another."""
+    save_weights: bool = False
+    """Keep the weights of each trained planner in the weights folder of --output."""
 
     parity_rule: ClassVar[str] = "scale"  # how PoH is narrowed: see models.match_width
 
@@ -115,6 +120,10 @@ class BenchmarkConfig:
     @property
     def cells(self) -> int:
         return self.maze_size**2
+
+    def total_steps(self, mazes: int) -> int:
+        """Updates of a run on so many training mazes; the last batch of an epoch may be smaller than the others."""
+        return self.epochs * (self.steps_per_epoch if self.train == "online" else math.ceil(mazes / self.batch_size))
 
     @property
     def min_path_cells(self) -> int:
@@ -156,6 +165,8 @@ class BenchmarkConfig:
             notes.append("--ent-anneal does nothing while --route-ent-weight is 0")
         if self.route_ent_weight > 0 and not {"poh", "poh_shallow"} & set(self.row_names):
             notes.append("--route-ent-weight does nothing: no PoH row is trained")
+        if self.train != "online" and self.steps_per_epoch != BenchmarkConfig.steps_per_epoch:
+            notes.append("--steps-per-epoch does nothing without --train online")
         if self.parity == "none" and "poh" in self.row_names:
             notes.append("--parity none: PoH has the baseline's shape and more parameters than it")
         if self.parity == "width" and "poh" in self.row_names:
@@ -199,7 +210,7 @@ class Benchmark12x12Config(BenchmarkConfig):
 class ScalingBenchmarkConfig(BenchmarkConfig):
     """Planners of growing size on one size of maze."""
 
-    train: int = 1000
+    train: int | Literal["online"] = 1000
     epochs: int = 50
     maze_size: int = 16
     warmup_steps: int = 2000

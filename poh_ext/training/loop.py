@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from poh_ext.losses import multi_horizon_linear_cross_entropy
 from poh_ext.tasks import MazeTasks
+from poh_ext.training.batches import Batches, FixedBatches
+from poh_ext.training.checkpoint import Checkpoints
 from poh_ext.training.config import BenchmarkConfig
-from poh_ext.training.device import autocast
+from poh_ext.training.interrupt import Interrupted
+from poh_ext.training.objective import Objective
 from poh_ext.training.progress import Progress
-from poh_ext.training.protocol import planner_view, protocol_settings
+from poh_ext.training.random_state import random_state, restore_random_state
 from poh_ext.training.schedule import learning_rate
 
-__all__ = ["CLIP_NORM", "Diverged", "Training", "planning_loss", "total_steps", "train_planner"]
+__all__ = ["CLIP_NORM", "Diverged", "Training", "Watcher", "train_planner"]
 
 CLIP_NORM = 1.0
 CURVE_POINTS = 400  # at most about this many points are kept of a run
+CURVE = ("step", "epoch", "loss", "cross_entropy", "routing_entropy", "lr")
 
 
 class Diverged(RuntimeError):
@@ -30,110 +35,141 @@ class Diverged(RuntimeError):
 
 @dataclass
 class Training:
-    """What training took and showed: steps, seconds, and a curve of one dict per logged step."""
+    """What training took and showed: steps, seconds, mazes rejected (online), and a dict per logged step."""
 
     steps: int = 0
     seconds: float = 0.0
     mazes_per_second: float = 0.0
+    rejected: int = 0
     curve: list[dict] = field(default_factory=list)
 
 
-def total_steps(config: BenchmarkConfig, mazes: int) -> int:
-    """Updates of a run on so many mazes; the last batch of an epoch may be smaller than the others."""
-    return config.epochs * math.ceil(mazes / config.batch_size)
+class Watcher(Protocol):
+    """Is shown every step of a training."""
+
+    def step(self, record: dict[str, Any]) -> None:
+        """A step was taken: its number (from 1), epoch, losses, learning rate, gradient norm, seconds so far."""
+
+    def epoch(self, model: nn.Module, epoch: int, step: int) -> None:
+        """An epoch is over; the model may be evaluated."""
 
 
-def planning_loss(hidden: torch.Tensor, head: nn.Linear, tasks: MazeTasks, config: BenchmarkConfig, *,
-                  precision: str = "float32") -> torch.Tensor:
-    """The loss along the true paths: the cell at position i of a path predicts the cells 1..K moves ahead.
-
-    The scores of every cell as the next one from every cell, [B, N, N], are never formed: only the rows that a path
-    visits are, a chunk at a time.
-
-    Args:
-        hidden: [B, N, D], the state of every cell: `model.hidden(...)`.
-        head: `model.head`, D features to the scores of N cells.
-        tasks: the B tasks, on the same device.
-        config: multi_horizon, label_smoothing, validity_mask and the protocol are used.
-        precision: of the head's products, "float32" or "bfloat16"; the log-sum-exp and all sums are float32.
-    """
-    path = tasks.path[:, : int(tasks.length.max())]
-    # The loss wants one dtype, but autocast leaves hidden in whichever its last operator had, and the weights in
-    # float32. All three go to the precision of the run, as a head called under autocast would cast them; the casts
-    # are differentiable, so that the gradient arrives at the float32 weights.
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    return multi_horizon_linear_cross_entropy(
-        hidden.to(dtype), head.weight.to(dtype), path, bias=head.bias.to(dtype), rows=path,
-        horizons=config.multi_horizon, label_smoothing=config.label_smoothing,
-        candidates=tasks.mazes.neighbors() if config.validity_mask else None, ignore_index=-1,
-        reduction=protocol_settings(config)["reduction"],
-    )
-
-
-def train_planner(model: nn.Module, tasks: MazeTasks, config: BenchmarkConfig, *, seed: int, label: str,
-                  precision: str = "float32", check: Callable[[], None] = lambda: None, quiet: bool = False
+def train_planner(model: nn.Module, data: MazeTasks | Batches, config: BenchmarkConfig, *, seed: int, label: str,
+                  precision: str = "float32", check: Callable[[], None] = lambda: None, quiet: bool = False,
+                  checkpoints: Checkpoints | None = None, watch: Callable[[int], Sequence[Watcher]] = lambda step: ()
                   ) -> Training:
     """Train `model` in place, on the device of its weights. The same seed gives the same order and dropout.
 
     Args:
-        model: has `hidden(mazes, start, goal) -> [B, N, D]` and `head`, a linear layer to N scores; one with
-            `routing_entropy()` is also penalised by route_ent_weight times it.
-        tasks: training mazes.
+        model: see Objective; the routing entropy of one that has it is weighted by route_ent_weight.
+        data: training mazes, or the batches themselves.
         config: see BenchmarkConfig.
         seed: of the data order (a generator of its own, so that every model sees the same batches) and dropout.
         label: shown with the progress.
         precision: of the forward pass; weights, gradients and optimiser stay float32.
-        check: called before each step; may raise to stop.
+        check: called before each step; may raise Interrupted to stop.
         quiet: show progress only where it takes long.
+        checkpoints: go on from the last one there; write one after each epoch, and when `check` stops the training.
+        watch: called with the number of steps that are done already; what it returns is shown the others.
 
     Raises:
         Diverged: the loss is not finite.
     """
     device = next(model.parameters()).device
-    fused = device.type in ("cpu", "cuda")  # one kernel for all parameters: half the optimiser's time on the CPU
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=fused)
-    order = torch.Generator().manual_seed(seed)
-    steps = total_steps(config, len(tasks))
-    keep_every = max(1, steps // CURVE_POINTS)
-    has_router = hasattr(model, "routing_entropy")
-    result = Training()
-    model.train()
-    started = time.perf_counter()
+    batches = FixedBatches(data, config.batch_size, seed) if isinstance(data, MazeTasks) else data
     forked = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=forked), Progress(label, total=steps, unit="step", ends=not quiet) as progress:
+    with torch.random.fork_rng(devices=forked):
         torch.manual_seed(seed)
-        for epoch in range(config.epochs):
-            for index in torch.randperm(len(tasks), generator=order).split(config.batch_size):
-                check()
-                batch = tasks[index].to(device)
-                lr = learning_rate(result.steps, total_steps=steps, peak=config.lr, warmup_steps=config.warmup_steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                with autocast(device, precision):
-                    hidden = model.hidden(planner_view(batch.mazes, config), batch.start, batch.goal)
-                cross_entropy = planning_loss(hidden, model.head, batch, config, precision=precision)
-                loss, entropy = cross_entropy.float(), None
-                if has_router:
-                    entropy = model.routing_entropy()
-                    weight = config.route_ent_weight
-                    if config.ent_anneal:
-                        weight *= 1 - result.steps / steps
-                    if weight > 0:
-                        loss = loss + weight * entropy
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-                value = loss.item()
-                if not math.isfinite(value):
-                    raise Diverged(f"{label}: the loss is {value} at step {result.steps + 1}; try a lower --lr")
-                optimizer.step()
-                result.steps += 1
-                if result.steps == 1 or result.steps % keep_every == 0 or result.steps == steps:
-                    result.curve.append({
-                        "step": result.steps, "epoch": epoch, "loss": value, "cross_entropy": cross_entropy.item(),
-                        "routing_entropy": None if entropy is None else entropy.item(), "lr": lr,
-                    })
-                progress.step(loss=value, lr=lr)
-    result.seconds = time.perf_counter() - started
-    result.mazes_per_second = config.epochs * len(tasks) / max(result.seconds, 1e-9)
+        state = _State(model, config, precision, checkpoints)
+        state.load()
+        _run(state, batches, label, check, quiet, watch(state.result.steps))
+    result = state.result
+    result.mazes_per_second = config.epochs * batches.mazes_per_epoch / max(result.seconds, 1e-9)
     return result
+
+
+class _State:
+    """All that a training changes, and its way to and from a checkpoint."""
+
+    def __init__(self, model: nn.Module, config: BenchmarkConfig, precision: str, checkpoints: Checkpoints | None
+                 ) -> None:
+        self.model, self.config, self.checkpoints = model, config, checkpoints
+        self.device = next(model.parameters()).device
+        fused = self.device.type in ("cpu", "cuda")  # one kernel for all parameters: half the optimiser's time
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=fused)
+        self.objective = Objective(model, config, precision)
+        self.result = Training()
+        self._started = time.perf_counter()
+
+    def load(self) -> None:
+        record = self.checkpoints.load(self.model) if self.checkpoints else None
+        if record is None:
+            return
+        self.model.load_state_dict(record["model"])
+        self.optimizer.load_state_dict(record["optimizer"])
+        restore_random_state(record["random"], self.device)
+        self.result = Training(**record["training"])
+        self._started = time.perf_counter() - self.result.seconds
+        print(f"going on after step {self.result.steps} of {record['label']}", flush=True)
+
+    def save(self, label: str) -> None:
+        if self.checkpoints:
+            self.result.seconds = time.perf_counter() - self._started
+            self.checkpoints.save(self.result.steps, {
+                "label": label, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "random": random_state(self.device), "training": vars(self.result),
+            })
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    def step(self, batch: MazeTasks, lr: float, entropy_weight: float) -> dict[str, float]:
+        """One update; not taken where the loss is not finite."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.model.train()  # a watcher may have evaluated it
+        loss, cross_entropy, entropy = self.objective(batch, entropy_weight)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
+        # One transfer for all, where the device is not the CPU.
+        values = torch.stack([loss, cross_entropy, entropy.float(), norm]).tolist()
+        if math.isfinite(values[0]):
+            self.optimizer.step()
+        return dict(zip(("loss", "cross_entropy", "routing_entropy", "gradient_norm"), values, strict=True))
+
+
+def _run(state: _State, batches: Batches, label: str, check: Callable[[], None], quiet: bool,
+         watchers: Sequence[Watcher]) -> None:
+    config, result = state.config, state.result
+    total = config.epochs * batches.per_epoch
+    keep_every = max(1, total // CURVE_POINTS)
+    with (Progress(label, total=total, unit="step", ends=not quiet, done=result.steps) as progress,
+          closing(batches.run(result.steps, total)) as coming):
+        for step in range(result.steps, total):
+            try:
+                check()
+            except Interrupted:
+                state.save(label)
+                raise
+            batch, rejected = next(coming)
+            epoch = step // batches.per_epoch
+            lr = learning_rate(step, total_steps=total, peak=config.lr, warmup_steps=config.warmup_steps)
+            entropy_weight = config.route_ent_weight * (1 - step / total if config.ent_anneal else 1)
+            values = state.step(batch.to(state.device), lr, entropy_weight)
+            if not math.isfinite(values["loss"]):
+                raise Diverged(f"{label}: the loss is {values['loss']} at step {step + 1}; try a lower --lr")
+            result.steps, result.rejected = step + 1, result.rejected + rejected
+            if not state.objective.has_router:
+                values["routing_entropy"] = None
+            record = {"step": step + 1, "epoch": epoch, **values, "lr": lr, "seconds": state.seconds()}
+            if step == 0 or (step + 1) % keep_every == 0 or step + 1 == total:
+                result.curve.append({name: record[name] for name in CURVE})
+            for watcher in watchers:
+                watcher.step(record)
+            progress.step(loss=values["loss"], lr=lr)
+            if (step + 1) % batches.per_epoch == 0:
+                state.save(label)
+                for watcher in watchers:
+                    watcher.epoch(state.model, epoch, step + 1)
+    result.seconds = state.seconds()

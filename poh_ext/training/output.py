@@ -15,9 +15,14 @@ except ImportError:  # not a POSIX system: two runs in one folder are not notice
 from poh_ext.report import FILES
 from poh_ext.training.config import ConfigError
 
-__all__ = ["holding", "in_use", "prepare_output"]
+__all__ = ["FOLDERS", "holding", "in_use", "own_folders", "prepare_output"]
 
 LOCK = ".running"
+FOLDERS = {  # name -> (this program's files in it, what they are)
+    "checkpoints": ("*/*step-*", "of what is being trained: the same command goes on from them"),
+    "logs": ("*.jsonl", "one JSON object per training step"),
+    "weights": ("*.pt", "of the trained planners"),
+}
 
 
 def prepare_output(folder: Path, *, overwrite: bool) -> Path:
@@ -30,8 +35,7 @@ def prepare_output(folder: Path, *, overwrite: bool) -> Path:
     try:
         if overwrite and folder.is_dir():
             _check_writable(folder)
-            for name in FILES:  # what a report consists of; foreign files in the folder stay
-                (folder / name).unlink(missing_ok=True)
+            _remove_own(folder)
             return folder
         for number in range(1, 10_000):
             candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
@@ -43,6 +47,25 @@ def prepare_output(folder: Path, *, overwrite: bool) -> Path:
     raise ConfigError(f"--output {folder}: it and its 9998 numbered siblings hold files; name another folder")
 
 
+def own_folders(folder: Path) -> list[tuple[Path, str]]:
+    """(folder, what it holds) of those in the output folder that hold this program's files."""
+    return [(folder / name, about) for name, (_, about) in FOLDERS.items() if (folder / name).is_dir()]
+
+
+def _remove_own(folder: Path) -> None:
+    """What this program writes; foreign files in the folder stay."""
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+    for name, (pattern, _) in FOLDERS.items():
+        parents = {folder / name}
+        for path in (folder / name).glob(pattern):
+            path.unlink(missing_ok=True)
+            parents.add(path.parent)
+        for parent in sorted(parents, reverse=True):  # children first
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+
+
 def _claim(folder: Path) -> bool:
     """Make the folder, or take an empty one; False if it holds files. Safe against a run started beside this."""
     try:
@@ -50,7 +73,8 @@ def _claim(folder: Path) -> bool:
     except FileExistsError:
         if not folder.is_dir():
             raise
-        return not any(folder.iterdir())
+        # A lock alone is what a run leaves that was killed before it wrote anything.
+        return all(path.name == LOCK for path in folder.iterdir()) and not in_use(folder)
     return True
 
 

@@ -11,7 +11,7 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """Counts steps and shows loss, learning rate and time left.
+    """Counts steps, from `done` on, and shows loss, learning rate and time left.
 
     On a terminal a tqdm bar. Elsewhere (a file, a pipe) one plain line every `log_seconds` and, with `ends`, at the
     first and the last step: no carriage returns or other control characters.
@@ -21,13 +21,13 @@ class Progress:
         ...     progress.step(loss=2.31, lr=1e-4)
     """
 
-    def __init__(self, label: str, *, total: int, unit: str, log_seconds: float = 15.0, ends: bool = True
-                 ) -> None:
+    def __init__(self, label: str, *, total: int, unit: str, log_seconds: float = 15.0, ends: bool = True,
+                 done: int = 0) -> None:
         self.label, self.total, self.unit, self.log_seconds, self.ends = label, total, unit, log_seconds, ends
-        self.done = 0
+        self.done = self._before = done
         self._started = self._logged = time.monotonic()
         self._bar = tqdm(total=total, desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=ends,
-                         mininterval=0.3) if sys.stderr.isatty() else None
+                         mininterval=0.3, initial=done) if sys.stderr.isatty() else None
 
     def __enter__(self) -> Progress:
         return self
@@ -45,11 +45,11 @@ class Progress:
             self._bar.update(count)
             return
         now = time.monotonic()
-        at_end = self.ends and (self.done == count or self.done >= self.total)
+        at_end = self.ends and (self.done == self._before + count or self.done >= self.total)
         if at_end or now - self._logged >= self.log_seconds:
             self._logged = now
             elapsed = now - self._started
-            left = elapsed / self.done * (self.total - self.done)
+            left = elapsed / (self.done - self._before) * (self.total - self.done)
             text = "  ".join([f"{self.label}: {self.unit} {self.done}/{self.total}",
                               *(f"{name} {value}" for name, value in shown.items()),
                               f"{tqdm.format_interval(elapsed)} elapsed", f"{tqdm.format_interval(left)} left"])

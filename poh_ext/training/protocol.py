@@ -8,6 +8,7 @@ import torch
 
 from poh_ext.mazes import MazeBatch
 from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
+from poh_ext.training.batches import Batches, FixedBatches, OnlineBatches
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 
 __all__ = ["TEST_SEED_OFFSET", "Data", "make_data", "planner_view", "protocol_settings"]
@@ -18,10 +19,19 @@ CANDIDATES_PER_MAZE = 3  # as published: this many mazes are drawn for each one 
 
 @dataclass(frozen=True)
 class Data:
-    """Training and test mazes of one seed."""
+    """Training and test mazes of one seed.
+
+    Attributes:
+        train: the training set; with --train online the mazes of the first step, to time a step on.
+        test: the test mazes.
+        batches: what each step trains on.
+        n_train: different mazes trained on.
+    """
 
     train: MazeTasks
     test: MazeTasks
+    batches: Batches
+    n_train: int
 
 
 def protocol_settings(config: BenchmarkConfig) -> dict:
@@ -45,14 +55,20 @@ def make_data(config: BenchmarkConfig, seed: int) -> Data:
     """Training mazes of `seed` and test mazes of `seed + 10000`; no test maze has the walls of a training maze.
 
     default: exactly --train and --test mazes. as-published: 3x as many candidates with random start and goal, of
-    which those whose shortest path is long enough are kept, at most as many as asked for: usually fewer.
+    which those whose shortest path is long enough are kept, at most as many as asked for: usually fewer. With
+    --train online the training mazes are drawn step by step, those of the test set left out.
 
     Raises:
         ConfigError: no maze of the size has so long a path, or too few mazes are not in the training set.
     """
+    if config.train == "online":
+        test = _sample(config, "test", config.test, seed + TEST_SEED_OFFSET, None)
+        online = OnlineBatches(config.batch_size, config.steps_per_epoch, seed, test.keys(), size=config.maze_size,
+                               min_path=config.min_path_cells, algorithm=config.algorithm)
+        return Data(online.draw(0)[0], test, online, config.epochs * online.mazes_per_epoch)
     train = _sample(config, "train", config.train, seed, None)
     test = _sample(config, "test", config.test, seed + TEST_SEED_OFFSET, train.keys())
-    return Data(train, test)
+    return Data(train, test, FixedBatches(train, config.batch_size, seed), len(train))
 
 
 def _sample(config: BenchmarkConfig, which: str, n: int, seed: int, exclude: torch.Tensor | None) -> MazeTasks:

@@ -6,39 +6,51 @@ device, precision, threads and versions. Anything else is another run, and the f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from poh_ext.report import Results
+from poh_ext.report.results import plain
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.output import in_use
 from poh_ext.training.validation import ConfigError, flag
 
-__all__ = ["find_interrupted", "first_difference"]
+__all__ = ["find_interrupted", "first_difference", "identity"]
 
-NOT_COMPARED = ("output", "overwrite", "resume", "dry_run", "quick", "cpu", "device", "precision")  # see _COMPARED
-# Parts of the environment that decide results; device and precision stand here as what was chosen, not as asked.
+# No result depends on these. Device and precision are compared as what was chosen, not as asked: see _COMPARED.
+NOT_COMPARED = ("output", "overwrite", "resume", "dry_run", "quick", "cpu", "device", "precision", "save_weights",
+                "tensorboard", "ray")  # fmt: skip
+# Parts of the environment that decide results.
 _COMPARED = (("device",), ("precision",), ("versions", "torch"), ("versions", "poh_ext"), ("hardware", "cpu"),
              ("hardware", "threads"), ("backend_info",))  # fmt: skip
 
 
-def first_difference(earlier: Results, experiment: str, config: dict[str, Any], environment: dict[str, Any]
-                     ) -> str | None:
-    """What makes an earlier run another one than this, in words; None if nothing does."""
-    if earlier.experiment != experiment:
-        return f"it is {earlier.experiment!r}, not {experiment!r}"
-    for name in dict.fromkeys((*config, *earlier.config)):
-        if name in NOT_COMPARED:
-            continue
-        if name not in earlier.config or name not in config:
+def identity(experiment: str, config: dict[str, Any], environment: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    """What decides the results of a run, or with `parts` (row=..., seed=...) of a part of it, as plain values."""
+    deciding = {name: value for name, value in config.items() if name not in NOT_COMPARED}
+    compared = {" ".join(path): _at(environment, path) for path in _COMPARED}
+    everything = plain({"experiment": experiment, "parts": parts, "config": deciding, "environment": compared})
+    return json.loads(json.dumps(everything))  # torch.__version__ is a str only by inheritance
+
+
+def first_difference(earlier: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """What makes one `identity` another one than that of this run, in words; None if nothing does."""
+    if earlier["experiment"] != now["experiment"]:
+        return f"it is {earlier['experiment']!r}, not {now['experiment']!r}"
+    for name, value in now["parts"].items():
+        if earlier["parts"].get(name) != value:
+            return f"{name} was {_show(earlier['parts'].get(name))}, not {_show(value)}"
+    then, config = earlier["config"], now["config"]
+    for name in dict.fromkeys((*config, *then)):
+        if name not in then or name not in config:
             return f"{flag(name)} is known to one of the two versions only"
-        if earlier.config[name] != config[name]:
-            return f"{flag(name)} was {_show(earlier.config[name])}, not {_show(config[name])}"
-    for path in _COMPARED:
-        then, now = (_at(e, path) for e in (earlier.environment, environment))
-        if then != now:
-            return f"{' '.join(path)} was {_show(then)}, not {_show(now)}"
+        if then[name] != config[name]:
+            return f"{flag(name)} was {_show(then[name])}, not {_show(config[name])}"
+    for name, value in now["environment"].items():
+        if earlier["environment"].get(name) != value:
+            return f"{name} was {_show(earlier['environment'].get(name))}, not {_show(value)}"
     return None
 
 
@@ -58,7 +70,8 @@ def find_interrupted(config: BenchmarkConfig, environment: dict[str, Any]) -> tu
             found = f"{folder}: {error}" if (folder / "results.json").exists() else f"{folder} holds no results.json"
             why = why or found
             continue
-        different = first_difference(earlier, config.title, config.to_dict(), environment)
+        different = first_difference(identity(earlier.experiment, earlier.config, earlier.environment),
+                                     identity(config.title, config.to_dict(), environment))
         if different is not None:
             why = why or f"{folder} holds another run: {different}"
         elif in_use(folder):

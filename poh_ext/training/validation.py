@@ -12,8 +12,8 @@ from poh_ext.mazes import GENERATORS
 
 __all__ = ["ConfigError", "flag", "validate"]
 
-_COUNTS = ("train", "test", "epochs", "R", "T", "multi_horizon", "seeds", "batch_size", "d_model", "n_heads", "d_ff",
-           "depth")  # fmt: skip
+_COUNTS = ("test", "epochs", "steps_per_epoch", "R", "T", "multi_horizon", "seeds", "batch_size",
+           "d_model", "n_heads", "d_ff", "depth")  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -27,6 +27,8 @@ def flag(name: str) -> str:
 def validate(config) -> None:
     """Raise ConfigError for the first option of a BenchmarkConfig that cannot be run."""
     names = [f.name for f in dataclasses.fields(config)]
+    if config.train != "online":
+        _require(config, "train", lambda v: isinstance(v, int) and v >= 1, "at least 1, or online")
     for name in _COUNTS:
         if name in names:
             _require(config, name, lambda v: v >= 1, "at least 1")
@@ -55,6 +57,8 @@ def validate(config) -> None:
         raise ConfigError(f"--cpu contradicts --device {config.device}: give one of them")
     if config.protocol == "as-published" and config.algorithm != "dfs":
         raise ConfigError(f"--algorithm {config.algorithm} contradicts --protocol as-published: it has dfs mazes")
+    if config.protocol == "as-published" and config.train == "online":
+        raise ConfigError("--train online contradicts --protocol as-published: it has a small fixed set")
     if config.algorithm not in GENERATORS:
         raise ConfigError(f"--algorithm {config.algorithm}: must be one of {', '.join(GENERATORS)}")
     _check_experiments(config)

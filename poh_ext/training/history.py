@@ -1,0 +1,52 @@
+"""The training log: one JSON object per step, on disk as it goes, so that nothing is lost with the process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from poh_ext.report.results import plain, write_atomically
+
+__all__ = ["History"]
+
+
+class History:
+    """Appends to a JSONL file; after an interruption the file goes on where the checkpoint was taken.
+
+    Args:
+        path: made with its folder.
+        step: steps that the training goes on from; lines of later ones, and a line that was cut off, are removed.
+
+    Example:
+        >>> history = History(Path("run/logs/poh-seed42.jsonl"), step=0)
+        >>> history.step({"step": 1, "loss": 4.97})
+        >>> history.close()
+    """
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        write_atomically(path, b"".join(_lines_until(path, step)))
+        self._file = path.open("ab", buffering=0)  # straight to the system, which outlives a killed process
+
+    def step(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(plain(record), allow_nan=False).encode() + b"\n")
+
+    def epoch(self, *_: Any) -> None:
+        """Nothing is written at the end of an epoch: each step says its own."""
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _lines_until(path: Path, step: int) -> list[bytes]:
+    """The lines of the first `step` steps, or up to the first line that is cut off or damaged."""
+    lines = []
+    for line in path.read_bytes().splitlines(keepends=True) if step and path.exists() else ():
+        try:
+            wanted = line.endswith(b"\n") and json.loads(line)["step"] <= step
+        except (ValueError, TypeError, KeyError):
+            wanted = False
+        if not wanted:
+            break
+        lines.append(line)
+    return lines

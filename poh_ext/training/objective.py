@@ -1,0 +1,102 @@
+"""What is minimised: the loss along the true paths, and PoH's routing entropy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from poh_ext.losses import multi_horizon_linear_cross_entropy
+from poh_ext.tasks import MazeTasks
+from poh_ext.training.config import BenchmarkConfig
+from poh_ext.training.device import autocast
+from poh_ext.training.protocol import planner_view, protocol_settings
+
+__all__ = ["Objective", "planning_loss", "term_weights"]
+
+
+def planning_loss(hidden: Tensor, head: nn.Linear, tasks: MazeTasks, config: BenchmarkConfig, *,
+                  precision: str = "float32", reduction: str | None = None) -> Tensor:
+    """The loss along the true paths: the cell at position i of a path predicts the cells 1..K moves ahead.
+
+    The scores of every cell as the next one from every cell, [B, N, N], are never formed: only the rows that a path
+    visits are, a chunk at a time.
+
+    Args:
+        hidden: [B, N, D], the state of every cell: `model.hidden(...)`.
+        head: `model.head`, D features to the scores of N cells.
+        tasks: the B tasks, on the same device.
+        config: multi_horizon, label_smoothing, validity_mask and the protocol are used.
+        precision: of the head's products, "float32" or "bfloat16"; the log-sum-exp and all sums are float32.
+        reduction: of the loss, the protocol's where it is None.
+    """
+    path = tasks.path[:, : int(tasks.length.max())]
+    # The loss wants one dtype, but autocast leaves hidden in whichever its last operator had, and the weights in
+    # float32. All three go to the precision of the run, as a head called under autocast would cast them; the casts
+    # are differentiable, so that the gradient arrives at the float32 weights.
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    return multi_horizon_linear_cross_entropy(
+        hidden.to(dtype), head.weight.to(dtype), path, bias=head.bias.to(dtype), rows=path,
+        horizons=config.multi_horizon, label_smoothing=config.label_smoothing,
+        candidates=tasks.mazes.neighbors() if config.validity_mask else None, ignore_index=-1,
+        reduction=reduction or protocol_settings(config)["reduction"],
+    )
+
+
+class Objective(nn.Module):
+    """The planner with its loss around it: one forward pass from mazes to what is minimised.
+
+    Args:
+        model: has `hidden(mazes, start, goal) -> [B, N, D]` and `head`, a linear layer to N scores; PoH also
+            `routing_entropy()`.
+        config: see planning_loss.
+        precision: of the forward pass.
+    """
+
+    def __init__(self, model: nn.Module, config: BenchmarkConfig, precision: str) -> None:
+        super().__init__()
+        self.model, self.config, self.precision = model, config, precision
+        self.has_router = hasattr(model, "routing_entropy")
+
+    def forward(self, tasks: MazeTasks, entropy_weight: float, weights: Tensor | None = None, share: float = 1.0
+                ) -> tuple[Tensor, Tensor, Tensor]:
+        """(what is minimised, its cross-entropy, the routing entropy, 0 for planners without routing).
+
+        Args:
+            tasks: the batch, or a part of it.
+            entropy_weight: of the routing entropy.
+            weights: [L, K] of a part: see term_weights. The three values are then the part's shares of the whole
+                batch's.
+            share: of the batch's mazes that are in the part.
+        """
+        device = tasks.start.device
+        with autocast(device, self.precision):
+            hidden = self.model.hidden(planner_view(tasks.mazes, self.config), tasks.start, tasks.goal)
+        if weights is None:
+            cross_entropy = planning_loss(hidden, self.model.head, tasks, self.config, precision=self.precision)
+        else:
+            terms = planning_loss(hidden, self.model.head, tasks, self.config, precision=self.precision,
+                                  reduction="none")
+            cross_entropy = (terms * weights[: terms.shape[1]]).sum()
+        cross_entropy = cross_entropy.float()
+        entropy = share * self.model.routing_entropy() if self.has_router else cross_entropy.new_zeros(())
+        loss = cross_entropy + entropy_weight * entropy if entropy_weight > 0 and self.has_router else cross_entropy
+        return loss, cross_entropy, entropy
+
+
+def term_weights(length: Tensor, config: BenchmarkConfig) -> Tensor:
+    """float32 [L, K]: by how much a term at position i and horizon k counts in the mean over a whole batch.
+
+    "mean" counts all terms alike; "position_mean" each (i, k) that occurs alike, whatever its number of terms. With
+    these weights the parts of a batch add up to its loss, however the terms are spread over the parts.
+
+    Args:
+        length: int64 [B], cells on the paths of the whole batch.
+        config: multi_horizon and the protocol are used.
+    """
+    position = torch.arange(int(length.max()), device=length.device)
+    horizon = torch.arange(1, config.multi_horizon + 1, device=length.device)
+    counts = (position[:, None, None] + horizon[:, None] < length).sum(-1)  # [L, K]
+    if protocol_settings(config)["reduction"] == "mean":
+        return (1 / counts.sum().clamp(min=1)).float().expand(counts.shape)
+    occurring = (counts > 0).sum().clamp(min=1)
+    return (1 / (counts.clamp(min=1) * occurring)).float()

@@ -1,0 +1,126 @@
+"""One row of the table for one seed: build the planner, train it where the row asks for it, evaluate it.
+
+It depends on what it is given alone, so that it may run in another process or be run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from poh_ext.models import gflop_per_maze, parameter_count
+from poh_ext.report import Row, routing_record
+from poh_ext.report.results import label, write_atomically
+from poh_ext.training.checkpoint import Checkpoints
+from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_random, first_maze_routing
+from poh_ext.training.history import History
+from poh_ext.training.loop import Training, train_planner
+from poh_ext.training.plan import PlannedRow
+from poh_ext.training.planners import planner_class
+from poh_ext.training.protocol import Data, planner_view
+from poh_ext.training.resume import identity
+
+__all__ = ["Outcome", "Place", "run_trial", "trial_checkpoints", "trial_name"]
+
+MAZES_SHOWN = 6  # whose walked paths are kept for pictures
+WEIGHTS = ("poh_ext planner weights", 1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run computes and writes."""
+
+    folder: Path
+    device: torch.device
+    precision: str
+    environment: dict[str, Any]
+
+
+@dataclass
+class Outcome:
+    """A finished row, and how PoH weighed its heads (None for other rows)."""
+
+    row: Row
+    routing: dict | None
+
+
+def trial_name(planned: PlannedRow, seed: int) -> str:
+    """Of the files of a trained row: "tiny-poh-without-warm-up-seed42"."""
+    words = f"{planned.scale} {planned.model} seed{seed}"
+    return re.sub(r"[^A-Za-z0-9_]+", "-", words.strip())
+
+
+def trial_checkpoints(planned: PlannedRow, seed: int, place: Place) -> Checkpoints:
+    parts = {"size": planned.scale, "row": planned.model, "seed of the row": seed}
+    this = identity(planned.config.title, planned.config.to_dict(), place.environment, **parts)
+    return Checkpoints(place.folder / "checkpoints" / trial_name(planned, seed), this)
+
+
+def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: Callable[[], None]) -> Outcome:
+    """The row of a planner, or of the random policy.
+
+    Raises:
+        Interrupted: by `check`; what was trained is in the checkpoints.
+        Diverged: the loss is not finite.
+    """
+    if planned.kind == "random":
+        return Outcome(_row(planned, seed, evaluate_random(data.test, seed), Training(), None), None)
+    name = f"{label(planned.model, planned.trained, planned.scale)} (seed {seed})"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # a planner of the same options starts from the same weights
+        model = planner_class(planned.kind)(planned.config.maze_size, **planned.options).to(place.device)
+    training = _train(model, planned, seed, data, place, check, name) if planned.trained else Training()
+
+    def view(mazes):
+        return planner_view(mazes, planned.config)
+
+    outcome = evaluate(model, data.test, decode=planned.config.decode_used, precision=place.precision, view=view,
+                       check=check, label=f"evaluating {name}")
+    routing = None
+    if planned.trained and hasattr(model, "routing_weights"):
+        weights = first_maze_routing(model, data.test, precision=place.precision, view=view)
+        routing = routing_record(planned.model, seed, *weights, scale=planned.scale)
+    if planned.trained and planned.config.save_weights:
+        kind, version = WEIGHTS
+        record = {"format": kind, "version": version, "planner": type(model).__name__, "row": planned.model,
+                  "seed": seed, "size": planned.config.maze_size, "options": planned.options,
+                  "model": model.state_dict()}
+        write_atomically(place.folder / "weights" / f"{trial_name(planned, seed)}.pt",
+                         lambda file: torch.save(record, file))
+    return Outcome(_row(planned, seed, outcome, training, model), routing)
+
+
+def _train(model: torch.nn.Module, planned: PlannedRow, seed: int, data: Data, place: Place,
+           check: Callable[[], None], name: str) -> Training:
+    with contextlib.ExitStack() as stack:
+
+        def watch(step: int):
+            history = History(place.folder / "logs" / f"{trial_name(planned, seed)}.jsonl", step=step)
+            stack.callback(history.close)
+            return [history]
+
+        return train_planner(model, data.batches, planned.config, seed=seed, label=name, precision=place.precision,
+                             check=check, checkpoints=trial_checkpoints(planned, seed, place), watch=watch)
+
+
+def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training, model) -> Row:
+    trained = planned.trained
+    online = f"{training.rejected} of the training mazes drawn were test mazes and were rejected"
+    return Row(
+        model=planned.model, trained=trained, seed=seed, scale=planned.scale,
+        params=parameter_count(model) if model is not None else 0,
+        gflop_per_maze=gflop_per_maze(model) if model is not None else 0.0,
+        steps=training.steps, train_seconds=training.seconds if trained else None,
+        train_mazes_per_second=training.mazes_per_second if trained else None,
+        eval_mazes_per_second=outcome.mazes_per_second,
+        reached=outcome.reached.tolist(), optimal=outcome.optimal.tolist(),
+        moves_correct=outcome.moves_correct, moves_total=outcome.moves_total, curve=training.curve,
+        config=planned.options, paths=outcome.paths[:MAZES_SHOWN],
+        note=online if trained and planned.config.train == "online" else "",
+    )
