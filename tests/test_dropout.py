@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from poh_ext.models.attention import Attention
 from poh_ext.models.dropout import Dropout, dropout_mask
-from poh_ext.models.layers import Attention
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -1,0 +1,195 @@
+"""What both planners share: options, the embedding of a maze, passes with and without a graph, the policy head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from numbers import Integral, Real
+
+import torch
+from torch import Tensor, nn
+
+from poh_ext.models.embedding import CellEmbedding, MazeEncoder
+from poh_ext.ops import maze_graph
+
+__all__ = ["Planner", "choice", "positive", "probability"]
+
+MOVES = 4  # up, down, left, right
+
+
+def positive(**values) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{name} must be an int, got {value!r}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def probability(**values) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
+def choice(name: str, value, *accepted) -> None:
+    if value not in accepted or isinstance(value, bool) != isinstance(accepted[0], bool):
+        raise ValueError(f"{name} must be {' or '.join(map(repr, accepted))}, got {value!r}")
+
+
+def grid_shape(size: int | tuple[int, int]) -> tuple[int, int]:
+    """An int side or a pair (height, width) -> (height, width), checked."""
+    pair = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(pair) != 2:
+        raise ValueError(f"size must be an int or a pair (height, width), got {size!r}")
+    positive(**{"size" if pair[0] == pair[1] else "size (height)": pair[0], "size (width)": pair[1]})
+    return int(pair[0]), int(pair[1])
+
+
+class Planner(nn.Module):
+    """Base of the planners. A planner is a state of every cell, refined in passes over the same blocks.
+
+    A subclass sets `blocks` and gives `_begin(tokens)`, the state before the first pass, `_pass(state, tokens,
+    neighbors, step)`, the state after another, `_cells(state)`, its [B, N, d], and `_end(state)`, told the last one.
+    """
+
+    def __init__(self, size, *, d_model, n_heads, d_ff, depth, passes, cell_features, maze_enc, dropout,
+                 attention_dropout, valid_heads, norm, head, positions, reinject):
+        super().__init__()
+        height, width = grid_shape(size)
+        positive(d_model=d_model, n_heads=n_heads, d_ff=d_ff, depth=depth)
+        probability(dropout=dropout)
+        if attention_dropout is not None:
+            probability(attention_dropout=attention_dropout)
+        if d_model % n_heads:
+            raise ValueError(f"d_model must be divisible by n_heads, got d_model={d_model}, n_heads={n_heads}")
+        if cell_features not in (1, 4, 6):
+            raise ValueError("cell_features must be 1 (published), 4 (passage bits) or 6 (passage bits, start, goal), "
+                             f"got {cell_features!r}")
+        if isinstance(valid_heads, bool) or not isinstance(valid_heads, Integral):
+            raise TypeError(f"valid_heads must be an int, got {valid_heads!r}")
+        if not 0 <= valid_heads <= n_heads:
+            raise ValueError(f"valid_heads must be from 0 to n_heads={n_heads}, got {valid_heads}")
+        choice("norm", norm, "pre", "post")
+        choice("head", head, "cells", "moves")
+        choice("positions", positions, "absolute", "none")
+        choice("reinject", reinject, True, False)
+        self.size = (height, width)
+        self.n_cells = height * width
+        self.passes = passes
+        self.valid_heads, self.norm, self.reinject = valid_heads, norm, reinject
+        self.moves = head == "moves"
+        # Without a parameter per cell, mazes of any size will do.
+        self.any_size = self.moves and positions == "none"
+        self.embed = CellEmbedding(self.n_cells, d_model, cell_features, positions=positions == "absolute")
+        self.encoder = MazeEncoder(d_model) if maze_enc else None
+        self.head = nn.Linear(d_model, MOVES if self.moves else self.n_cells)
+        self.block_options = {"dropout": dropout, "norm": norm, "valid_heads": valid_heads,
+                              "attention_dropout": dropout if attention_dropout is None else attention_dropout}
+
+    def _check(self, mazes, start: Tensor, goal: Tensor) -> None:
+        passages = getattr(mazes, "passages", None)
+        if not isinstance(passages, Tensor):
+            raise TypeError(f"mazes must be a MazeBatch, got {type(mazes).__name__}")
+        if passages.dim() != 3 or (tuple(passages.shape[1:]) != self.size and not self.any_size):
+            raise ValueError(
+                f"mazes must be of the model's size {self.size[0]}x{self.size[1]}, "
+                f"got passages of shape {tuple(passages.shape)}"
+            )
+        if passages.device != self.head.weight.device:
+            raise ValueError(f"mazes are on {passages.device}, the model is on {self.head.weight.device}")
+        n_cells = passages.shape[1] * passages.shape[2]
+        for name, cells in (("start", start), ("goal", goal)):
+            if not isinstance(cells, Tensor) or cells.dtype != torch.int64:
+                given = cells.dtype if isinstance(cells, Tensor) else type(cells).__name__
+                raise TypeError(f"{name} must be an int64 tensor, got {given}")
+            if cells.shape != passages.shape[:1]:
+                raise ValueError(f"{name} must have shape ({len(passages)},), got {tuple(cells.shape)}")
+            if cells.device != passages.device:
+                raise ValueError(f"{name} is on {cells.device}, mazes are on {passages.device}")
+            # Elsewhere the scatter in CellEmbedding checks the range on the device, without a synchronisation.
+            if cells.device.type == "cpu" and not torch.compiler.is_compiling():
+                wrong = ((cells < 0) | (cells >= n_cells)).nonzero()
+                if len(wrong):
+                    i = int(wrong[0])
+                    raise IndexError(f"{name}[{i}] is {int(cells[i])}, but cells are 0 to {n_cells - 1}")
+
+    def hidden(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None,
+               grad_passes: int | None = None) -> Tensor:
+        """State of every cell before the policy head, [B, N, d_model]: the `hidden` of the linear loss,
+        whose `weight` and `bias` are `model.head.weight` and `model.head.bias`. Arguments as in `forward`."""
+        return self.hidden_passes(mazes, start, goal, after=(self.passes if passes is None else passes,),
+                                  grad_passes=grad_passes)[0]
+
+    def hidden_passes(self, mazes, start: Tensor, goal: Tensor, *, after: Sequence[int],
+                      grad_passes: int | None = None) -> list[Tensor]:
+        """`hidden` after several numbers of passes of one run, for deep supervision.
+
+        Args:
+            mazes, start, goal: as in `forward`.
+            after: numbers of passes, rising; the last is how many are run.
+            grad_passes: None: gradients through all passes. n: each state has gradients through the n passes before
+                it; passes that serve none so run without a graph, and what they started from gets no gradient.
+
+        Returns:
+            A [B, N, d_model] for each of `after`.
+        """
+        positive(**{f"passes ({i})" if len(after) > 1 else "passes": n for i, n in enumerate(after)})
+        if not after or any(b <= a for a, b in pairwise(after)):
+            raise ValueError(f"after must be one or more rising numbers of passes, got {list(after)}")
+        if grad_passes is not None:
+            positive(grad_passes=grad_passes)
+        self._check(mazes, start, goal)
+        neighbors = maze_graph.neighbors(mazes.passages) if self.valid_heads else None
+        tokens = self.embed(mazes.passages, start, goal)
+        if self.encoder is not None:
+            tokens = tokens + self.encoder(mazes.raster()).unsqueeze(1)
+        state, found, graph = self._begin(tokens), [], torch.is_grad_enabled()
+        for step in range(after[-1]):
+            if graph and grad_passes is not None:
+                ahead = next(n for n in after if n > step) - step  # passes until a state is asked for
+                with torch.set_grad_enabled(ahead <= grad_passes):
+                    state = self._pass(state, tokens, neighbors, step)
+            else:
+                state = self._pass(state, tokens, neighbors, step)
+            if step + 1 in after:
+                found.append(self._cells(state))
+        self._end(state)
+        return found
+
+    def forward(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None,
+                grad_passes: int | None = None) -> Tensor:
+        """Policy logits: [B, N, N], entry [b, i, j] scoring the step from cell i to cell j; with head="moves"
+        [B, N, 4], the steps up, down, left, right.
+
+        Args:
+            mazes: MazeBatch of B mazes on the model's device, of the model's size, or of any if `any_size`.
+            start, goal: int64 [B], cell numbers in row-major order.
+            passes: how many to run instead of the model's own number (`loops` or `R`).
+            grad_passes: gradients through the last so many passes only; the others run without a graph.
+
+        Raises:
+            TypeError: mazes is no MazeBatch; start or goal is not an int64 tensor; passes is no int.
+            ValueError: wrong size, shape or device; fewer than one pass.
+            IndexError: a start or goal outside the grid (named with its place).
+        """
+        return self.head(self.hidden(mazes, start, goal, passes=passes, grad_passes=grad_passes))
+
+    def policy(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None) -> Tensor:
+        """Move logits [B, N, 4] (up, down, left, right), -inf where walled. With head="cells" they are the columns of
+        `forward` at the passable neighbours, without computing the other N - 4 columns."""
+        x = self.hidden(mazes, start, goal, passes=passes)
+        moves = self.head(x) if self.moves else self._neighbor_columns(x)
+        bits = torch.tensor([1, 2, 4, 8], dtype=torch.uint8, device=x.device)
+        return moves.masked_fill((mazes.passages.flatten(1).unsqueeze(-1) & bits) == 0, -math.inf)
+
+    def _neighbor_columns(self, x: Tensor) -> Tensor:
+        width = self.size[1]
+        cell = torch.arange(self.n_cells, device=x.device)
+        # Where a step leaves the grid the column is that of some other cell: a wall, masked by `policy`.
+        columns = (cell.unsqueeze(1) + torch.tensor([-width, width, -1, 1], device=x.device)) % self.n_cells
+        # The four columns of a cell are the same in all mazes, so this is one small product per cell.
+        moves = torch.matmul(x.transpose(0, 1), self.head.weight[columns].transpose(1, 2)).transpose(0, 1)
+        return moves + self.head.bias[columns].to(moves.dtype)
