@@ -81,9 +81,9 @@ def test_planted_out_of_bounds_accesses_are_found(kernel):
 
 # The tests of the operators that say nothing of kernels (compile, opcheck) or check the text of an index error: on
 # CUDA, looking at the indices would cost a synchronisation, so there a device assertion names the argument only.
-SKIPPED = "not compile and not opcheck and not out_of_range and not threads and not (bad_arguments and (target or row "
-SKIPPED += "or candidate)) and not (bad_input and IndexError)"
-OPERATORS = [f"tests/test_{name}.py" for name in ("losses", "routing", "mazes", "tasks", "rollout")]
+INDICES = "(bad_arguments and (target or row or candidate)) or (bad_input and IndexError) or cells_out_of_range"
+SKIPPED = f"not compile and not opcheck and not out_of_range and not threads and not ({INDICES})"
+OPERATORS = [f"tests/test_{name}.py" for name in ("losses", "linear_losses", "routing", "mazes", "tasks", "rollout")]
 COUNT = """
 import ctypes, os, sys, pytest
 from poh_ext import _C
@@ -137,6 +137,11 @@ def test_operators_under_thread_sanitizer(tmp_path, report):
     assert run_operators("thread", tmp_path, report, 7, selection, POH_EMULATION_ORDER="reverse") > 80
 
 
+def test_indices_are_named_where_checks_are_wanted(tmp_path, report):
+    """With POH_EXT_CHECKS=1 a CUDA call waits for the device and raises what a CPU call does."""
+    assert run_operators("address", tmp_path, report, 1, INDICES, POH_EXT_CHECKS="1") > 10
+
+
 BAD_INDICES = """
 import torch, poh_ext
 logits, targets = torch.zeros(1, 4, 5), torch.tensor([[0, 1, 2]])
@@ -148,7 +153,16 @@ calls = {
     "a start or goal is out of range for the cells of the maze": lambda: poh_ext.generate_mazes(1, 3).distances(
         torch.tensor([9])),
 }
-for text, call in calls.items():
+hidden, weight, pairs = torch.zeros(1, 4, 6), torch.zeros(5, 6), torch.full((1, 4, 2), -2)
+linear = poh_ext.multi_horizon_linear_cross_entropy
+for text, call in [
+    *calls.items(),
+    ("targets: a class is out of range", lambda: linear(hidden, weight, targets + 3)),
+    ("rows: a row is out of range", lambda: linear(hidden, weight, targets, rows=targets + 2)),
+    ("rows: a row is out of range", lambda: linear(hidden[:, :2], weight, targets, rows=targets + 2)),
+    ("candidates: a class is out of range", lambda: linear(hidden, weight, targets, candidates=pairs)),
+    ("candidates: a class is out of range", lambda: linear(hidden, weight, targets, candidates=pairs, horizons=2)),
+]:
     try:
         call()
     except IndexError as error:

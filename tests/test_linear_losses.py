@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import DTYPES, KERNELS, needs_kernels, tolerance
+from cases import DTYPES, needs_kernels, tolerance
 from test_losses import problem
 
 from poh_ext import (
@@ -13,6 +13,7 @@ from poh_ext import (
     multi_horizon_cross_entropy,
     multi_horizon_linear_cross_entropy,
 )
+from poh_ext._backend import has_kernel
 
 WIDTH = 6
 
@@ -123,6 +124,43 @@ def test_many_chunks_and_classes():
     compare(*tensors, horizons=2, **kwargs)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("mask", [None, "valid", "candidates"])
+@pytest.mark.parametrize("horizons", [1, 3])
+def test_more_positions_than_rows(reduction, mask, horizons):
+    *tensors, kwargs = linear_problem(n=5, length=23, mask=mask)
+    compare(*tensors, horizons=horizons, label_smoothing=0.1, reduction=reduction, **kwargs)
+    *tensors, kwargs = linear_problem(n=5, length=23, mask=mask, states=3)
+    compare(*tensors, horizons=3, reduction=reduction, **kwargs)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_many_and_repeated_candidates(reduction):
+    """More than a warp has lanes; a class that is listed twice counts once."""
+    *tensors, kwargs = linear_problem(classes=80)
+    candidates = torch.randint(-1, 80, (3, 7, 70), generator=torch.Generator().manual_seed(2))
+    candidates[:, 1, 30:] = candidates[:, 1, :40]
+    candidates[:, 2] = -1
+    compare(*tensors, candidates=candidates, label_smoothing=0.1, softcap=4.0, reduction=reduction, **kwargs)
+
+
+@pytest.mark.parametrize("mask, horizons", [(None, 1), (None, 2), ("candidates", 1)])
+def test_states_of_rows_without_a_term_reach_nothing(mask, horizons):
+    """Their NaN neither: a sum over rows must pass them over, not weigh them with 0."""
+    hidden, weight, bias, targets, kwargs = linear_problem(mask=mask)
+    kwargs["rows"][kwargs["rows"] == 3] = 2
+    compare(hidden, weight, bias, targets, horizons=horizons, **kwargs)
+    options = {"bias": bias, "horizons": horizons, **kwargs}
+    want = multi_horizon_linear_cross_entropy(hidden, weight, targets, **options)
+    broken = hidden.detach().clone()
+    broken[:, 3] = torch.nan
+    broken.requires_grad_()
+    got = multi_horizon_linear_cross_entropy(broken, weight, targets, **options)
+    assert got == want
+    for t in torch.autograd.grad(got, (broken, weight, bias)):
+        assert t.isfinite().all()
+
+
 @pytest.mark.parametrize("why", ["targets", "length", "batch", "no rows", "no classes"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("horizons", [1, 2])
@@ -211,6 +249,8 @@ BAD_CALLS = {
     "bias shape": ({"bias": torch.zeros(6).double()}, ValueError, r"bias must have shape \[11\], got \[6\]"),
     "class_weight": ({"class_weight": [1.0]}, ValueError, r"class_weight must have shape \[11\], got \[1\]"),
     "target": ({"targets": torch.full((3, 6), 11)}, IndexError, r"targets\[0, 0\] is 11, but there are 11 classes"),
+    "row": ({"rows": torch.full((3, 6), 7)}, IndexError, r"rows\[0, 0\] is 7, but there are 7 rows"),
+    "candidate": ({"candidates": torch.full((3, 7, 2), -2)}, IndexError, r"candidates\[0, 0, 0\] is -2, .*-1 pads"),
     "horizons": ({"horizons": 0}, ValueError, "horizons must be at least 1, got 0"),
 }
 
@@ -237,7 +277,9 @@ def test_opcheck(mask):
     torch.library.opcheck(torch.ops.poh_ext.horizon_linear_ce_backward, args)
 
 
-@pytest.mark.skipif(not KERNELS, reason="the PyTorch reference forms the logits that are read")
+@pytest.mark.skipif(
+    not has_kernel(torch.device("cpu"), "horizon_ce_chunk"), reason="watches the C++ kernels for the CPU"
+)
 def test_logits_never_exist():
     """No tensor as large as [B, N, V], nor as the logits of the rows read, is made."""
     from torch.utils._python_dispatch import TorchDispatchMode

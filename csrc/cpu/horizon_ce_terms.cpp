@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "checks.h"
+#include "index_errors.h"
 
 namespace poh {
 
@@ -31,20 +31,11 @@ int64_t first_outside(const int64_t* t, int64_t n, int64_t low, int64_t high, in
 
 void check_indices(const Asked& a, const int64_t* candidates, int64_t C, int64_t V) {
   int64_t at = first_outside(a.targets, a.B * a.L, 0, V, a.ignore);
-  if (at >= 0) {
-    index_error("targets[", at / a.L, ", ", at % a.L, "] is ", a.targets[at], ", but there are ", V,
-                " classes (ignore_index is ", a.ignore, ")");
-  }
+  if (at >= 0) target_error(at, a.targets[at], a.L, V, a.ignore);
   at = a.rows == nullptr ? -1 : first_outside(a.rows, a.B * a.L, 0, a.N, a.ignore);
-  if (at >= 0) {
-    index_error("rows[", at / a.L, ", ", at % a.L, "] is ", a.rows[at], ", but there are ", a.N,
-                " rows (ignore_index is ", a.ignore, ")");
-  }
+  if (at >= 0) row_error(at, a.rows[at], a.L, a.N, a.ignore);
   at = candidates == nullptr ? -1 : first_outside(candidates, a.B * a.N * C, -1, V, -1);
-  if (at >= 0) {
-    index_error("candidates[", at / C / a.N, ", ", at / C % a.N, ", ", at % C, "] is ", candidates[at],
-                ", but there are ", V, " classes (-1 pads)");
-  }
+  if (at >= 0) candidate_error(at, candidates[at], a.N, C, V);
 }
 
 Readers::Readers(const Asked& a) : start(a.B * a.N * a.states + 1, 0) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "index_errors.h"
 #include "math/maze_graph.h"
 #include "math/maze_grid.h"
 #include "maze_checks.h"
@@ -42,9 +43,7 @@ struct MazeBatch {
     check(tensor.size(0) == batch, name, " must be [", batch, "], one cell for each maze, got [", tensor.size(0), "]");
     const int64_t* cell = tensor.const_data_ptr<int64_t>();
     for (int64_t b = 0; b < batch; ++b) {
-      if (cell[b] < 0 || cell[b] >= n) {
-        index_error(name, "[", b, "] = ", cell[b], " is out of range for ", n, " cells");
-      }
+      if (cell[b] < 0 || cell[b] >= n) cell_error(name, b, cell[b], n);
     }
     return cell;
   }

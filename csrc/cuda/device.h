@@ -1,5 +1,6 @@
 // The one place where a CUDA build and the host emulation of the tests (tests/cuda_host) differ: shared memory,
-// launches, streams and device assertions. Everything else in csrc/cuda is compiled unchanged by both.
+// launches, streams, reading back, device assertions
+// and how much is done at once. Everything else in csrc/cuda is compiled unchanged by both.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -70,13 +71,19 @@ struct Shape {
 #if defined(POH_CUDA_EMULATION)
 
 inline int multiprocessors(const Tensor&) { return ::emulation::kMultiprocessors; }
+constexpr int64_t kChunkBytes = ::emulation::kChunkBytes, kChunkRows = ::emulation::kChunkRows;
 
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Tensor&, Shape shape, Arguments... arguments) {
   ::emulation::run(shape.blocks, shape.threads, shape.shared, [&] { kernel(arguments...); });
 }
 
+inline void read_back(const Tensor&, const int64_t* from, int64_t* to) { *to = *from; }
+
 #else
+
+// Rows whose logits exist at once in the linear loss: these bytes of them, but enough rows for fast matrix products.
+constexpr int64_t kChunkBytes = int64_t{64} << 20, kChunkRows = 1024;
 
 inline void check_cuda(cudaError_t error) {
   if (error != cudaSuccess) throw std::runtime_error(message("CUDA: ", cudaGetErrorString(error)));
@@ -103,19 +110,30 @@ inline int multiprocessors(const Tensor& t) {
   return count;
 }
 
+inline cudaStream_t current_stream(const Tensor& on) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(on.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
 // Starts the kernel on the device of `on`, in torch's current stream there. Does not wait for it.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Tensor& on, Shape shape, Arguments... arguments) {
   const OnDevice device(on);
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(on.get_device_index(), &stream));
   if (shape.shared > 48 * 1024) {
     check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                     cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared)));
   }
-  kernel<<<static_cast<unsigned>(shape.blocks), shape.threads, shape.shared, static_cast<cudaStream_t>(stream)>>>(
-      arguments...);
+  kernel<<<static_cast<unsigned>(shape.blocks), shape.threads, shape.shared, current_stream(on)>>>(arguments...);
   check_cuda(cudaGetLastError());
+}
+
+// Copies a number to the host, which waits for all that was started before on torch's stream: not for every call.
+inline void read_back(const Tensor& on, const int64_t* from, int64_t* to) {
+  const OnDevice device(on);
+  const cudaStream_t stream = current_stream(on);
+  check_cuda(cudaMemcpyAsync(to, from, sizeof(*to), cudaMemcpyDeviceToHost, stream));
+  check_cuda(cudaStreamSynchronize(stream));
 }
 
 #endif
@@ -124,6 +142,10 @@ void launch(void (*kernel)(Parameters...), const Tensor& on, Shape shape, Argume
 inline int64_t blocks_for(const Tensor& on, int64_t items, int64_t per_block, int64_t blocks_per_multiprocessor = 16) {
   const int64_t needed = (items + per_block - 1) / per_block;
   return std::max<int64_t>(1, std::min(needed, multiprocessors(on) * blocks_per_multiprocessor));
+}
+
+inline int64_t chunk_rows(int64_t bytes_per_row) {
+  return std::max(kChunkRows, kChunkBytes / std::max<int64_t>(bytes_per_row, 1));
 }
 
 }  // namespace poh::cuda

@@ -6,33 +6,21 @@
 
 namespace poh::cuda {
 
-// d loss / d term: coefficients [L, K] times the gradient of the value, one number or [B, L, K].
-template <class A>
-struct Upstream {
-  const A* coefficients;
-  const A* grad;
-  bool per_term;
-};
-
 // Everything of a row's gradient but the logits.
 template <class T, class A>
 struct RowBackward {
   const HorizonCall<T, A>& c;
   const Upstream<A>& up;
-  int64_t q, b, r;
+  const Row& at;
   bool masked, dense;
   LogSumExp<A> lse, near_lse;
   A near_count, near_mass;
   RowGradient<A> far, near;
 
-  __device__ A coefficient(int64_t i, int64_t k) const {
-    const int64_t place = i * c.K + k - 1;
-    return up.coefficients[place] * up.grad[up.per_term ? b * c.L * c.K + place : 0];
-  }
   // Adds a term to `sum`; its hit.
   __device__ A add(RowGradient<A>& sum, int64_t i, int64_t k, int64_t y) const {
     const bool here = masked && k == 1;
-    return sum.add(coefficient(i, k), here ? near_lse : lse, c.weight(y), here ? near_mass : c.mass(),
+    return sum.add(up(c, at.b, i, k), here ? near_lse : lse, c.weight(y), here ? near_mass : c.mass(),
                    here ? near_count : static_cast<A>(c.V), c.options);
   }
   // The gradient to the logit z of class v as softmax and smoothing make it, without the hits of terms.
@@ -45,12 +33,12 @@ struct RowBackward {
   // The whole gradient to class v of this lane (-1: none); the warp goes along. first: whether term number `own` is
   // the first one that asks for v.
   __device__ A whole(int64_t v, int lane, int64_t own, bool* first) const {
-    const bool allowed = v >= 0 && masked && c.allowed(q, v);
-    const A z = v >= 0 ? c.logit(q, v) : A(0);
+    const bool allowed = v >= 0 && masked && c.allowed(c.number(at), v);
+    const A z = v >= 0 ? c.logit(at.at, v) : A(0);
     A hits = 0;
     int64_t number = 0;
     *first = true;
-    for_each_term(c, b, r, lane, false, [&](int64_t i, int64_t k, int64_t y) {
+    for_each_term(c, at, lane, false, [&](int64_t i, int64_t k, int64_t y) {
       if (y >= 0 && y == v) {
         RowGradient<A> one;
         const A hit = add(one, i, k, y);
@@ -68,10 +56,12 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(A) == 8 ? 2 : 3)  // enoug
     backward_rows(HorizonCall<T, A> c, int warps, const LogSumExp<A>* lse, const LogSumExp<A>* near_lse,
                   Upstream<A> up, T* grad) {
   const Group g(warps);
-  for (int64_t q = g.first_row(); q < c.B * c.N; q += g.row_step()) {
-    const int64_t b = q / c.N, r = q % c.N;
-    T* const out = grad + q * c.V;
-    const Need need = find_need(c, b, r, g.lane);
+  if (c.idle()) return;
+  for (int64_t place = g.first_row(); place < c.count; place += g.row_step()) {
+    const Row at = c.row(place);
+    const int64_t q = c.number(at);
+    T* const out = grad + place * c.V;
+    const Need need = find_need(c, at, g.lane);
     if (!need.near && !need.far) {
       for_each_class<false, true, T, A>(nullptr, out, c.V, g, [](int64_t, A) { return A(0); });
       continue;
@@ -82,36 +72,37 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(A) == 8 ? 2 : 3)  // enoug
       some = merge_group(g, some);
     }
     const bool masked = some.count > 0 && some.count < c.V, dense = need.far || (need.near && !masked);
-    RowBackward<T, A> row{c,    up,    q,     b, r, masked, dense, lse[q], near_lse[q], static_cast<A>(some.count),
+    RowBackward<T, A> row{c, up, at, masked, dense, lse[place], near_lse[place], static_cast<A>(some.count),
                           some.mass, {}, {}};
-    for_each_term(c, b, r, g.lane, true, [&](int64_t i, int64_t k, int64_t y) {
+    for_each_term(c, at, g.lane, true, [&](int64_t i, int64_t k, int64_t y) {
       if (y >= 0) row.add(masked && k == 1 ? row.near : row.far, i, k, y);
     });
     row.far = {warp_sum(row.far.prob), warp_sum(row.far.spread)};
     row.near = {warp_sum(row.near.prob), warp_sum(row.near.spread)};
     const bool by_mask = masked && c.valid != nullptr;
     if (dense) {
-      for_each_class<true, true, T, A>(c.logits + q * c.V, out, c.V, g, [&](int64_t v, A z) {
+      for_each_class<true, true, T, A>(c.logits + place * c.V, out, c.V, g, [&](int64_t v, A z) {
         z = c.cap(z);
         return row.smooth_part(v, z, by_mask && c.valid[q * c.V + v]) * c.slope(z);
       });
     } else {
       for_each_class<false, true, T, A>(nullptr, out, c.V, g, [&](int64_t v, A) {
         if (!by_mask || !c.valid[q * c.V + v]) return A(0);
-        const A z = c.logit(q, v);
+        const A z = c.logit(place, v);
         return row.smooth_part(v, z, true) * c.slope(z);
       });
     }
     g.sync();  // what was written for the classes below is written again, with their hits
     if (g.first_warp()) {
       int64_t number = 0;
-      for_each_reader(c, b, r, g.lane, [&](int64_t i) {
-        for (int64_t k = 1; k <= c.K; k += kWarp) {
-          const int64_t y = c.target(b, i, k + g.lane);
+      for_each_reader(c, at.b, at.r, g.lane, [&](int64_t i) {
+        const int64_t last = c.last_horizon(at);
+        for (int64_t k = c.first_horizon(at); k <= last; k += kWarp) {
+          const int64_t y = k + g.lane <= last ? c.target(at.b, i, k + g.lane) : -1;
           bool first;
           const A value = row.whole(y, g.lane, number + g.lane, &first);
           if (y >= 0 && first) out[y] = static_cast<T>(value);
-          number += c.K - k + 1 < kWarp ? c.K - k + 1 : kWarp;
+          number += last - k + 1 < kWarp ? last - k + 1 : kWarp;
         }
       });
       __syncwarp();

@@ -10,20 +10,25 @@ namespace poh::cuda {
 
 enum Reduction : int64_t { kMean = 0, kSum = 1, kNone = 2, kPositionMean = 3 };
 
+inline Reduction to_reduction(int64_t code) {
+  check(code >= kMean && code <= kPositionMean, "reduction must be a code from 0 to 3, got ", code);
+  return static_cast<Reduction>(code);
+}
+
 // Sums over the batch for a place (i, k) = p / K, p % K + 1.
 struct PlaceSums {
   double weight, sum, count, hits;
 };
 
-template <class T, class A>
+template <class A>
 __global__ void __launch_bounds__(128)
-    sum_places(HorizonCall<T, A> c, const A* terms, const uint8_t* correct, PlaceSums* out) {
+    sum_places(Asked<A> c, const A* terms, const uint8_t* correct, PlaceSums* out) {
   const int64_t places = c.L * c.K, step = gridDim.x * static_cast<int64_t>(blockDim.x);
   for (int64_t p = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; p < places; p += step) {
     const int64_t i = p / c.K, k = p % c.K + 1;
     PlaceSums s{0, 0, 0, 0};
     for (int64_t b = 0; b < c.B; ++b) {
-      if (c.rows != nullptr && c.rows[b * c.L + i] == c.ignore) continue;
+      if (c.row_read(b, i) < 0) continue;
       const int64_t y = c.target(b, i, k), at = b * places + p;
       if (y < 0) continue;
       s.weight += static_cast<double>(c.weight(y));
@@ -38,7 +43,7 @@ __global__ void __launch_bounds__(128)
 // One block. coefficients [L, K]; value: null for kNone; metrics [2, K]: null if not asked for.
 template <class A>
 __global__ void __launch_bounds__(256)
-    finish_reduction(const PlaceSums* places, int64_t L, int64_t K, const A* horizon_weights, int64_t reduction,
+    finish_reduction(const PlaceSums* places, int64_t L, int64_t K, const A* horizon_weights, Reduction reduction,
                      A* coefficients, A* value, A* metrics) {
   const int64_t n = L * K;
   const auto weight = [=](int64_t p) {
@@ -99,10 +104,10 @@ __global__ void __launch_bounds__(256) sum_weights(const A* w, int64_t n, A* out
 }
 
 // Value (the terms themselves, weighted, for kNone), coefficients and metrics.
-template <class T, class A>
-std::tuple<Tensor, Tensor, Tensor> reduce(const HorizonCall<T, A>& c, const Tensor& terms,
+template <class A>
+std::tuple<Tensor, Tensor, Tensor> reduce(const Asked<A>& c, const Tensor& terms,
                                           const std::optional<Tensor>& correct,
-                                          const std::optional<Tensor>& horizon_weights, int64_t reduction) {
+                                          const std::optional<Tensor>& horizon_weights, Reduction reduction) {
   const int64_t places = c.L * c.K;
   const Tensor coefficients = empty(terms, terms.scalar_type(), c.L, c.K);
   const Tensor metrics = empty(terms, terms.scalar_type(), 2, correct ? c.K : 0);
@@ -110,7 +115,7 @@ std::tuple<Tensor, Tensor, Tensor> reduce(const HorizonCall<T, A>& c, const Tens
   const A* const weights = data<A>(horizon_weights);
   PlaceSums* const at = reinterpret_cast<PlaceSums*>(data<double>(sums));
   if (places > 0 && (reduction != kNone || correct)) {
-    launch(&sum_places<T, A>, terms, Shape{blocks_for(terms, places, 128), 128}, c, data<A>(terms),
+    launch(&sum_places<A>, terms, Shape{blocks_for(terms, places, 128), 128}, c, data<A>(terms),
            data<uint8_t>(correct), at);
   }
   const Tensor value = reduction == kNone ? terms : empty(terms, terms.scalar_type());

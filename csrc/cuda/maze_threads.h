@@ -2,7 +2,7 @@
 // Each thread works in scratch of its own, in shared memory while 32 mazes fit there, else in a global workspace.
 #pragma once
 
-#include "cuda/tensors.h"
+#include "cuda/indices.h"
 #include "math/maze_graph.h"
 #include "maze_checks.h"
 
@@ -87,12 +87,16 @@ struct Mazes {
     return {grid, open};
   }
 
-  // One cell for each maze; that it is in range is for the kernel to see, with checked_cell.
+  // One cell for each maze. That it is in range is for the kernel to see, with checked_cell, unless POH_EXT_CHECKS=1.
   const int64_t* cells(const char* name, const Tensor& tensor, const Tensor& like) const {
     check_form(tensor, name, ScalarType::Long, 1);
     check(tensor.is_contiguous(), name, " must be contiguous");
     check(tensor.device() == like.device(), name, " must be on the device of passages");
     check(tensor.size(0) == batch, name, " must be [", batch, "], one cell for each maze, got [", tensor.size(0), "]");
+    if (checks_wanted()) {
+      const int64_t n = grid.cells();
+      if (const auto bad = first_outside(tensor, 0, n, 0)) cell_error(name, bad->at, bad->value, n);
+    }
     return data<const int64_t>(tensor);
   }
 };

@@ -1,4 +1,5 @@
 """Linear multi-horizon cross-entropy on kernels: matrix products of some rows at a time, the loss's kernel on each.
+Here for the CPU; for CUDA in csrc/cuda/horizon_linear_ce.cu, where how many rows are read is not known to the host.
 
 The logits of all rows never exist: those of at most a chunk of the rows that are read do, and are overwritten by
 their gradient. With one horizon and candidates, only the logits of the candidates are formed.
@@ -19,11 +20,16 @@ __all__ = ["horizon_linear_ce"]
 _CHUNK_BYTES, _CHUNK_ROWS = 1 << 23, 512
 
 
+def _is_served(device: torch.device) -> bool:
+    """By kernels: of the whole op (CUDA), or of the parts of which it is made below (CPU)."""
+    return has_kernel(device, "horizon_linear_ce") or has_kernel(device, "horizon_ce_chunk")
+
+
 def horizon_linear_ce(hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight,
                       horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, metrics):  # fmt: skip
     """Arguments and results as in reference.horizon_linear_ce.horizon_linear_ce."""
     tensors = (hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight)
-    if not has_kernel(hidden.device, "horizon_ce_chunk"):  # CUDA has the dense form only
+    if not _is_served(hidden.device):
         options = (horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, metrics)
         return reference.horizon_linear_ce(*tensors, *options)
     # One pass gives the loss and its gradients, unless the gradient of each term is still to come; float16 waits
@@ -174,8 +180,9 @@ def _no_second_derivative(ctx, *grads):
 if has_kernel(torch.device("cpu")):
     _op = torch.ops.poh_ext.horizon_linear_ce.default
     _op_backward = torch.ops.poh_ext.horizon_linear_ce_backward.default
-    torch.library.impl("poh_ext::horizon_linear_ce", "CPU")(_forward)
-    torch.library.impl("poh_ext::horizon_linear_ce_backward", "CPU")(_backward_op)
+    if has_kernel(torch.device("cpu"), "horizon_ce_chunk"):
+        torch.library.impl("poh_ext::horizon_linear_ce", "CPU")(_forward)
+        torch.library.impl("poh_ext::horizon_linear_ce_backward", "CPU")(_backward_op)
     torch.library.register_fake("poh_ext::horizon_linear_ce", _fake)
     torch.library.register_autograd("poh_ext::horizon_linear_ce", _backward, setup_context=_save)
     torch.library.register_fake("poh_ext::horizon_linear_ce_backward", _fake_backward)

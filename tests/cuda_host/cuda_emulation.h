@@ -46,6 +46,7 @@ void* static_shared(const void* key, size_t bytes);
 [[noreturn]] void fail(const char* message);
 
 constexpr int kMultiprocessors = 2;  // few, so that grids stride
+constexpr long kChunkBytes = 1024, kChunkRows = 8;  // few, so that there are several chunks
 
 // Runs body(context) once per CUDA thread; raises std::out_of_range for a failed device assertion and
 // std::logic_error for a misuse of barriers or lanes.
@@ -114,6 +115,14 @@ T atomicAdd(T* at, std::type_identity_t<T> value) {
 template <class T>
 T atomicOr(T* at, std::type_identity_t<T> value) {
   return __atomic_fetch_or(at, value, __ATOMIC_RELAXED);
+}
+
+template <class T>
+T atomicMax(T* at, std::type_identity_t<T> value) {
+  T old = __atomic_load_n(at, __ATOMIC_RELAXED);
+  while (old < value && !__atomic_compare_exchange_n(at, &old, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return old;
 }
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
