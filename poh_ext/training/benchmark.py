@@ -22,6 +22,7 @@ from poh_ext.report import (
 )
 from poh_ext.report.results import label
 from poh_ext.training.announce import print_estimate, warnings_of, without_misfits
+from poh_ext.training.board import require_tensorboard
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.device import choose_device, choose_precision
 from poh_ext.training.interrupt import Interrupted, StopSignals
@@ -192,6 +193,8 @@ def run_benchmark(config: BenchmarkConfig) -> int:
     """
     config.validate()
     choose_device(config)
+    if config.tensorboard:
+        require_tensorboard()
     rows = planned_rows(config)  # raises where no PoH of the baseline's size exists
     started = time.perf_counter()
     with StopSignals() as stop:

@@ -103,6 +103,9 @@ class BenchmarkConfig:
     """Replace an earlier run's files in --output, an interrupted run's too."""
     resume: bool = False
     """Continue the run in --output or fail with the reason; never start another."""
+    tensorboard: bool = False
+    """Write losses, pictures of rollouts and hyper-parameters for TensorBoard into --output (needs the extra
+    poh_ext[tensorboard])."""
     save_weights: bool = False
     """Keep the weights of each trained planner in the weights folder of --output."""
 

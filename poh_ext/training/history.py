@@ -34,6 +34,9 @@ class History:
     def epoch(self, *_: Any) -> None:
         """Nothing is written at the end of an epoch: each step says its own."""
 
+    def result(self, *_: Any) -> None:
+        """In results.json."""
+
     def close(self) -> None:
         self._file.close()
 

@@ -169,7 +169,7 @@ def _run(state: _State, batches: Batches, label: str, check: Callable[[], None],
                 watcher.step(record)
             progress.step(loss=values["loss"], lr=lr)
             if (step + 1) % batches.per_epoch == 0:
-                state.save(label)
                 for watcher in watchers:
                     watcher.epoch(state.model, epoch, step + 1)
+                state.save(label)
     result.seconds = state.seconds()

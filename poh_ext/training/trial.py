@@ -5,7 +5,6 @@ It depends on what it is given alone, so that it may run in another process or b
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from poh_ext.models import gflop_per_maze, parameter_count
 from poh_ext.report import Row, routing_record
 from poh_ext.report.results import label, write_atomically
+from poh_ext.training.board import Board
 from poh_ext.training.checkpoint import Checkpoints
 from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_random, first_maze_routing
 from poh_ext.training.history import History
@@ -75,38 +75,66 @@ def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: C
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # a planner of the same options starts from the same weights
         model = planner_class(planned.kind)(planned.config.maze_size, **planned.options).to(place.device)
-    training = _train(model, planned, seed, data, place, check, name) if planned.trained else Training()
+    with _Watchers(planned, seed, data, place) as watchers:
+        training = Training()
+        if planned.trained:
+            training = train_planner(model, data.batches, planned.config, seed=seed, label=name,
+                                     precision=place.precision, check=check, watch=watchers.open,
+                                     checkpoints=trial_checkpoints(planned, seed, place))
+        outcome = _evaluate(model, planned, seed, data, place, check, name, training)
+        watchers.result(outcome.row)
+    if planned.trained and planned.config.save_weights:
+        _save_weights(model, planned, seed, place)
+    return outcome
 
+
+class _Watchers:
+    """The training log and, where it is asked for, TensorBoard."""
+
+    def __init__(self, planned: PlannedRow, seed: int, data: Data, place: Place) -> None:
+        self.planned, self.data, self.place, self.name = planned, data, place, trial_name(planned, seed)
+        self.watchers: list[History | Board] = []
+
+    def open(self, step: int) -> list[History | Board]:
+        self.watchers.append(History(self.place.folder / "logs" / f"{self.name}.jsonl", step=step))
+        if self.planned.config.tensorboard:
+            self.watchers.append(Board(
+                self.place.folder / "tensorboard" / self.name, step=step, config=self.planned.config,
+                options=self.planned.options, tasks=self.data.test, precision=self.place.precision))
+        return self.watchers
+
+    def result(self, row: Row) -> None:
+        for watcher in self.watchers:
+            watcher.result(row)
+
+    def __enter__(self) -> _Watchers:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for watcher in self.watchers:
+            watcher.close()
+
+
+def _evaluate(model: torch.nn.Module, planned: PlannedRow, seed: int, data: Data, place: Place,
+              check: Callable[[], None], name: str, training: Training) -> Outcome:
     def view(mazes):
         return planner_view(mazes, planned.config)
 
-    outcome = evaluate(model, data.test, decode=planned.config.decode_used, precision=place.precision, view=view,
-                       check=check, label=f"evaluating {name}")
+    evaluation = evaluate(model, data.test, decode=planned.config.decode_used, precision=place.precision, view=view,
+                          check=check, label=f"evaluating {name}")
     routing = None
     if planned.trained and hasattr(model, "routing_weights"):
         weights = first_maze_routing(model, data.test, precision=place.precision, view=view)
         routing = routing_record(planned.model, seed, *weights, scale=planned.scale)
-    if planned.trained and planned.config.save_weights:
-        kind, version = WEIGHTS
-        record = {"format": kind, "version": version, "planner": type(model).__name__, "row": planned.model,
-                  "seed": seed, "size": planned.config.maze_size, "options": planned.options,
-                  "model": model.state_dict()}
-        write_atomically(place.folder / "weights" / f"{trial_name(planned, seed)}.pt",
-                         lambda file: torch.save(record, file))
-    return Outcome(_row(planned, seed, outcome, training, model), routing)
+    return Outcome(_row(planned, seed, evaluation, training, model), routing)
 
 
-def _train(model: torch.nn.Module, planned: PlannedRow, seed: int, data: Data, place: Place,
-           check: Callable[[], None], name: str) -> Training:
-    with contextlib.ExitStack() as stack:
-
-        def watch(step: int):
-            history = History(place.folder / "logs" / f"{trial_name(planned, seed)}.jsonl", step=step)
-            stack.callback(history.close)
-            return [history]
-
-        return train_planner(model, data.batches, planned.config, seed=seed, label=name, precision=place.precision,
-                             check=check, checkpoints=trial_checkpoints(planned, seed, place), watch=watch)
+def _save_weights(model: torch.nn.Module, planned: PlannedRow, seed: int, place: Place) -> None:
+    kind, version = WEIGHTS
+    record = {"format": kind, "version": version, "planner": type(model).__name__, "row": planned.model, "seed": seed,
+              "size": planned.config.maze_size, "options": planned.options, "model": model.state_dict()}
+    path = place.folder / "weights" / f"{trial_name(planned, seed)}.pt"
+    write_atomically(path, lambda file: torch.save(record, file))
 
 
 def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training, model) -> Row:

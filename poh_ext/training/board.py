@@ -1,0 +1,84 @@
+"""What TensorBoard shows of a training: losses, rollouts on test mazes as they get better, hyper-parameters."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from poh_ext.report import MazeSample, Row
+from poh_ext.report.sheet import maze_sheet
+from poh_ext.tasks import MazeTasks
+from poh_ext.training.config import BenchmarkConfig, ConfigError
+from poh_ext.training.evaluate import evaluate
+from poh_ext.training.protocol import planner_view
+
+__all__ = ["Board", "require_tensorboard"]
+
+MAZES = 4
+PICTURES = 10  # of rollouts, over the training
+
+
+def require_tensorboard() -> None:
+    """ConfigError, with what to install, where --tensorboard cannot be honoured."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ConfigError("--tensorboard: tensorboard is not installed; pip install 'poh_ext[tensorboard]' brings it")
+
+
+class Board:
+    """Writes TensorBoard events of one training into a folder of its own; a loop.Watcher.
+
+    Args:
+        folder: of this training; `tensorboard --logdir` of the folder above it shows all.
+        step: steps that the training goes on from: what was written of later ones is withdrawn.
+        config: of the training.
+        options: the planner's keyword arguments.
+        tasks: test mazes, of which the first few are walked in the pictures.
+        precision: of the forward pass.
+    """
+
+    def __init__(self, folder: Path, *, step: int, config: BenchmarkConfig, options: dict[str, Any],
+                 tasks: MazeTasks, precision: str) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # loads tensorboard: only where it is asked for
+
+        self.config, self.options, self.tasks, self.precision = config, options, tasks[:MAZES], precision
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=10)
+
+    def step(self, record: dict[str, Any]) -> None:
+        for name, value in record.items():
+            if name not in ("step", "epoch") and value is not None:
+                self._writer.add_scalar(f"training/{name}", value, record["step"])
+
+    def epoch(self, model: torch.nn.Module, epoch: int, step: int) -> None:
+        """Before the checkpoint of the epoch: so nothing up to it is missing when a killed training goes on."""
+        every = max(1, self.config.epochs // PICTURES)
+        if (epoch + 1) % every == 0 or epoch + 1 == self.config.epochs:
+            self._writer.add_figure("rollouts on test mazes", self._picture(model), step)
+        self._writer.flush()
+
+    def _picture(self, model: torch.nn.Module):
+        tasks = self.tasks
+        outcome = evaluate(model, tasks, precision=self.precision, view=lambda m: planner_view(m, self.config))
+        paths = pad_sequence([torch.tensor(path) for path in outcome.paths], batch_first=True, padding_value=-1)
+        sample = MazeSample(tasks.mazes.passages, tasks.start, tasks.goal, tasks.path, {"planner": paths})
+        return maze_sheet(sample, max_mazes=MAZES)
+
+    def result(self, row: Row) -> None:
+        """The hyper-parameters with what came out."""
+        from torch.utils.tensorboard.summary import hparams
+
+        shown = {**self.config.to_dict(), **self.options, "row": row.model, "seed": row.seed}
+        shown = {name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in shown.items()}
+        n = len(row.reached)
+        metrics = {"test/reached %": 100 * sum(row.reached) / n, "test/optimal %": 100 * sum(row.optimal) / n,
+                   "test/next move %": 100 * row.moves_correct / max(row.moves_total, 1)}
+        for summary in hparams(shown, metrics):
+            self._writer.file_writer.add_summary(summary)
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, row.steps)
+
+    def close(self) -> None:
+        self._writer.close()
