@@ -129,6 +129,7 @@ def test_help_tells_default_and_unit_of_every_flag(capsys):
     ({"label_smoothing": 1.5}, "--label-smoothing 1.5: must be from 0 to 1"),
     ({"label_smoothing": -0.1}, "--label-smoothing -0.1"),
     ({"warmup_steps": -1}, "--warmup-steps -1"),
+    ({"dropout": 1.0}, "--dropout 1.0: must be at least 0 and below 1"),
     ({"multi_horizon": 0}, "--multi-horizon 0"),
     ({"route_ent_weight": -1.0}, "--route-ent-weight -1.0"),
     ({"seeds": 0}, "--seeds 0"),
@@ -292,9 +293,10 @@ def test_a_diverged_run_says_so(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("changes", [
-    {"label_smoothing": 0.3}, {"multi_horizon": 2}, {"validity_mask": True}, {"lr": 2e-2}, {"warmup_steps": 100},
-    {"maze_enc": True}, {"R": 3}, {"route_ent_weight": 0.5}, {"batch_size": 3}, {"epochs": 3}, {"train": 9},
-    {"min_path": 0.5}, {"algorithm": "wilson"}, {"protocol": "as-published", "train": 20}, {"precision": "bfloat16"},
+    {"label_smoothing": 0.3}, {"dropout": 0.3}, {"multi_horizon": 2}, {"validity_mask": True}, {"lr": 2e-2},
+    {"warmup_steps": 100}, {"maze_enc": True}, {"R": 3}, {"route_ent_weight": 0.5}, {"batch_size": 3}, {"epochs": 3},
+    {"train": 9}, {"min_path": 0.5}, {"algorithm": "wilson"}, {"protocol": "as-published", "train": 20},
+    {"precision": "bfloat16"},
 ], ids=lambda c: next(iter(c)))
 def test_every_training_option_has_an_effect(changes):
     def losses(config):

@@ -32,7 +32,8 @@ from poh_ext.training.plan import PlannedRow, planned_rows
 from poh_ext.training.protocol import Data, make_data
 from poh_ext.training.resume import find_interrupted
 from poh_ext.training.timing import describe_seconds
-from poh_ext.training.trial import MAZES_SHOWN, Outcome, Place, run_trial, trial_checkpoints
+from poh_ext.training.trial import MAZES_SHOWN, Outcome, Place, assist, run_trial, trial_checkpoints
+from poh_ext.training.workers import Workers, joined
 
 __all__ = ["run_benchmark"]
 
@@ -40,14 +41,16 @@ __all__ = ["run_benchmark"]
 class _Run:
     """One run: its options, where it computes, and the results so far."""
 
-    def __init__(self, config: BenchmarkConfig, stop: StopSignals, rows: list[PlannedRow]) -> None:
-        self.config, self.stop, self.rows = config, stop, rows
-        self.device = choose_device(config)
+    def __init__(self, config: BenchmarkConfig, stop: StopSignals, rows: list[PlannedRow], workers: Workers) -> None:
+        self.config, self.stop, self.rows, self.workers = config, stop, rows, workers
+        self.device = workers.device or choose_device(config)
         self.precision = choose_precision(config, self.device)
         self.data: dict[int, Data] = {}
         self.folder: Path | None = None
         self.environment = environment = describe_environment()
-        environment.update(device=str(self.device), precision=self.precision)
+        environment.update(device=self.device.type, precision=self.precision)
+        if workers.count > 1:
+            environment["processes"] = workers.count
         self.results = Results(experiment=config.title, protocol=config.protocol,
                                config=config.to_dict(), environment=environment, status="interrupted")
 
@@ -73,7 +76,7 @@ class _Run:
 
     @property
     def place(self) -> Place:
-        return Place(self.folder, self.device, self.precision, self.environment)
+        return Place(self.folder, self.device, self.precision, self.environment, self.workers)
 
     def prepare(self) -> None:
         """Draw all mazes and look at the memory first: what can't be run is known before any training."""
@@ -95,7 +98,10 @@ class _Run:
     def print_plan(self) -> None:
         config = self.config
         print(f"{self.results.experiment}" + ("  (--quick preset)" if config.quick else ""))
-        print(f"device {self.device}, {torch.get_num_threads()} threads, {self.precision}; protocol {config.protocol}, "
+        threads = f"{torch.get_num_threads()} threads"
+        if self.workers.count > 1:
+            threads += f" in each of {self.workers.count} processes"
+        print(f"device {self.device.type}, {threads}, {self.precision}; protocol {config.protocol}, "
               f"decode {config.decode_used}; seeds {', '.join(map(str, config.run_seeds))}; output "
               f"{self.folder or config.output}")
         first = self.data[config.run_seeds[0]]
@@ -110,8 +116,9 @@ class _Run:
             self.rows, first, self.device, self.precision, check=self.stop.check,
             runs=lambda row: sum((row.key, seed) not in finished for seed in config.run_seeds))
         if seconds:
-            print(f"about {describe_seconds(seconds)} in all, from a few timed steps of each planner (as busy as the "
-                  "machine is now)")
+            count = self.workers.count
+            print(f"about {describe_seconds(seconds / count)} in all, from a few timed steps of each planner (as busy "
+                  "as the machine is now)" + (f", if {count} processes are {count} times as fast" if count > 1 else ""))
         print(flush=True)
 
     def finished(self) -> set:
@@ -197,8 +204,11 @@ def run_benchmark(config: BenchmarkConfig) -> int:
         require_tensorboard()
     rows = planned_rows(config)  # raises where no PoH of the baseline's size exists
     started = time.perf_counter()
-    with StopSignals() as stop:
-        run = _Run(config, stop, rows)
+    with StopSignals() as stop, joined(config) as workers:
+        if not workers.first:
+            assist(workers, stop.check)
+            return 0
+        run = _Run(config, stop, rows, workers)
         if config.dry_run:
             try:
                 run.prepare()

@@ -49,6 +49,8 @@ class BenchmarkConfig:
     """Peak learning rate of AdamW [per step], reached at the end of the warm-up; decays to a tenth of it."""
     label_smoothing: float = 0.1
     """Probability mass spread over all classes [0 to 1]; with --validity-mask over the allowed moves only."""
+    dropout: float = 0.1
+    """Dropout of the planners [probability, below 1]: after each sublayer, in it, and of the attention weights."""
     warmup_steps: int = 500
     """Linear learning rate warm-up [steps]; a cosine decay over the rest of the run follows. 0: none."""
     multi_horizon: int = 1

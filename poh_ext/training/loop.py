@@ -21,6 +21,7 @@ from poh_ext.training.objective import Objective
 from poh_ext.training.progress import Progress
 from poh_ext.training.random_state import random_state, restore_random_state
 from poh_ext.training.schedule import learning_rate
+from poh_ext.training.workers import ALONE, Workers
 
 __all__ = ["CLIP_NORM", "Diverged", "Training", "Watcher", "train_planner"]
 
@@ -56,8 +57,8 @@ class Watcher(Protocol):
 
 def train_planner(model: nn.Module, data: MazeTasks | Batches, config: BenchmarkConfig, *, seed: int, label: str,
                   precision: str = "float32", check: Callable[[], None] = lambda: None, quiet: bool = False,
-                  checkpoints: Checkpoints | None = None, watch: Callable[[int], Sequence[Watcher]] = lambda step: ()
-                  ) -> Training:
+                  checkpoints: Checkpoints | None = None, watch: Callable[[int], Sequence[Watcher]] = lambda step: (),
+                  workers: Workers = ALONE) -> Training:
     """Train `model` in place, on the device of its weights. The same seed gives the same order and dropout.
 
     Args:
@@ -71,6 +72,8 @@ def train_planner(model: nn.Module, data: MazeTasks | Batches, config: Benchmark
         quiet: show progress only where it takes long.
         checkpoints: go on from the last one there; write one after each epoch, and when `check` stops the training.
         watch: called with the number of steps that are done already; what it returns is shown the others.
+        workers: that train this model together, each calling this function; the first alone has checkpoints and
+            watchers.
 
     Raises:
         Diverged: the loss is not finite.
@@ -79,8 +82,8 @@ def train_planner(model: nn.Module, data: MazeTasks | Batches, config: Benchmark
     batches = FixedBatches(data, config.batch_size, seed) if isinstance(data, MazeTasks) else data
     forked = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked):
-        torch.manual_seed(seed)
-        state = _State(model, config, precision, checkpoints)
+        torch.manual_seed(seed + (workers.rank << 40))  # dropout of its own in each process
+        state = _State(model, config, precision, checkpoints, workers)
         state.load()
         _run(state, batches, label, check, quiet, watch(state.result.steps))
     result = state.result
@@ -91,33 +94,36 @@ def train_planner(model: nn.Module, data: MazeTasks | Batches, config: Benchmark
 class _State:
     """All that a training changes, and its way to and from a checkpoint."""
 
-    def __init__(self, model: nn.Module, config: BenchmarkConfig, precision: str, checkpoints: Checkpoints | None
-                 ) -> None:
-        self.model, self.config, self.checkpoints = model, config, checkpoints
+    def __init__(self, model: nn.Module, config: BenchmarkConfig, precision: str, checkpoints: Checkpoints | None,
+                 workers: Workers) -> None:
+        self.model, self.config, self.checkpoints, self.workers = model, config, checkpoints, workers
         self.device = next(model.parameters()).device
         fused = self.device.type in ("cpu", "cuda")  # one kernel for all parameters: half the optimiser's time
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=fused)
-        self.objective = Objective(model, config, precision)
+        self.has_router = hasattr(model, "routing_entropy")
+        self.objective = workers.parallel(Objective(model, config, precision))
         self.result = Training()
         self._started = time.perf_counter()
 
     def load(self) -> None:
-        record = self.checkpoints.load(self.model) if self.checkpoints else None
+        record = self.workers.share(self.checkpoints.load(self.model) if self.checkpoints else None)
         if record is None:
             return
         self.model.load_state_dict(record["model"])
         self.optimizer.load_state_dict(record["optimizer"])
-        restore_random_state(record["random"], self.device)
+        restore_random_state(record["random"][self.workers.rank], self.device)
         self.result = Training(**record["training"])
         self._started = time.perf_counter() - self.result.seconds
-        print(f"going on after step {self.result.steps} of {record['label']}", flush=True)
+        if self.workers.first:
+            print(f"going on after step {self.result.steps} of {record['label']}", flush=True)
 
     def save(self, label: str) -> None:
+        random = self.workers.collect(random_state(self.device))
         if self.checkpoints:
             self.result.seconds = time.perf_counter() - self._started
             self.checkpoints.save(self.result.steps, {
                 "label": label, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "random": random_state(self.device), "training": vars(self.result),
+                "random": random, "training": vars(self.result),
             })
 
     def seconds(self) -> float:
@@ -128,15 +134,28 @@ class _State:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.model.train()  # a watcher may have evaluated it
-        loss, cross_entropy, entropy = self.objective(batch, entropy_weight)
+        part, weights, share = self.workers.part(batch, self.config)
+        loss, cross_entropy, entropy = self.objective(part.to(self.device), entropy_weight, weights, share)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        (loss * self.workers.count).backward()  # the exchange of gradients divides by the count
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
-        # One transfer for all, where the device is not the CPU.
-        values = torch.stack([loss, cross_entropy, entropy.float(), norm]).tolist()
+        values = self.workers.total(torch.stack([loss, cross_entropy, entropy.float()]).detach())
+        values = torch.cat([values, norm[None]]).tolist()  # one transfer for all, where the device is not the CPU
         if math.isfinite(values[0]):
             self.optimizer.step()
         return dict(zip(("loss", "cross_entropy", "routing_entropy", "gradient_norm"), values, strict=True))
+
+
+def _stop_if_asked(state: _State, check: Callable[[], None], label: str) -> None:
+    """Raise what `check` raises, in all processes before the same step, with the checkpoint written."""
+    reason = None
+    try:
+        check()
+    except Interrupted as asked:
+        reason = asked
+    if state.workers.agree(reason is not None):
+        state.save(label)
+        raise reason or Interrupted("a signal to another process")
 
 
 def _run(state: _State, batches: Batches, label: str, check: Callable[[], None], quiet: bool,
@@ -144,23 +163,20 @@ def _run(state: _State, batches: Batches, label: str, check: Callable[[], None],
     config, result = state.config, state.result
     total = config.epochs * batches.per_epoch
     keep_every = max(1, total // CURVE_POINTS)
-    with (Progress(label, total=total, unit="step", ends=not quiet, done=result.steps) as progress,
+    with (Progress(label, total=total, unit="step", ends=not quiet, done=result.steps,
+                  shown=state.workers.first) as progress,
           closing(batches.run(result.steps, total)) as coming):
         for step in range(result.steps, total):
-            try:
-                check()
-            except Interrupted:
-                state.save(label)
-                raise
+            _stop_if_asked(state, check, label)
             batch, rejected = next(coming)
             epoch = step // batches.per_epoch
             lr = learning_rate(step, total_steps=total, peak=config.lr, warmup_steps=config.warmup_steps)
             entropy_weight = config.route_ent_weight * (1 - step / total if config.ent_anneal else 1)
-            values = state.step(batch.to(state.device), lr, entropy_weight)
+            values = state.step(batch, lr, entropy_weight)
             if not math.isfinite(values["loss"]):
                 raise Diverged(f"{label}: the loss is {values['loss']} at step {step + 1}; try a lower --lr")
             result.steps, result.rejected = step + 1, result.rejected + rejected
-            if not state.objective.has_router:
+            if not state.has_router:
                 values["routing_entropy"] = None
             record = {"step": step + 1, "epoch": epoch, **values, "lr": lr, "seconds": state.seconds()}
             if step == 0 or (step + 1) % keep_every == 0 or step + 1 == total:

@@ -76,7 +76,7 @@ class Objective(nn.Module):
         else:
             terms = planning_loss(hidden, self.model.head, tasks, self.config, precision=self.precision,
                                   reduction="none")
-            cross_entropy = (terms * weights[: terms.shape[1]]).sum()
+            cross_entropy = (terms * weights[: terms.shape[1]].to(terms.device)).sum()
         cross_entropy = cross_entropy.float()
         entropy = share * self.model.routing_entropy() if self.has_router else cross_entropy.new_zeros(())
         loss = cross_entropy + entropy_weight * entropy if entropy_weight > 0 and self.has_router else cross_entropy

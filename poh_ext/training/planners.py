@@ -39,7 +39,8 @@ def planner_options(name: str, config: BenchmarkConfig, scale: str = "") -> dict
         shared.update(R=config.R, T=config.T)
     elif name == "looped_baseline":
         shared.update(loops=config.R)
-    return {"d_model": shape.d_model, "n_heads": shape.n_heads, "d_ff": shape.d_ff, "depth": shape.depth, **shared}
+    return {"d_model": shape.d_model, "n_heads": shape.n_heads, "d_ff": shape.d_ff, "depth": shape.depth, **shared,
+            "dropout": config.dropout}
 
 
 def build_planner(name: str, config: BenchmarkConfig, *, seed: int, scale: str = "") -> nn.Module:

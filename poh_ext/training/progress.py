@@ -22,12 +22,13 @@ class Progress:
     """
 
     def __init__(self, label: str, *, total: int, unit: str, log_seconds: float = 15.0, ends: bool = True,
-                 done: int = 0) -> None:
+                 done: int = 0, shown: bool = True) -> None:
         self.label, self.total, self.unit, self.log_seconds, self.ends = label, total, unit, log_seconds, ends
         self.done = self._before = done
+        self._shown = shown
         self._started = self._logged = time.monotonic()
         self._bar = tqdm(total=total, desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=ends,
-                         mininterval=0.3, initial=done) if sys.stderr.isatty() else None
+                         mininterval=0.3, initial=done) if shown and sys.stderr.isatty() else None
 
     def __enter__(self) -> Progress:
         return self
@@ -43,6 +44,8 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix(shown, refresh=False)
             self._bar.update(count)
+            return
+        if not self._shown:
             return
         now = time.monotonic()
         at_end = self.ends and (self.done == self._before + count or self.done >= self.total)

@@ -24,7 +24,7 @@ NOT_COMPARED = ("output", "overwrite", "resume", "dry_run", "quick", "cpu", "dev
                 "tensorboard", "ray")  # fmt: skip
 # Parts of the environment that decide results.
 _COMPARED = (("device",), ("precision",), ("versions", "torch"), ("versions", "poh_ext"), ("hardware", "cpu"),
-             ("hardware", "threads"), ("backend_info",))  # fmt: skip
+             ("hardware", "threads"), ("processes",), ("backend_info",))  # fmt: skip
 
 
 def identity(experiment: str, config: dict[str, Any], environment: dict[str, Any], **parts: Any) -> dict[str, Any]:

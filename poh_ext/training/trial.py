@@ -5,6 +5,7 @@ It depends on what it is given alone, so that it may run in another process or b
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +21,15 @@ from poh_ext.training.board import Board
 from poh_ext.training.checkpoint import Checkpoints
 from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_random, first_maze_routing
 from poh_ext.training.history import History
-from poh_ext.training.loop import Training, train_planner
+from poh_ext.training.interrupt import Interrupted
+from poh_ext.training.loop import Diverged, Training, train_planner
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.planners import planner_class
-from poh_ext.training.protocol import Data, planner_view
+from poh_ext.training.protocol import Data, make_data, planner_view
 from poh_ext.training.resume import identity
+from poh_ext.training.workers import ALONE, Workers
 
-__all__ = ["Outcome", "Place", "run_trial", "trial_checkpoints", "trial_name"]
+__all__ = ["Outcome", "Place", "assist", "run_trial", "trial_checkpoints", "trial_name"]
 
 MAZES_SHOWN = 6  # whose walked paths are kept for pictures
 WEIGHTS = ("poh_ext planner weights", 1)
@@ -34,12 +37,13 @@ WEIGHTS = ("poh_ext planner weights", 1)
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run computes and writes."""
+    """Where a run computes and writes, and with which other processes."""
 
     folder: Path
     device: torch.device
     precision: str
     environment: dict[str, Any]
+    workers: Workers = ALONE
 
 
 @dataclass
@@ -72,20 +76,36 @@ def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: C
     if planned.kind == "random":
         return Outcome(_row(planned, seed, evaluate_random(data.test, seed), Training(), None), None)
     name = f"{label(planned.model, planned.trained, planned.scale)} (seed {seed})"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # a planner of the same options starts from the same weights
-        model = planner_class(planned.kind)(planned.config.maze_size, **planned.options).to(place.device)
+    model = _build(planned, seed, place.device)
     with _Watchers(planned, seed, data, place) as watchers:
         training = Training()
         if planned.trained:
+            place.workers.share((planned, seed, place.precision))  # to `assist`
             training = train_planner(model, data.batches, planned.config, seed=seed, label=name,
                                      precision=place.precision, check=check, watch=watchers.open,
-                                     checkpoints=trial_checkpoints(planned, seed, place))
+                                     checkpoints=trial_checkpoints(planned, seed, place), workers=place.workers)
         outcome = _evaluate(model, planned, seed, data, place, check, name, training)
         watchers.result(outcome.row)
     if planned.trained and planned.config.save_weights:
         _save_weights(model, planned, seed, place)
     return outcome
+
+
+def assist(workers: Workers, check: Callable[[], None]) -> None:
+    """What all processes but the first do: their part of each training, until they are dismissed."""
+    while (job := workers.share(None)) is not None:
+        planned, seed, precision = job
+        model = _build(planned, seed, workers.device)
+        # The training ends alike in all processes; the first one says what it means.
+        with contextlib.suppress(Interrupted, Diverged):
+            train_planner(model, make_data(planned.config, seed).batches, planned.config, seed=seed,
+                          label=trial_name(planned, seed), precision=precision, check=check, workers=workers)
+
+
+def _build(planned: PlannedRow, seed: int, device: torch.device) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # a planner of the same options starts from the same weights
+        return planner_class(planned.kind)(planned.config.maze_size, **planned.options).to(device)
 
 
 class _Watchers:

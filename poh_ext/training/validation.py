@@ -35,6 +35,7 @@ def validate(config) -> None:
     _require(config, "maze_size", lambda v: 2 <= v <= 256, "from 2 to 256")
     _require(config, "lr", lambda v: 0 < v < math.inf, "a finite number above 0")
     _require(config, "label_smoothing", lambda v: 0 <= v <= 1, "from 0 to 1")
+    _require(config, "dropout", lambda v: 0 <= v < 1, "at least 0 and below 1")
     _require(config, "warmup_steps", lambda v: v >= 0, "at least 0")
     _require(config, "route_ent_weight", lambda v: 0 <= v < math.inf, "a finite number, at least 0")
     _require(config, "min_path", lambda v: 0 <= v <= 1, "from 0 to 1")

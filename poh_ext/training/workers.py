@@ -1,0 +1,133 @@
+"""The processes of a data-parallel run: `torchrun --nproc-per-node 2 experiments/...`.
+
+The first one plans, evaluates, reports and writes; the others only train. Each step every process takes its part of
+the same batch, and what it adds to the loss is weighted so that the parts add up to the loss of the whole batch: the
+learning curve is that of one process, up to the order of sums and the numbers that dropout draws.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from poh_ext.tasks import MazeTasks
+from poh_ext.training.config import BenchmarkConfig, ConfigError
+from poh_ext.training.device import choose_device
+from poh_ext.training.objective import term_weights
+
+__all__ = ["ALONE", "Workers", "joined"]
+
+TIMEOUT = timedelta(days=7)  # the others wait while the first evaluates; torchrun ends them all if one dies
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many processes there are, which one this is, and where it computes (None: as the options say)."""
+
+    count: int = 1
+    rank: int = 0
+    device: torch.device | None = None
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def share(self, item: Any) -> Any:
+        """What the first process passes, in every process. Plain objects and tensors on the CPU."""
+        if self.count == 1:
+            return item
+        box = [item]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def collect(self, item: Any) -> list:
+        """What each process passes, in the order of their ranks."""
+        if self.count == 1:
+            return [item]
+        items = [None] * self.count
+        dist.all_gather_object(items, item)
+        return items
+
+    def agree(self, wish: bool) -> bool:
+        """Whether any process wishes it: the same answer in all of them."""
+        if self.count == 1:
+            return wish
+        flag = torch.tensor(int(wish), device=self.device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over the processes."""
+        if self.count > 1:
+            dist.all_reduce(values)
+        return values
+
+    def parallel(self, objective: nn.Module) -> nn.Module:
+        """The module with its gradients averaged over the processes, all starting from the first one's weights."""
+        if self.count == 1:
+            return objective
+        # A static graph may have parameters that no loss reaches, which DDP would otherwise refuse.
+        return nn.parallel.DistributedDataParallel(objective, static_graph=True)
+
+    def part(self, batch: MazeTasks, config: BenchmarkConfig) -> tuple[MazeTasks, Tensor | None, float]:
+        """(this process's part, the weights of its terms, its share of the mazes): see Objective.forward.
+
+        A process without a maze, where a batch is smaller than the number of processes, takes one with weight 0: it
+        must take part in the exchange of gradients.
+        """
+        if self.count == 1:
+            return batch, None, 1.0
+        weights = term_weights(batch.length, config)
+        index = torch.arange(len(batch))[self.rank :: self.count]
+        if len(index) == 0:
+            return batch[:1], torch.zeros_like(weights), 0.0
+        return batch[index], weights, len(index) / len(batch)
+
+    def dismiss(self) -> None:
+        """There is nothing more to train: ends `assist` in the others."""
+        self.share(None)
+
+
+ALONE = Workers()
+
+
+@contextlib.contextmanager
+def joined(config: BenchmarkConfig) -> Iterator[Workers]:
+    """The processes that torchrun started, connected by nccl on CUDA and gloo on the CPU; else this one alone.
+
+    Raises:
+        ConfigError: the device cannot be shared out like that.
+    """
+    if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
+        yield ALONE
+        return
+    device = choose_device(config)
+    local, count = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"])
+    if device.type == "mps":
+        raise ConfigError(f"--device mps: torchrun started {count} processes, but there is one such device; use one")
+    if device.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise ConfigError(f"--device cuda: torchrun started more processes here than there are GPUs "
+                              f"({torch.cuda.device_count()})")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    workers = Workers(count, dist.get_rank(), device)
+    try:
+        yield workers
+        if workers.first:
+            workers.dismiss()
+    except ConfigError:
+        if workers.first:
+            workers.dismiss()
+        raise
+    finally:  # after any other error the others may be amid an exchange: torchrun ends them
+        dist.destroy_process_group()
