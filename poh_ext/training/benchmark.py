@@ -8,31 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
-from poh_ext.report import (
-    FILES,
-    MazeSample,
-    Results,
-    ablation_table,
-    describe_environment,
-    results_table,
-    verdicts,
-    write_report,
-)
-from poh_ext.report.results import label
+from poh_ext.report import Results, describe_environment
 from poh_ext.training.announce import print_estimate, warnings_of, without_misfits
 from poh_ext.training.board import require_tensorboard
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.device import choose_device, choose_precision
 from poh_ext.training.interrupt import Interrupted, StopSignals
 from poh_ext.training.loop import Diverged
-from poh_ext.training.output import holding, own_folders, prepare_output
+from poh_ext.training.output import holding, prepare_output
 from poh_ext.training.plan import PlannedRow, planned_rows
 from poh_ext.training.protocol import Data, make_data
 from poh_ext.training.resume import find_interrupted
+from poh_ext.training.summary import maze_sample, print_row, summarize
+from poh_ext.training.sweep import require_ray, sweep
 from poh_ext.training.timing import describe_seconds
-from poh_ext.training.trial import MAZES_SHOWN, Outcome, Place, assist, run_trial, trial_checkpoints
+from poh_ext.training.trial import Outcome, Place, assist, run_trial, trial_checkpoints
 from poh_ext.training.workers import Workers, joined
 
 __all__ = ["run_benchmark"]
@@ -76,7 +67,7 @@ class _Run:
 
     @property
     def place(self) -> Place:
-        return Place(self.folder, self.device, self.precision, self.environment, self.workers)
+        return Place(self.folder.resolve(), self.device, self.precision, self.environment, self.workers)
 
     def prepare(self) -> None:
         """Draw all mazes and look at the memory first: what can't be run is known before any training."""
@@ -125,14 +116,23 @@ class _Run:
         return {(row.key, row.seed) for row in self.results.rows}
 
     def run_rows(self) -> None:
-        """Everything that is not finished yet, size by size and seed by seed."""
+        """Everything that is not finished yet, size by size and seed by seed, or with --ray side by side."""
         finished = self.finished()
+        waiting = []
         for planned, seed in self.trials():
             if (planned.key, seed) in finished:
                 self.forget(planned, seed)  # of a run that was killed after it saved the row
             else:
-                self.stop.check()
-                self.record(planned, seed, run_trial(planned, seed, self.data[seed], self.place, self.stop.check))
+                waiting.append((planned, seed))
+        run = self.one_by_one(waiting) if self.config.ray == "off" else sweep(
+            waiting, self.config, self.place, self.stop.check)
+        for planned, seed, outcome in run:
+            self.record(planned, seed, outcome)
+
+    def one_by_one(self, trials: list[tuple[PlannedRow, int]]) -> Iterator[tuple[PlannedRow, int, Outcome]]:
+        for planned, seed in trials:
+            self.stop.check()
+            yield planned, seed, run_trial(planned, seed, self.data[seed], self.place, self.stop.check)
 
     def trials(self) -> Iterator[tuple[PlannedRow, int]]:
         """Every row for every seed, in the order of the table."""
@@ -145,14 +145,12 @@ class _Run:
         self.results.rows.append(row)
         if outcome.routing is not None:
             self.results.routing.append(outcome.routing)
+        place = {(row.scale, row.model, row.trained, seed): i for i, (row, seed) in enumerate(self.trials())}
+        self.results.rows.sort(key=lambda r: place.get((*r.key, r.seed), -1))  # they come in any order from a sweep
+        self.results.routing.sort(key=lambda r: place.get((r["scale"], r["model"], True, r["seed"]), -1))
         self.save()
         self.forget(planned, seed)
-        took = f"  trained in {describe_seconds(row.train_seconds)}" if row.trained else ""
-        note = f"; {row.note}" if row.note else ""
-        n = len(row.reached)
-        print(f"{label(row.model, row.trained, row.scale):24} seed {seed}: reached {100 * sum(row.reached) / n:5.1f} %"
-              f"  optimal {100 * sum(row.optimal) / n:5.1f} %  next move "
-              f"{100 * row.moves_correct / row.moves_total:5.1f} %  ({n} mazes){took}{note}", flush=True)
+        print_row(row)
 
     def forget(self, planned: PlannedRow, seed: int) -> None:
         """The row is in results.json: its checkpoints are of no more use."""
@@ -160,30 +158,8 @@ class _Run:
             trial_checkpoints(planned, seed, self.place).remove()
 
     def report(self) -> None:
-        """Print the table and the verdicts, write report.md and the plots, and say where the files lie."""
-        print(f"\n{results_table(self.results).text()}\n")
-        if table := ablation_table(self.results):
-            print(f"{table}\n")
-        for line in verdicts(self.results):
-            print(f"- {line}")
-        written = write_report(self.results, self.folder, self.maze_sample())
-        print("\nfiles:")
-        for path in (self.folder / "results.json", *written):
-            print(f"  {path}  {FILES[path.name]}")
-        for path, about in own_folders(self.folder):
-            print(f"  {path}/  {about}")
-
-    def maze_sample(self) -> MazeSample | None:
-        """The first test mazes of the first seed, with the path of each trained planner (or of what there is)."""
         seed = self.config.run_seeds[0]
-        walked = [row for row in self.results.rows if row.seed == seed and row.paths and "/" not in row.model]
-        walked = [row for row in walked if row.trained] or walked
-        if not walked:
-            return None
-        tasks = self.data[seed].test[:MAZES_SHOWN]
-        paths = {label(row.model, row.trained, row.scale): pad_sequence(
-            [torch.tensor(path) for path in row.paths], batch_first=True, padding_value=-1) for row in walked}
-        return MazeSample(tasks.mazes.passages, tasks.start, tasks.goal, tasks.path, paths)
+        summarize(self.results, self.folder, maze_sample(self.results, seed, self.data[seed].test))
 
     def save(self) -> None:
         self.results.save(self.folder / "results.json")
@@ -202,9 +178,13 @@ def run_benchmark(config: BenchmarkConfig) -> int:
     choose_device(config)
     if config.tensorboard:
         require_tensorboard()
+    if config.ray != "off":
+        require_ray()
     rows = planned_rows(config)  # raises where no PoH of the baseline's size exists
     started = time.perf_counter()
     with StopSignals() as stop, joined(config) as workers:
+        if workers.count > 1 and config.ray != "off":
+            raise ConfigError("--ray contradicts torchrun: start the program with python")
         if not workers.first:
             assist(workers, stop.check)
             return 0

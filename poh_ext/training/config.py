@@ -108,6 +108,9 @@ class BenchmarkConfig:
     tensorboard: bool = False
     """Write losses, pictures of rollouts and hyper-parameters for TensorBoard into --output (needs the extra
     poh_ext[tensorboard])."""
+    ray: str = "off"
+    """Run rows and seeds side by side on Ray (needs the extra poh_ext[sweep]): local starts it on this machine, auto
+    takes the cluster that this machine belongs to, HOST:PORT another one."""
     save_weights: bool = False
     """Keep the weights of each trained planner in the weights folder of --output."""
 

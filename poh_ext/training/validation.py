@@ -62,6 +62,7 @@ def validate(config) -> None:
         raise ConfigError("--train online contradicts --protocol as-published: it has a small fixed set")
     if config.algorithm not in GENERATORS:
         raise ConfigError(f"--algorithm {config.algorithm}: must be one of {', '.join(GENERATORS)}")
+    _require(config, "ray", lambda v: v in ("off", "auto", "local") or ":" in v, "off, auto, local or HOST:PORT")
     _check_experiments(config)
 
 
