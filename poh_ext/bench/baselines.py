@@ -67,7 +67,7 @@ def valid_mask(candidates: torch.Tensor, classes: int) -> torch.Tensor:
     """[B, N, C] candidate lists padded with -1 -> [B, N, classes] bool."""
     one_past = torch.zeros(*candidates.shape[:2], classes + 1, dtype=torch.bool, device=candidates.device)
     one_past.scatter_(2, candidates.where(candidates >= 0, classes), True)
-    return one_past[..., :classes]
+    return one_past[..., :classes].contiguous()
 
 
 def eager_linear_cross_entropy(hidden, weight, targets, **options):
