@@ -49,12 +49,12 @@ Forward forward(const Call& call, const Tensor& logits, const optional<Tensor>& 
   using A = Accumulate<T>;
   const Asked& a = call.asked;
   const ScalarType dtype = std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float;
-  Tensor lse = torch::stable::new_zeros(logits, {2, a.B, a.N, 2}, dtype);
-  Tensor terms = torch::stable::new_zeros(logits, {a.B, a.L, a.K}, dtype);
+  Tensor lse = new_zeros({2, a.B, a.N, 2}, dtype);
+  Tensor terms = new_zeros({a.B, a.L, a.K}, dtype);
   std::vector<uint8_t> correct(metrics ? a.B * a.L * a.K : 0);
   forward_rows<T, A>(call, data<T>(logits), data<A>(terms), pairs<A>(lse), metrics ? correct.data() : nullptr);
   const A* w = data<A>(call.class_weight);
-  Tensor each = coefficients<A>(a, logits, horizon_weights, w, reduction);
+  Tensor each = coefficients<A>(a, horizon_weights, w, reduction);
   Tensor measured = measure<A>(a, terms, correct.data(), metrics, w);  // before terms are weighted
   Tensor value = reduce<A>(a, terms, each, reduction);
   return {value, lse, each, measured};

@@ -29,12 +29,12 @@ inline std::vector<double> horizon_weights_of(const std::optional<Tensor>& given
 
 // The coefficient of every term in the loss, [L, K]: in every reduction it depends on position and horizon only.
 template <class A>
-Tensor coefficients(const Asked& a, const Tensor& like, const std::optional<Tensor>& horizon_weights,
+Tensor coefficients(const Asked& a, const std::optional<Tensor>& horizon_weights,
                     const A* class_weight, Reduction reduction) {
   const std::vector<double> weight = horizon_weights_of(horizon_weights, a.K);
   const int64_t places = a.L * a.K;
   const ScalarType dtype = std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float;
-  Tensor out = torch::stable::new_zeros(like, {a.L, a.K}, dtype);
+  Tensor out = new_zeros({a.L, a.K}, dtype);
   A* c = data<A>(out);
   const bool per_place = reduction == Reduction::kPositionMean;
   double total = 0;
@@ -80,7 +80,7 @@ Tensor reduce(const Asked& a, Tensor terms, const Tensor& coefficients, Reductio
   }
   double value = 0;
   for (int64_t j = 0; j < places; ++j) value += c[j] * sum[j];
-  Tensor out = torch::stable::new_empty(terms, {});
+  Tensor out = new_empty({}, terms.scalar_type());
   *data<A>(out) = static_cast<A>(value);
   return out;
 }
@@ -91,7 +91,7 @@ template <class A>
 Tensor measure(const Asked& a, const Tensor& terms, const uint8_t* correct, bool wanted,
                const A* class_weight) {
   const int64_t K = wanted ? a.K : 0;
-  Tensor out = torch::stable::new_zeros(terms, {2, K});
+  Tensor out = new_zeros({2, K}, terms.scalar_type());
   for (int64_t k = 1; k <= K; ++k) {
     double count = 0, weight = 0, hits = 0, sum = 0;
     for (int64_t b = 0; b < a.B; ++b) {

@@ -44,7 +44,7 @@ Tensor horizon_ce_read(Tensor targets, optional<Tensor> rows, optional<Tensor> c
   const Call call({targets.size(0), n_rows, n_classes, horizons, states, false}, targets, rows, std::nullopt,
                   candidates, std::nullopt, 0, ignore_index, 0, 0);
   const Readers readers(call.asked);
-  Tensor out = torch::stable::new_empty(targets, {static_cast<int64_t>(readers.read.size())}, kLong);
+  Tensor out = new_empty({static_cast<int64_t>(readers.read.size())}, kLong);
   std::copy(readers.read.begin(), readers.read.end(), data<int64_t>(out));
   return out;
 }
@@ -58,7 +58,7 @@ Tensor horizon_ce_coefficients(Tensor terms, Tensor targets, optional<Tensor> ro
                   std::nullopt, class_weight, 0, ignore_index, 0, 0);
   const auto compute = [&]<class A>(A) {
     const A* w = data<A>(call.class_weight);
-    return coefficients<A>(call.asked, terms, horizon_weights, w, to_reduction(reduction));
+    return coefficients<A>(call.asked, horizon_weights, w, to_reduction(reduction));
   };
   return wide ? compute(double{}) : compute(float{});
 }

@@ -6,6 +6,7 @@
 
 #include "checks.h"
 #include "cpu/maze_tables.h"
+#include "cpu/memory.h"
 #include "cpu/parallel.h"
 #include "math/maze_generate.h"
 
@@ -28,7 +29,7 @@ Tensor generate_mazes(const Tensor& indices, int64_t seed, int64_t height, int64
   const Grid grid = checked_grid(height, width);
   const Generator make = generator(algorithm);
   const int64_t batch = indices.size(0), n = grid.cells();
-  Tensor passages = torch::stable::new_empty(indices, {batch, height, width}, ScalarType::Byte);
+  Tensor passages = new_empty({batch, height, width}, ScalarType::Byte);
   const int64_t* index = indices.const_data_ptr<int64_t>();
   uint8_t* out = passages.mutable_data_ptr<uint8_t>();
   const GridTableStore tables(grid);

@@ -16,7 +16,7 @@ namespace {
 Tensor maze_neighbors(const Tensor& passages) {
   const MazeBatch mazes(passages);
   const int64_t batch = mazes.batch, n = mazes.n;
-  Tensor around = in_huge_pages(torch::stable::new_empty(passages, {batch, n, 4}, ScalarType::Long));
+  Tensor around = in_huge_pages(new_empty({batch, n, 4}, ScalarType::Long));
   int64_t* out = around.mutable_data_ptr<int64_t>();
   // -1 | x = -1 and 0 | x = x: a wall costs no branch.
   int64_t wall[16][4], step[4];
@@ -40,7 +40,7 @@ Tensor maze_neighbors(const Tensor& passages) {
 Tensor maze_valid_mask(const Tensor& passages) {
   const MazeBatch mazes(passages);
   const int64_t batch = mazes.batch, n = mazes.n;
-  Tensor mask = in_huge_pages(torch::stable::new_empty(passages, {batch, n, n}, ScalarType::Bool));
+  Tensor mask = in_huge_pages(new_empty({batch, n, n}, ScalarType::Bool));
   uint8_t* out = reinterpret_cast<uint8_t*>(mask.mutable_data_ptr<bool>());
   parallel(batch, std::max<int64_t>(1, 65536 / (n * n)), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
@@ -60,7 +60,7 @@ Tensor maze_distances(const Tensor& passages, const Tensor& goal) {
   const MazeBatch mazes(passages);
   const int64_t batch = mazes.batch, n = mazes.n;
   const int64_t* to = mazes.cells("goal", goal);
-  Tensor distances = torch::stable::new_empty(passages, {batch, n}, ScalarType::Int);
+  Tensor distances = new_empty({batch, n}, ScalarType::Int);
   int32_t* out = distances.mutable_data_ptr<int32_t>();
   parallel(batch, mazes.grain(), [&](int64_t begin, int64_t end) {
     std::vector<int32_t> queue(n);
@@ -78,8 +78,8 @@ std::tuple<Tensor, Tensor> maze_shortest_paths(const Tensor& passages, const Ten
   const int64_t batch = mazes.batch, n = mazes.n;
   const int64_t *from = mazes.cells("start", start), *to = mazes.cells("goal", goal);
   check(length >= 1, "length must be >= 1, got ", length);
-  Tensor paths = in_huge_pages(torch::stable::new_empty(passages, {batch, length}, ScalarType::Long));
-  Tensor cells = torch::stable::new_empty(passages, {batch}, ScalarType::Long);
+  Tensor paths = in_huge_pages(new_empty({batch, length}, ScalarType::Long));
+  Tensor cells = new_empty({batch}, ScalarType::Long);
   int64_t *path = paths.mutable_data_ptr<int64_t>(), *count = cells.mutable_data_ptr<int64_t>();
   parallel(batch, mazes.grain(), [&](int64_t begin, int64_t end) {
     std::vector<int32_t> distance(n), queue(n);
@@ -102,9 +102,9 @@ std::tuple<Tensor, Tensor, Tensor> maze_endpoints(const Tensor& passages, const 
   check(indices.size(0) == batch, "indices must have ", batch, " entries, got ", indices.size(0));
   check(min_path >= 1 && max_path >= min_path, "min_path must be in [1, max_path], got ", min_path, ", ", max_path);
   const int64_t* index = indices.const_data_ptr<int64_t>();
-  Tensor starts = torch::stable::new_empty(passages, {batch}, ScalarType::Long);
-  Tensor goals = torch::stable::new_empty(passages, {batch}, ScalarType::Long);
-  Tensor longest = torch::stable::new_empty(passages, {batch}, ScalarType::Long);
+  Tensor starts = new_empty({batch}, ScalarType::Long);
+  Tensor goals = new_empty({batch}, ScalarType::Long);
+  Tensor longest = new_empty({batch}, ScalarType::Long);
   int64_t *start = starts.mutable_data_ptr<int64_t>(), *goal = goals.mutable_data_ptr<int64_t>();
   int64_t* seen = longest.mutable_data_ptr<int64_t>();
   parallel(batch, mazes.grain(), [&](int64_t begin, int64_t end) {

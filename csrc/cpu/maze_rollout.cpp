@@ -40,9 +40,9 @@ std::tuple<Tensor, Tensor, Tensor> greedy_rollout(const Tensor& logits, const Te
             logits.size(2) == (moves ? 4 : mazes.n),
         "logits must be [", mazes.batch, ", ", mazes.n, ", ", moves ? 4 : mazes.n, "]");
   check(max_steps >= 0, "max_steps must be at least 0, got ", max_steps);
-  Tensor reached = torch::stable::new_empty(passages, {mazes.batch}, ScalarType::Bool);
-  Tensor path = torch::stable::new_empty(passages, {mazes.batch, max_steps + 1}, ScalarType::Long);
-  Tensor steps = torch::stable::new_empty(passages, {mazes.batch}, ScalarType::Long);
+  Tensor reached = new_empty({mazes.batch}, ScalarType::Bool);
+  Tensor path = new_empty({mazes.batch, max_steps + 1}, ScalarType::Long);
+  Tensor steps = new_empty({mazes.batch}, ScalarType::Long);
   dispatch(logits.scalar_type(), "logits", [&](auto zero) {
     walk_all(mazes, data<decltype(zero)>(logits), moves, from, to, max_steps, data<bool>(reached),
              data<int64_t>(path), data<int64_t>(steps));

@@ -248,10 +248,9 @@ std::tuple<Tensor, Tensor> neighbor_attention(const Tensor& q, const Tensor& k, 
                                               const std::optional<Tensor>& value_offset, bool save) {
   const AttentionShape shape = shape_of(q, k, v, candidates);
   const auto [B, H, N, D, C] = shape;
-  const Tensor out = in_huge_pages(torch::stable::new_empty(q, {B, N, H, D}));
+  const Tensor out = in_huge_pages(new_empty({B, N, H, D}, q.scalar_type()));
   const ScalarType wide = q.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  const Tensor kept = save ? in_huge_pages(torch::stable::new_empty(q, {B, H, shape.slots(), N}, wide))
-                           : torch::stable::new_empty(q, {0}, wide);
+  const Tensor kept = save ? in_huge_pages(new_empty({B, H, shape.slots(), N}, wide)) : new_empty({0}, wide);
   dispatch(q.scalar_type(), "q", [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulate<T>;
@@ -298,10 +297,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> neighbor_attention_backward(
   const Tensor weights = packed(weights_in);
   check(weights.numel() == B * H * slots * N && weights.scalar_type() == wide,
         "weights must be those of the forward pass with save=True");
-  const Tensor out = in_huge_pages(torch::stable::new_empty(q, {B, N, 3, H, D}));
+  const Tensor out = in_huge_pages(new_empty({B, N, 3, H, D}, q.scalar_type()));
   const auto table = [&](const std::optional<Tensor>& t, bool offset) {
-    if (!t) return torch::stable::new_empty(q, {0}, wide);
-    return offset ? torch::stable::new_empty(q, {H, slots, D}, wide) : torch::stable::new_empty(q, {H, slots}, wide);
+    if (!t) return new_empty({0}, wide);
+    return offset ? new_empty({H, slots, D}, wide) : new_empty({H, slots}, wide);
   };
   const Tensor d_bias = table(bias, false), d_key = table(key_offset, true), d_value = table(value_offset, true);
   dispatch(q.scalar_type(), "q", [&](auto zero) {

@@ -29,8 +29,12 @@ struct Tile {
   static constexpr int64_t W = kTile<A>;
   alignas(64) A at[W * W];
 
+  // ahead: how many numbers there are from `from` on, of these rows and of those after them.
   template <class T>
-  void load(const T* from, int64_t rows, int64_t heads) {
+  void load(const T* from, int64_t rows, int64_t heads, int64_t ahead) {
+    if constexpr (std::is_same_v<T, A>) {
+      if (rows == W && ahead >= (W - 1) * heads + W) return transpose_tile(from, heads, at, W);
+    }
     alignas(64) A flat[W * W + W];
     convert(from, flat, rows * heads);
     std::fill(flat + rows * heads, flat + W * heads + W, A(0));  // idle lanes; what the last row reads beyond it
@@ -39,6 +43,9 @@ struct Tile {
 
   template <class T>
   void store(T* to, int64_t rows, int64_t heads) const {
+    if constexpr (std::is_same_v<T, A>) {
+      if (rows == W && heads == W) return transpose_tile(at, W, to, W);
+    }
     alignas(64) A flat[W * W + W];
     transpose_tile(at, W, flat, heads);
     convert(flat, to, rows * heads);
@@ -115,11 +122,13 @@ Lanes<A> tile_softmax(const Tile<A>& s, Tile<A>& p, int64_t heads) {
   return sum;
 }
 
+// The first of the rows left, at most as many as a tile has.
 template <class T, class A, class Put>
-void tile_forward(const T* logits, int64_t rows, int64_t heads, A inverse_temperature, T* weights, const Put& put) {
+void tile_forward(const T* logits, int64_t left, int64_t heads, A inverse_temperature, T* weights, const Put& put) {
   constexpr int64_t W = kTile<A>;
+  const int64_t rows = std::min(W, left);
   Tile<A> s, p;
-  s.load(logits, rows, heads);
+  s.load(logits, rows, heads, left * heads);
   tile_scores(s, heads, inverse_temperature);
   const Lanes<A> sum = tile_softmax(s, p, heads), dot = tile_dot(p, s, heads);
   alignas(64) A entropy[W];
@@ -130,19 +139,20 @@ void tile_forward(const T* logits, int64_t rows, int64_t heads, A inverse_temper
 }
 
 template <class T, class A, class Entropy>
-void tile_backward(const T* logits, const T* weights, const T* grad_weights, const Entropy& grad_entropy, int64_t rows,
+void tile_backward(const T* logits, const T* weights, const T* grad_weights, const Entropy& grad_entropy, int64_t left,
                    int64_t heads, A inverse_temperature, T* out) {
   constexpr int64_t W = kTile<A>;
+  const int64_t rows = std::min(W, left);
   Tile<A> s, p, g;
-  s.load(logits, rows, heads);
+  s.load(logits, rows, heads, left * heads);
   tile_scores(s, heads, inverse_temperature);
   if (weights != nullptr) {
-    p.load(weights, rows, heads);
+    p.load(weights, rows, heads, left * heads);
   } else {
     tile_softmax(s, p, heads);
   }
   if (grad_weights != nullptr) {
-    g.load(grad_weights, rows, heads);
+    g.load(grad_weights, rows, heads, left * heads);
   } else {
     std::fill(g.at, g.at + heads * W, A(0));
   }
@@ -244,7 +254,7 @@ void forward_rows(const T* logits, int64_t begin, int64_t end, int64_t heads, A 
     const auto put_here = [&](int64_t r, A entropy) { put(i + r, entropy); };
     T* out = weights == nullptr ? nullptr : weights + i * heads;
     if (heads <= kTile<A>) {
-      tile_forward(logits + i * heads, std::min(kTile<A>, end - i), heads, inverse_temperature, out, put_here);
+      tile_forward(logits + i * heads, end - i, heads, inverse_temperature, out, put_here);
     } else {
       long_forward(logits + i * heads, heads, inverse_temperature, out, put_here);
     }
@@ -258,7 +268,7 @@ int64_t head_count(const Tensor& logits) {
 
 Tensor empty_rows(const Tensor& logits) {
   const auto sizes = logits.sizes();
-  return torch::stable::new_empty(logits, std::vector<int64_t>(sizes.begin(), sizes.end() - 1));
+  return new_empty(std::vector<int64_t>(sizes.begin(), sizes.end() - 1), logits.scalar_type());
 }
 
 int64_t row_grain(int64_t heads) { return std::max<int64_t>(kGrain / heads, 1); }
@@ -266,7 +276,7 @@ int64_t row_grain(int64_t heads) { return std::max<int64_t>(kGrain / heads, 1); 
 std::tuple<Tensor, Tensor> route(const Tensor& logits_in, double temperature) {
   const Tensor logits = packed(logits_in);
   const int64_t heads = head_count(logits), rows = logits.numel() / heads;
-  const Tensor weights = torch::stable::new_empty(logits, logits.sizes()), entropy = empty_rows(logits);
+  const Tensor weights = new_empty(logits.sizes(), logits.scalar_type()), entropy = empty_rows(logits);
   dispatch(logits.scalar_type(), "logits", [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulate<T>;
@@ -284,7 +294,7 @@ Tensor routing_entropy(const Tensor& logits_in, double temperature, int64_t redu
   check(reduction >= kMean && reduction <= kNone, "reduction must be 0 (mean), 1 (sum) or 2 (none)");
   const Tensor logits = packed(logits_in);
   const int64_t heads = head_count(logits), rows = logits.numel() / heads;
-  const Tensor out = reduction == kNone ? empty_rows(logits) : torch::stable::new_empty(logits, {});
+  const Tensor out = reduction == kNone ? empty_rows(logits) : new_empty({}, logits.scalar_type());
   dispatch(logits.scalar_type(), "logits", [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulate<T>;
@@ -331,7 +341,7 @@ Tensor route_backward(const std::optional<Tensor>& grad_weights, const Tensor& g
     check(weights->numel() == logits.numel(), "weights must have the shape of logits");
     check(weights->scalar_type() == logits.scalar_type(), "weights must have the dtype of logits");
   }
-  const Tensor out = torch::stable::new_empty(logits, logits.sizes());
+  const Tensor out = new_empty(logits.sizes(), logits.scalar_type());
   dispatch(logits.scalar_type(), "logits", [&](auto zero) {
     using T = decltype(zero);
     using A = Accumulate<T>;
@@ -346,7 +356,8 @@ Tensor route_backward(const std::optional<Tensor>& grad_weights, const Tensor& g
         const T *zi = z + i * heads, *gi = g == nullptr ? nullptr : g + i * heads;
         if (heads <= kTile<A>) {
           const auto here = [&](int64_t r) { return entropy_at(i + r); };
-          tile_backward<T, A>(zi, p == nullptr ? nullptr : p + i * heads, gi, here, std::min(kTile<A>, end - i), heads, t, to + i * heads);
+          tile_backward<T, A>(zi, p == nullptr ? nullptr : p + i * heads, gi, here, end - i, heads, t,
+                              to + i * heads);
         } else {
           long_backward<T, A>(zi, gi, entropy_at(i), heads, t, to + i * heads);
         }
