@@ -107,18 +107,17 @@ def routing_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[st
         def build() -> Case:
             generator = torch.Generator().manual_seed(0)
             logits = torch.randn(rows, heads, generator=generator).to(device, dtype).requires_grad_()
-            upstream = torch.randn(rows, heads, generator=generator).to(device, dtype)
+            upstream = [torch.randn(shape, generator=generator).to(device, dtype) for shape in ((rows, heads), (rows,))]
 
-            def total(route):
-                def function(x):
-                    weights, entropy = route(x, 1.3)
-                    return (weights * upstream).sum() + entropy.sum()
-                return function
+            def both_passes(route):
+                def call():
+                    results = route(logits, 1.3)
+                    return (*(x.detach() for x in results), *torch.autograd.grad(results, [logits], upstream))
+                return call
 
-            ours = total(lambda x, t: poh_ext.route(x, temperature=t))
-            eager = total(baselines.eager_route)
-            variants = {OURS: with_gradients(ours, (logits,)), "eager": with_gradients(eager, (logits,)),
-                        "torch.compile": with_gradients(torch.compile(eager), (logits,))}
+            forms = {OURS: lambda x, t: poh_ext.route(x, temperature=t), "eager": baselines.eager_route,
+                     "torch.compile": torch.compile(baselines.eager_route)}
+            variants = {name: both_passes(route) for name, route in forms.items()}
             traffic = logits.element_size() * rows * (heads * 5 + 2)
             return Case("routing", f"route [{rows}, {heads}]", variants, close(TOLERANCE.get(dtype, 3e-2)), traffic)
 
