@@ -21,7 +21,7 @@ CASES = [
 @pytest.mark.parametrize("build", CASES)
 def bench_ours(benchmark, build):
     case = build()
-    case.variants = {name: call for name, call in case.variants.items() if name in (OURS, "eager")}
+    case.variants = {name: call for name, call in case.variants.items() if name in (OURS, "eager", "eager gather")}
     assert not case.check()
     benchmark.group = case.name
     benchmark(case.variants[OURS])

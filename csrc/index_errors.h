@@ -24,4 +24,9 @@ namespace poh {
   index_error(name, "[", at, "] = ", value, " is out of range for ", cells, " cells");
 }
 
+[[noreturn]] inline void neighbor_error(int64_t at, int64_t value, int64_t cells, int64_t listed) {
+  index_error("candidates[", at / listed / cells, ", ", at / listed % cells, ", ", at % listed, "] is ", value,
+              ", but there are ", cells, " cells (-1 pads)");
+}
+
 }  // namespace poh

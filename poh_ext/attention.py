@@ -44,8 +44,8 @@ def neighbor_attention(
     Raises:
         TypeError: no tensor, or a dtype not named above.
         ValueError: a shape or device that does not fit.
-        IndexError: a candidate that is neither -1 nor a cell, with its place. On CUDA: a device assertion, or with
-            POH_EXT_BACKEND=reference and POH_EXT_CHECKS=1 the same IndexError.
+        IndexError: a candidate that is neither -1 nor a cell, with its place. On CUDA only with POH_EXT_CHECKS=1,
+            because looking costs a synchronisation; else by a device assert.
 
     Example:
         >>> mazes = poh_ext.generate_mazes(8, 12)

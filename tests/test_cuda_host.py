@@ -81,9 +81,11 @@ def test_planted_out_of_bounds_accesses_are_found(kernel):
 
 # The tests of the operators that say nothing of kernels (compile, opcheck) or check the text of an index error: on
 # CUDA, looking at the indices would cost a synchronisation, so there a device assertion names the argument only.
-INDICES = "(bad_arguments and (target or row or candidate)) or (bad_input and IndexError) or cells_out_of_range"
+INDICES = "(bad_arguments and (target or row or candidate)) or (bad_input and IndexError) or cells_out_of_range "
+INDICES += "or candidates_out_of_range"
 SKIPPED = f"not compile and not opcheck and not out_of_range and not threads and not ({INDICES})"
-OPERATORS = [f"tests/test_{name}.py" for name in ("losses", "linear_losses", "routing", "mazes", "tasks", "rollout")]
+NAMES = ("losses", "linear_losses", "routing", "attention", "mazes", "tasks", "rollout")
+OPERATORS = [f"tests/test_{name}.py" for name in NAMES]
 COUNT = """
 import ctypes, os, sys, pytest
 from poh_ext import _C
@@ -150,6 +152,8 @@ calls = {
     "rows: a row is out of range": lambda: poh_ext.multi_horizon_cross_entropy(logits, targets, rows=targets + 2),
     "candidates: a class is out of range": lambda: poh_ext.multi_horizon_cross_entropy(
         logits, targets, candidates=torch.full((1, 4, 2), 5)),
+    "candidates: a cell is out of range": lambda: poh_ext.neighbor_attention(
+        *logits.new_zeros(3, 1, 2, 4, 3), torch.full((1, 4, 2), 4)),
     "a start or goal is out of range for the cells of the maze": lambda: poh_ext.generate_mazes(1, 3).distances(
         torch.tensor([9])),
 }

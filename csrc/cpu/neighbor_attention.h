@@ -8,6 +8,7 @@
 #include "cpu/memory.h"
 #include "cpu/parallel.h"
 #include "cpu/rows.h"
+#include "index_errors.h"
 #include "math/neighbor_attention.h"
 
 namespace poh {
@@ -172,10 +173,7 @@ class Neighbors {
       while (wrong < seen && !first.compare_exchange_weak(seen, wrong)) {
       }
     });
-    if (const int64_t i = first.load(); i < none) {
-      index_error("candidates[", i / C / N, ", ", i / C % N, ", ", i % C, "] is ", from[i], ", but there are ", N,
-                  " cells (-1 pads)");
-    }
+    if (const int64_t i = first.load(); i < none) neighbor_error(i, from[i], N, C);
   }
 
   const int32_t* block(int64_t b, int64_t i) const { return at_.get() + (b * blocks_ + i) * block_; }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from poh_ext.bench.attention_cases import attention_cases
 from poh_ext.bench.loss_cases import linear_cases, loss_cases, routing_cases
 from poh_ext.bench.maze_cases import maze_cases
 from poh_ext.bench.train_cases import train_cases
@@ -13,6 +14,7 @@ GROUPS: dict[str, Callable] = {
     "loss": loss_cases,
     "linear": linear_cases,
     "routing": routing_cases,
+    "attention": attention_cases,
     "mazes": maze_cases,
     "train": train_cases,
 }
