@@ -48,7 +48,7 @@ template <class T>
 Forward forward(const Call& call, const Tensor& logits, const optional<Tensor>& horizon_weights, Reduction reduction, bool metrics) {
   using A = Accumulate<T>;
   const Asked& a = call.asked;
-  const ScalarType dtype = std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float;
+  const ScalarType dtype = dtype_of<A>();
   Tensor lse = new_zeros({2, a.B, a.N, 2}, dtype);
   Tensor terms = new_zeros({a.B, a.L, a.K}, dtype);
   std::vector<uint8_t> correct(metrics ? a.B * a.L * a.K : 0);
@@ -107,7 +107,7 @@ Tensor horizon_ce_backward(Tensor grad, Tensor logits, Tensor targets, optional<
   const Call call(shape_of(logits, coefficients.size(1)), targets, rows, valid, candidates, class_weight,
                   label_smoothing, ignore_index, z_loss, softcap);
   return dispatch(logits.scalar_type(), "logits", [&]<class T>(T) {
-    const ScalarType dtype = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
+    const ScalarType dtype = dtype_of<Accumulate<T>>();
     check_tensor(lse, "lse", dtype, 4);
     check(lse.numel() == 4 * call.asked.B * call.asked.N, "lse must be that of the forward pass");
     check_tensor(coefficients, "coefficients", dtype, 2);

@@ -33,7 +33,7 @@ Tensor coefficients(const Asked& a, const std::optional<Tensor>& horizon_weights
                     const A* class_weight, Reduction reduction) {
   const std::vector<double> weight = horizon_weights_of(horizon_weights, a.K);
   const int64_t places = a.L * a.K;
-  const ScalarType dtype = std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float;
+  const ScalarType dtype = dtype_of<A>();
   Tensor out = new_zeros({a.L, a.K}, dtype);
   A* c = data<A>(out);
   const bool per_place = reduction == Reduction::kPositionMean;

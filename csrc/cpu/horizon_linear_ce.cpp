@@ -22,7 +22,7 @@ struct Results {
   uint8_t* correct;
 
   Results(const Asked& a, const Tensor& t, const optional<Tensor>& c) : terms(data<A>(t)), correct(data<uint8_t>(c)) {
-    check_tensor(t, "terms", std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float, 3);
+    check_tensor(t, "terms", dtype_of<A>(), 3);
     check(t.numel() == a.B * a.L * a.K, "terms must be [B, L, K]");
     if (c) check_tensor(*c, "correct", ScalarType::Byte, 3);
     check(!c || c->numel() == t.numel(), "correct must be [B, L, K]");

@@ -1,7 +1,5 @@
-// Tensors as plain pointers, and fresh memory.
+// Tensors in the memory of the CPU: packed, and fresh ones.
 #pragma once
-
-#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <array>
@@ -12,20 +10,9 @@
 #include <sys/mman.h>
 #endif
 
-#include "checks.h"
-#include "cpu/rows.h"
+#include "tensor_data.h"
 
 namespace poh {
-
-template <class T>
-T* data(const Tensor& t) {
-  return static_cast<T*>(t.data_ptr());
-}
-
-template <class T>
-T* data(const std::optional<Tensor>& t) {
-  return t ? data<T>(*t) : nullptr;
-}
 
 inline Tensor packed(const Tensor& t) {
   check(t.is_cpu(), "every tensor must be on the CPU");
@@ -76,23 +63,5 @@ inline Tensor in_huge_pages(Tensor out) {
 
 // Uninitialised and contiguous, of the shape and dtype of `like`.
 inline Tensor new_large(const Tensor& like) { return in_huge_pages(new_empty(like.sizes(), like.scalar_type())); }
-
-// f(T{}) for the floating type `dtype` stands for.
-template <class F>
-auto dispatch(ScalarType dtype, const char* name, const F& f) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return f(float{});
-    case ScalarType::Double:
-      return f(double{});
-    case ScalarType::BFloat16:
-      return f(BFloat16{});
-    case ScalarType::Half:
-      return f(Half{});
-    default:
-      check(false, name, " must be float32, float64, bfloat16 or float16");
-      return f(float{});
-  }
-}
 
 }  // namespace poh

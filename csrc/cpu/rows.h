@@ -2,9 +2,6 @@
 // No loop here adds in an order that depends on threads.
 #pragma once
 
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
-
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -19,14 +16,9 @@
 
 #include "cpu/simd.h"
 #include "math/exp.h"
+#include "tensor_data.h"
 
 namespace poh {
-
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
-
-template <class T>
-using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 template <class T, class A>
 void convert(const T* from, A* to, int64_t n) {

@@ -1,18 +1,15 @@
 // The one place where a CUDA build and the host emulation of the tests (tests/cuda_host) differ: shared memory,
-// launches, streams, reading back, device assertions
-// and how much is done at once. Everything else in csrc/cuda is compiled unchanged by both.
+// launches, streams, reading back, device assertions and how much is done at once. Everything else in csrc/cuda is
+// compiled unchanged by both.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <type_traits>
 
 #include "checks.h"
 #include "math/host_device.h"
@@ -51,12 +48,6 @@
 #endif
 
 namespace poh::cuda {
-
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
-
-template <class T>
-using Accumulate = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
