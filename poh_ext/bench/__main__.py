@@ -7,9 +7,11 @@ of two variants' times in the same round, as its median with the 20th and 80th p
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,6 +23,7 @@ from poh_ext.bench.cases import GROUPS
 from poh_ext.bench.timing import Spread, interleave, ratio
 from poh_ext.report.results import write_atomically
 
+TOO_LONG_FOR_QUICK = {("loss", "lm"), ("linear", "lm"), ("train", "poh")}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -36,7 +39,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="torch device the inputs live on (cpu)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the logits (float32)")
     parser.add_argument("--seconds", type=float, default=4.0, help="time for the rounds of a case (4)")
-    parser.add_argument("--quick", action="store_true", help="a short run, two minutes at most: 0.5 s a case")
+    parser.add_argument("--quick", action="store_true",
+                        help="a short run, about two minutes: 0.3 s a case, at least 3 rounds, without the "
+                             "losses at a language model's size and the step of PoH")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample and the machine to FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios to a PNG (needs matplotlib)")
     options = parser.parse_args(arguments)
@@ -63,17 +68,25 @@ def select(options):
         (group, size, build)
         for group in options.only.split(",")
         for size, build in GROUPS[group](options.device, DTYPES[options.dtype])
-        if not wanted or size in wanted
+        if (size in wanted if wanted else not (options.quick and (group, size) in TOO_LONG_FOR_QUICK))
     ]
     if not found:
         raise SystemExit(f"--sizes {options.sizes}: no such size in {options.only}; --list names them")
     return found
 
 
-def measure(case: Case, device: torch.device, seconds: float, bandwidth: float, flop_rate: float) -> dict:
+def measure(
+    case: Case,
+    device: torch.device,
+    seconds: float,
+    bandwidth: float,
+    flop_rate: Callable[[torch.dtype | None], float],
+    min_rounds: int = 5,
+) -> dict:
     """Check, time and describe one case, as plain values."""
     failed = case.check()
-    times = interleave({n: c for n, c in case.variants.items() if n not in failed}, device, seconds=seconds)
+    runnable = {n: c for n, c in case.variants.items() if n not in failed}
+    times = interleave(runnable, device, seconds=seconds, min_rounds=min_rounds)
     record = {"group": case.group, "name": case.name, "unavailable": failed, "variants": {}}
     ours = Spread.of(times[OURS])
     if case.bytes_moved:
@@ -81,7 +94,7 @@ def measure(case: Case, device: torch.device, seconds: float, bandwidth: float, 
         record["bandwidth_share"] = case.bytes_moved / ours.p50 / bandwidth
     if case.flops:
         record["flops"] = case.flops
-        record["flop_share"] = case.flops / ours.p50 / flop_rate
+        record["flop_share"] = case.flops / ours.p50 / flop_rate(case.precision)
     for name, samples in times.items():
         entry = {"seconds": vars(Spread.of(samples)), "samples": samples}
         entry["peak_bytes"] = machine.peak_memory(case.variants[name], device)
@@ -124,21 +137,25 @@ def main(arguments: list[str] | None = None) -> int:
         os.execv(sys.executable, [sys.executable, "-m", "poh_ext.bench", *(arguments or sys.argv[1:])])
     cases = select(options)
     if options.list:
-        for group, size, _ in cases:
+        for group, size in dict.fromkeys((group, size) for group, size, _ in cases):
             print(f"{group}: {size}")
         return 0
     facts = machine.describe(options.device)
     bandwidth = machine.copy_bandwidth(options.device)
-    flop_rate = machine.gemm_rate(options.device, DTYPES[options.dtype])
-    facts |= {"dtype": options.dtype, "copy_bytes_per_second": bandwidth, "gemm_flop_per_second": flop_rate}
+
+    @functools.cache
+    def flop_rate(precision: torch.dtype | None = None) -> float:
+        return machine.gemm_rate(options.device, precision or DTYPES[options.dtype])
+
+    facts |= {"dtype": options.dtype, "copy_bytes_per_second": bandwidth, "gemm_flop_per_second": flop_rate()}
     print(f"poh_ext {poh_ext.__version__}, torch {facts['torch']}, {facts.get('gpu', facts['cpu'])}, "
           f"{facts['threads']} threads\n{facts['backend']}; {options.dtype}; copy {bandwidth / 1e9:.1f} GB/s, "
-          f"matrix product {flop_rate / 1e9:.0f} GFLOP/s")
+          f"matrix product {flop_rate() / 1e9:.0f} GFLOP/s")
     records = []
-    seconds = 0.5 if options.quick else options.seconds
+    seconds, rounds = (0.3, 3) if options.quick else (options.seconds, 5)
     for _, _, build in cases:
         torch.compiler.reset()
-        records.append(measure(build(), options.device, seconds, bandwidth, flop_rate))
+        records.append(measure(build(), options.device, seconds, bandwidth, flop_rate, rounds))
         show(records[-1])
     if options.json:
         write_atomically(options.json, json.dumps({"machine": facts, "cases": records}, indent=1).encode())

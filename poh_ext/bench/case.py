@@ -38,6 +38,7 @@ class Case:
     compare: (found, expected) -> '' or why they are not the same computation.
     bytes_moved: least traffic the computation needs (inputs read once, outputs written once), or None.
     flops: floating-point operations of the matrix products, or None where they do not dominate.
+    precision: the dtype of those products, where it is not that of the run.
     items: name -> things made per call (mazes); empty where a rate means nothing.
     """
 
@@ -47,6 +48,7 @@ class Case:
     compare: Callable[[tuple, tuple], str] = field(default_factory=lambda: close(1e-4))
     bytes_moved: int | None = None
     flops: int | None = None
+    precision: torch.dtype | None = None
     items: dict[str, int] = field(default_factory=dict)
 
     def check(self) -> dict[str, str]:

@@ -46,6 +46,10 @@ def slope(sizes, seconds) -> float:
     return float(np.polyfit(np.log(sizes[half:]), np.log(seconds[half:]), 1)[0])
 
 
+def _digits(x: float) -> str:
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
+
+
 def _record(title: str, label: str, sizes, spreads: list[Spread], unit: str) -> dict:
     """One sweep as plain values; `unit` says what the seconds are of."""
     return {"title": title, "size": label, "sizes": list(sizes), "seconds": [vars(s) for s in spreads], "unit": unit,
@@ -123,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     facts, sweeps = machine.describe(CPU), sweep(options.seconds)
     for record in sweeps:
-        times = "  ".join(f"{size}: {s['p50'] * 1e6:,.0f}" for size, s in
+        times = "  ".join(f"{size}: {_digits(s['p50'] * 1e6)}" for size, s in
                           zip(record["sizes"], record["seconds"], strict=True))
         print(f"{record['title']}, microseconds {record['unit']} by {record['size']}, slope {record['slope']:.2f}\n"
               f"  {times}")

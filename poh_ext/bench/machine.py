@@ -60,7 +60,6 @@ def peak_memory(call, device: torch.device) -> int | None:
 
     On the CPU from the resident set's high-water mark (Linux), so caches of the allocator count as well.
     """
-    call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 MIN_SAMPLE_SECONDS = 1e-3  # shorter calls are repeated within a sample: the clock and the call cost must not show
+LONG_SECONDS = 0.25  # longer calls bring memory and caches into their own state: they need no untimed call before
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ def _synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _sample(call: Callable[[], object], repeats: int, device: torch.device) -> float:
-    call()  # untimed: no variant may pay for the memory and the caches as another left them
+def _sample(call: Callable[[], object], repeats: int, device: torch.device, warm: bool = True) -> float:
+    if warm:
+        call()  # untimed: no variant may pay for the memory and the caches as another left them
     _synchronize(device)
     start = time.perf_counter()
     for _ in range(repeats):
@@ -54,17 +56,20 @@ def interleave(
     """Seconds per call of every variant, one value per round; each round runs every variant once, in turn.
 
     Args:
-        variants: name -> call. Each is warmed up before anything is timed, and again before each sample.
+        variants: name -> call. Each is warmed up before anything is timed, and again before each sample unless
+            it takes longer than LONG_SECONDS.
         device: where the work runs; accelerators are synchronised around each sample.
         seconds: budget for all variants together; at least `min_rounds` rounds run whatever they take.
 
     Returns:
         name -> list of seconds per call, of equal length for all variants.
     """
-    repeats = {}
+    repeats, short = {}, {}
     for name, call in variants.items():
-        call()
-        repeats[name] = max(1, math.ceil(MIN_SAMPLE_SECONDS / max(_sample(call, 1, device), 1e-9)))
+        once = _sample(call, 1, device, warm=False)
+        if once < LONG_SECONDS:  # else the first call says enough
+            once = _sample(call, 1, device)
+        repeats[name], short[name] = max(1, math.ceil(MIN_SAMPLE_SECONDS / max(once, 1e-9))), once < LONG_SECONDS
     times: dict[str, list[float]] = {name: [] for name in variants}
     names = list(variants)
     start = time.perf_counter()
@@ -73,7 +78,7 @@ def interleave(
             break
         shift = round_ % len(names)  # no variant always runs on the cache another has warmed
         for name in names[shift:] + names[:shift]:
-            times[name].append(_sample(variants[name], repeats[name], device))
+            times[name].append(_sample(variants[name], repeats[name], device, short[name]))
     return times
 
 

@@ -10,6 +10,8 @@ import poh_ext
 from poh_ext.bench import baselines
 from poh_ext.bench.case import OURS, Case
 from poh_ext.models import SHAPES, BaselinePlanner, PoHPlanner, gflop_per_maze, match_width
+from poh_ext.training.config import BenchmarkConfig
+from poh_ext.training.device import autocast, choose_precision
 
 BATCH, SIZE, CLIP_NORM = 32, 12, 1.0
 
@@ -36,8 +38,9 @@ def _first_losses_agree(found, expected) -> str:
 
 
 def train_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Case]]]:
-    """(planner, builder): the trainer's step (linear loss, fused optimiser, bfloat16 autocast where --dtype asks
-    for it) beside the same model in eager float32 with the dense eager loss."""
+    """(planner, builder): the trainer's step (linear loss, fused optimiser, bfloat16 autocast where the machine has
+    it or --dtype asks for it) beside the same model in eager float32 with the dense eager loss."""
+    precision = "bfloat16" if dtype == torch.bfloat16 else choose_precision(BenchmarkConfig(), device)
     shape = SHAPES["12x12"]
     planners = {"baseline": (BaselinePlanner, shape), "poh": (PoHPlanner, match_width(SIZE, shape, rule="heads"))}
 
@@ -52,7 +55,7 @@ def train_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str,
             options = {"rows": tasks.path, "label_smoothing": 0.1, "horizons": 1, "candidates": candidates}
 
             def ours(model):
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+                with autocast(device, precision):
                     hidden = model.hidden(tasks.mazes, tasks.start, tasks.goal)
                 weight, bias = model.head.weight.to(hidden.dtype), model.head.bias.to(hidden.dtype)
                 return poh_ext.multi_horizon_linear_cross_entropy(
@@ -65,8 +68,9 @@ def train_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str,
             variants = {OURS: _step(models[0], ours, fused=device.type in ("cpu", "cuda")),
                         "eager float32": _step(models[1], plain, fused=False)}
             flops = int(3 * BATCH * gflop_per_maze(models[0]) * 1e9)
-            return Case("train", f"training step {name} {SIZE}x{SIZE} B{BATCH}", variants, _first_losses_agree,
-                        flops=flops)
+            label = f"training step {name} {SIZE}x{SIZE} B{BATCH} {precision}"
+            return Case("train", label, variants, _first_losses_agree, flops=flops,
+                        precision=getattr(torch, precision))
 
         return name, build
 
