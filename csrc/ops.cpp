@@ -52,6 +52,9 @@ STABLE_TORCH_LIBRARY(poh_ext, m) {
       "neighbor_attention_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor candidates, Tensor? bias, "
       "Tensor? key_offset, Tensor? value_offset, Tensor weights) -> "
       "(Tensor grad_qkv, Tensor grad_bias, Tensor grad_key_offset, Tensor grad_value_offset)");
+  m.def(
+      "neighbor_passes(Tensor x, Tensor tokens, Tensor candidates, Tensor weights, int heads, int d_ff, int passes, "
+      "bool inject, bool inject_first, float eps) -> Tensor");
   m.def("generate_mazes(Tensor indices, int seed, int height, int width, str algorithm) -> Tensor");
   m.def("maze_neighbors(Tensor passages) -> Tensor");
   m.def("maze_valid_mask(Tensor passages) -> Tensor");

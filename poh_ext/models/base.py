@@ -146,18 +146,23 @@ class Planner(nn.Module):
         tokens = self.embed(mazes.passages, start, goal)
         if self.encoder is not None:
             tokens = tokens + self.encoder(mazes.raster()).unsqueeze(1)
-        state, found, graph = self._begin(tokens), [], torch.is_grad_enabled()
-        for step in range(after[-1]):
-            if graph and grad_passes is not None:
-                ahead = next(n for n in after if n > step) - step  # passes until a state is asked for
-                with torch.set_grad_enabled(ahead <= grad_passes):
-                    state = self._pass(state, tokens, neighbors, step)
-            else:
-                state = self._pass(state, tokens, neighbors, step)
-            if step + 1 in after:
-                found.append(self._cells(state))
+        state, found, graph, step = self._begin(tokens), [], torch.is_grad_enabled(), 0
+        for n in after:
+            while step < n:
+                if (fast := self._without_graph(state, tokens, neighbors, step, n)) is not None:
+                    state, step = fast, n
+                elif graph and grad_passes is not None:
+                    with torch.set_grad_enabled(n - step <= grad_passes):
+                        state, step = self._pass(state, tokens, neighbors, step), step + 1
+                else:
+                    state, step = self._pass(state, tokens, neighbors, step), step + 1
+            found.append(self._cells(state))
         self._end(state)
         return found
+
+    def _without_graph(self, state, tokens: Tensor, neighbors: Tensor | None, step: int, end: int):
+        """The state after passes step ... end - 1 by a faster way than `_pass`, where there is one; else None."""
+        return None
 
     def forward(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None,
                 grad_passes: int | None = None) -> Tensor:

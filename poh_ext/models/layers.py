@@ -30,6 +30,13 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(d_model)
         self.dropout = Dropout(dropout)
 
+    def parameters_in_order(self) -> list[Tensor]:
+        """As poh_ext.ops.neighbor_passes wants them, of a block with biases whose heads all see neighbours."""
+        a = self.attention
+        return [a.qkv.weight, a.qkv.bias, a.direction_bias, a.key_offset, a.value_offset, a.out.weight, a.out.bias,
+                self.norm1.weight, self.norm1.bias, self.expand.weight, self.expand.bias, self.contract.weight,
+                self.contract.bias, self.norm2.weight, self.norm2.bias]
+
     def feed_forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.contract(self.dropout(F.relu(self.expand(x)))))
 

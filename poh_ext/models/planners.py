@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from poh_ext.models.base import Planner, choice, positive
 from poh_ext.models.layers import Block, Router
+from poh_ext.ops.neighbor_passes import has_passes, neighbor_passes
 
 __all__ = ["BaselinePlanner", "PoHPlanner"]
 
@@ -73,6 +74,18 @@ class BaselinePlanner(Planner):
         for block in self.blocks:
             x = block(x, None, neighbors)
         return x
+
+    def _without_graph(self, x: Tensor, tokens: Tensor, neighbors: Tensor | None, step: int, end: int) -> Tensor | None:
+        block = self.blocks[0]
+        if self.valid_heads < block.attention.n_heads or self.norm != "post" or not has_passes(x):
+            return None
+        if self.training and block.dropout.p > 0:
+            return None
+        return neighbor_passes(
+            x, tokens, neighbors, [block.parameters_in_order() for block in self.blocks], heads=self.valid_heads,
+            d_ff=block.expand.out_features, passes=end - step, inject=self.reinject, inject_first=step > 0,
+            eps=block.norm1.eps,
+        )
 
     def _cells(self, state: Tensor) -> Tensor:
         return state
