@@ -83,3 +83,18 @@ def test_attention_dropout_keeps_the_mean():
     draws = attention.train()(x.expand(20_000, -1, -1))
     error = (draws.mean(0) - plain[0]).abs() / (draws.std(0) / 20_000**0.5)
     assert error.max() < 6 and draws.std(0).min() > 0
+
+
+@pytest.mark.parametrize("cells", [9, 144])
+def test_bfloat16_attention_agrees_with_float32(cells):
+    """On the CPU it goes another way than float32 does: through its own three products."""
+    torch.manual_seed(0)
+    attention = Attention(32, 4, dropout=0.0)
+    x = torch.randn(2, cells, 32, requires_grad=True)
+    expected = attention(x)
+    (expected_gradient,) = torch.autograd.grad(expected.square().sum(), x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = attention(x).float()
+    (gradient,) = torch.autograd.grad(found.square().sum(), x)
+    for a, b in ((found, expected), (gradient, expected_gradient)):
+        assert (a - b).norm() < 0.02 * b.norm()
