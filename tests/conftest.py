@@ -10,9 +10,21 @@ if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="poh_ext_inductor_")
     atexit.register(shutil.rmtree, os.environ["TORCHINDUCTOR_CACHE_DIR"], ignore_errors=True)
 
+import pytest
+import torch
+
 import poh_ext
 
 
 def pytest_report_header() -> str:
     info = poh_ext.backend_info()
     return f"poh_ext: cpu = {info['cpu'].splitlines()[0]}; requested = {info['requested']}"
+
+
+@pytest.fixture
+def one_thread():
+    """For tiny models: on a busy machine, threads that wait for each other would be all the time spent."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

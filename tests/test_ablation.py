@@ -3,7 +3,6 @@
 import dataclasses
 
 import pytest
-import torch
 from report_cases import make_results, make_row
 
 from poh_ext.models import parameter_count
@@ -17,14 +16,7 @@ from poh_ext.training.planners import build_planner, planner_class, planner_opti
 
 SMALL = {"train": 8, "test": 6, "epochs": 2, "maze_size": 4, "batch_size": 4, "R": 2, "warmup_steps": 2, "d_model": 64,
          "n_heads": 4, "d_ff": 128, "depth": 2, "device": "cpu", "precision": "float32"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def small(**changes):

@@ -26,14 +26,7 @@ TINY = {"train": 10, "test": 6, "epochs": 3, "maze_size": 5, "batch_size": 4, "d
         "depth": 1, "R": 2, "warmup_steps": 2, "lr": 1e-2, "route_ent_weight": 0.01, "device": "cpu",
         "precision": "float32"}  # 3 epochs of 3 steps, the last one of 2 mazes
 ME = {"experiment": "a test", "parts": {"row": "poh"}, "config": {"lr": 1e-3}, "environment": {"device": "cpu"}}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(**changes):

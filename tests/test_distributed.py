@@ -25,14 +25,7 @@ SCRIPT = ROOT / "experiments" / "run_12x12_8m_benchmark.py"
 TINY = {"train": 9, "test": 6, "epochs": 8, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
         "depth": 1, "R": 2, "warmup_steps": 2, "lr": 5e-3, "dropout": 0.0, "multi_horizon": 3,
         "route_ent_weight": 0.05, "device": "cpu", "precision": "float32"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(**changes):

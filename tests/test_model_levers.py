@@ -21,15 +21,7 @@ PLANNERS = {
 COMBINATIONS = list(
     itertools.product((0, 1, 4), ("pre", "post"), ("cells", "moves"), ("absolute", "none"), (True, False))
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """These models are tiny: on a busy machine, threads that wait for each other would be all the time spent."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(name, size=6, **options):

@@ -18,15 +18,7 @@ VARIANTS = {
     "pooled": (PoHPlanner, {"R": 3, "T": 2}),
     "token": (PoHPlanner, {"R": 3, "T": 2, "routing": "token", "route_scale": 4}),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """These models are tiny: on a busy machine, threads that wait for each other would be all the time spent."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass

@@ -237,7 +237,7 @@ def test_double_backward_is_refused():
     for f in (lambda z: route(z)[0].square().sum(), routing_entropy):
         logits = draw((3, 4), torch.float64).requires_grad_()
         (grad,) = torch.autograd.grad(f(logits), logits, create_graph=True)
-        with pytest.raises(RuntimeError, match="no second derivative in their C"):
+        with pytest.raises(RuntimeError, match="no second derivative in its C"):
             grad.sum().backward()
 
 

@@ -30,14 +30,7 @@ EXAMPLE = """--maze-size 16 --train 1000 --test 100 --epochs 50
 TINY = {"train": 8, "test": 6, "epochs": 2, "maze_size": 4, "batch_size": 4, "R": 2, "warmup_steps": 2,
         "device": "cpu", "precision": "float32", "models": ("tiny",)}
 SMALL = {**{k: v for k, v in TINY.items() if k != "models"}, "d_model": 64, "n_heads": 4, "d_ff": 128, "depth": 1}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(**changes):

@@ -23,14 +23,7 @@ TINY = {"train": 10, "test": 6, "epochs": 150, "maze_size": 5, "batch_size": 4, 
         "d_ff": 128, "depth": 1, "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32"}  # 450 steps
 
 ROWS = ("random", "baseline", "poh")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(**changes):

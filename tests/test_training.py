@@ -28,15 +28,7 @@ TINY = {"train": 8, "test": 6, "epochs": 2, "maze_size": 5, "batch_size": 4, "d_
         "depth": 1, "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32"}
 TINY_FLAGS = [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
 needs_tyro = pytest.mark.skipif(not pytest.importorskip("tyro"), reason="tyro")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two threads on matrices this small cost more than they give, most of all beside another program."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tiny(**changes) -> Benchmark12x12Config:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from poh_ext._backend import has_kernel
+from poh_ext.ops._derivatives import first_derivative, no_second_derivative
 from poh_ext.reference import horizon_ce as reference
 
 __all__ = ["horizon_ce"]
@@ -82,21 +83,11 @@ class _HorizonCE(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, _):
-        if torch.is_grad_enabled():  # a second derivative is wanted: the op's autograd says that there is none
-            return _backward(ctx, grad)
-        with torch._C._AutoDispatchBelowAutograd():
-            return _backward(ctx, grad)
+        return first_derivative(_backward, ctx, grad)
 
 
 def _fake_backward(grad, logits, *_):
     return logits.new_empty(logits.shape)
-
-
-def _no_second_derivative(ctx, *grads):
-    raise RuntimeError(
-        "multi_horizon_cross_entropy has no second derivative in its C++ kernel: "
-        "set POH_EXT_BACKEND=reference to differentiate twice"
-    )
 
 
 if has_kernel(torch.device("cpu")):
@@ -105,4 +96,4 @@ if has_kernel(torch.device("cpu")):
     torch.library.register_fake("poh_ext::horizon_ce", _fake)
     torch.library.register_autograd("poh_ext::horizon_ce", _backward, setup_context=_save)
     torch.library.register_fake("poh_ext::horizon_ce_backward", _fake_backward)
-    torch.library.register_autograd("poh_ext::horizon_ce_backward", _no_second_derivative)
+    torch.library.register_autograd("poh_ext::horizon_ce_backward", no_second_derivative("multi_horizon_cross_entropy"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from poh_ext._backend import has_kernel
+from poh_ext.ops._derivatives import no_second_derivative
 from poh_ext.ops.horizon_ce import REDUCTIONS
 from poh_ext.reference import horizon_linear_ce as reference
 from poh_ext.reference.horizon_ce import accumulate_dtype
@@ -170,13 +171,6 @@ class _HorizonLinearCE(torch.autograd.Function):
         return grads[0], grads[1], grads[2] if ctx.has_bias else None, *(None,) * 14
 
 
-def _no_second_derivative(ctx, *grads):
-    raise RuntimeError(
-        "multi_horizon_linear_cross_entropy has no second derivative in its C++ kernel: "
-        "set POH_EXT_BACKEND=reference to differentiate twice"
-    )
-
-
 if has_kernel(torch.device("cpu")):
     _op = torch.ops.poh_ext.horizon_linear_ce.default
     _op_backward = torch.ops.poh_ext.horizon_linear_ce_backward.default
@@ -186,4 +180,5 @@ if has_kernel(torch.device("cpu")):
     torch.library.register_fake("poh_ext::horizon_linear_ce", _fake)
     torch.library.register_autograd("poh_ext::horizon_linear_ce", _backward, setup_context=_save)
     torch.library.register_fake("poh_ext::horizon_linear_ce_backward", _fake_backward)
-    torch.library.register_autograd("poh_ext::horizon_linear_ce_backward", _no_second_derivative)
+    refusal = no_second_derivative("multi_horizon_linear_cross_entropy")
+    torch.library.register_autograd("poh_ext::horizon_linear_ce_backward", refusal)

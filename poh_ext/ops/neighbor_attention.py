@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from poh_ext._backend import has_kernel
+from poh_ext.ops._derivatives import first_derivative, no_second_derivative
 from poh_ext.reference import neighbor_attention as reference
 
 __all__ = ["neighbor_attention", "neighbor_attention_packed"]
@@ -97,7 +98,7 @@ class _Separate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        packed, *tables = _first_derivative(grad, *ctx.saved_tensors)
+        packed, *tables = first_derivative(_gradients, grad, *ctx.saved_tensors)
         return *_apart(packed), None, *tables
 
 
@@ -112,22 +113,8 @@ class _Packed(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         qkv, *saved = ctx.saved_tensors
-        packed, *tables = _first_derivative(grad, *_apart(qkv), *saved)
+        packed, *tables = first_derivative(_gradients, grad, *_apart(qkv), *saved)
         return packed, None, *tables
-
-
-def _first_derivative(grad, *saved):
-    if torch.is_grad_enabled():  # a second derivative is wanted: the op's autograd says that there is none
-        return _gradients(grad, *saved)
-    with torch._C._AutoDispatchBelowAutograd():
-        return _gradients(grad, *saved)
-
-
-def _no_second_derivative(ctx, *grads):
-    raise RuntimeError(
-        "neighbor_attention has no second derivative in its C++ kernel: "
-        "set POH_EXT_BACKEND=reference to differentiate twice"
-    )
 
 
 if has_kernel(torch.device("cpu")):
@@ -136,4 +123,4 @@ if has_kernel(torch.device("cpu")):
     torch.library.register_fake("poh_ext::neighbor_attention", _fake)
     torch.library.register_autograd("poh_ext::neighbor_attention", _backward, setup_context=_save)
     torch.library.register_fake("poh_ext::neighbor_attention_backward", _fake_backward)
-    torch.library.register_autograd("poh_ext::neighbor_attention_backward", _no_second_derivative)
+    torch.library.register_autograd("poh_ext::neighbor_attention_backward", no_second_derivative("neighbor_attention"))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from poh_ext._backend import has_kernel
+from poh_ext.ops._derivatives import first_derivative, no_second_derivative
 from poh_ext.reference import routing as reference
 
 __all__ = ["route", "routing_entropy"]
@@ -70,7 +71,7 @@ class _Route(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        return _first_derivative(_route_gradient, ctx, *grads)
+        return first_derivative(_route_gradient, ctx, *grads)
 
 
 class _RoutingEntropy(torch.autograd.Function):
@@ -83,21 +84,7 @@ class _RoutingEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return _first_derivative(_entropy_gradient, ctx, grad)
-
-
-def _first_derivative(gradient, ctx, *grads):
-    if torch.is_grad_enabled():  # a second derivative is wanted: the op's autograd says that there is none
-        return gradient(ctx, *grads)
-    with torch._C._AutoDispatchBelowAutograd():
-        return gradient(ctx, *grads)
-
-
-def _no_second_derivative(ctx, grad):
-    raise RuntimeError(
-        "route and routing_entropy have no second derivative in their C++ kernel: "
-        "set POH_EXT_BACKEND=reference to differentiate twice"
-    )
+        return first_derivative(_entropy_gradient, ctx, grad)
 
 
 if has_kernel(torch.device("cpu")):
@@ -119,4 +106,4 @@ if has_kernel(torch.device("cpu")):
 
     torch.library.register_autograd("poh_ext::route", _route_gradient, setup_context=_route_save)
     torch.library.register_autograd("poh_ext::routing_entropy", _entropy_gradient, setup_context=_entropy_save)
-    torch.library.register_autograd("poh_ext::route_backward", _no_second_derivative)
+    torch.library.register_autograd("poh_ext::route_backward", no_second_derivative("route (as routing_entropy)"))
