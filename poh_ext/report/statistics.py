@@ -21,7 +21,8 @@ __all__ = ["Comparison", "Proportion", "compare", "estimate", "estimate_rows", "
 
 LEVEL = 0.95
 RESAMPLES = 9999  # of the bootstrap
-SMALL_DIFFERENCE = 0.02  # planned for when the observed difference is 0
+SMALL_DIFFERENCE = 0.02  # planned for when less than LEAST_DIFFERENCE was observed: nobody asks for 7,000 seeds
+LEAST_DIFFERENCE = 0.005
 MEASURES = ("reached", "optimal")
 
 
@@ -95,7 +96,7 @@ class Comparison:
             better, worse = (self.first, self.second) if self.difference > 0 else (self.second, self.first)
             caution = "; other training seeds were not tried" if seeds == 1 else ""
             return f"{facts}. Resolved: {better} is better than {worse} here{caution}."
-        if self.difference == 0:
+        if abs(self.difference) < 100 * LEAST_DIFFERENCE:
             plan = f"a difference of {100 * SMALL_DIFFERENCE:g} points"
         else:
             plan = "a difference of this size"
@@ -167,7 +168,7 @@ def compare(
     d = np.concatenate(steps)
     wins, losses = int((d > 0).sum()), int((d < 0).sum())
     difference = float(d.mean())
-    planned = difference or SMALL_DIFFERENCE
+    planned = difference if abs(difference) >= LEAST_DIFFERENCE else SMALL_DIFFERENCE
     differences = [value[0] for value in per_seed.values()]
     return Comparison(
         measure=measure,
