@@ -133,7 +133,7 @@ def entropy_curves(runs: Mapping[str, Results]) -> Figure | None:
     if moves:
         axes[1].set(yscale="log", ylabel="ln(heads) - entropy (nats, log scale)")
         axes[1].set_title("distance from uniform routing", fontsize=10)
-    means = "passes, blocks and mazes" + f"; {window} logged values" * (window > 1)
+    means = "passes, blocks and mazes" + f"; running mean of {window} logged values" * (window > 1)
     axes[0].set_title(f"mean over {means}", fontsize=10)
     for axis in axes:
         step_axis(axis, max(row.curve[-1]["step"] for row in rows))
