@@ -1,6 +1,7 @@
 # make benchmark   set up .venv, build, run the 12x12 benchmark's quick preset (a few minutes)
 # make test        the same set-up, then the tests
 # make bench       kernel timings against PyTorch (pytest-benchmark)
+# make solve       train the two small planners whose weights come with the package anew (some minutes)
 # make lint        ruff
 # Needs Python >= 3.11; a C++20 compiler for the kernels (without one the PyTorch fallback is installed).
 # PYTHON=python3.12 chooses an interpreter, PIP_ARGS passes options to pip (an index, say).
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 READ_BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 SOURCES := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
-.PHONY: benchmark test bench lint install clean
+.PHONY: benchmark test bench solve lint install clean
 benchmark: install
 	$(BIN)/python experiments/run_12x12_8m_benchmark.py --quick --overwrite --output experiments/results/quick
 
@@ -20,6 +21,10 @@ test: install
 
 bench: install
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-autosave
+
+solve: install
+	$(BIN)/python -m poh_ext solve train --planner baseline --output poh_ext/solve/baseline.pt
+	$(BIN)/python -m poh_ext solve train --planner poh --output poh_ext/solve/poh.pt
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,17 +1,22 @@
-"""`python -m poh_ext`: print what was built, what is used and why not more."""
+"""`python -m poh_ext`: print what was built, what is used and why not more; `python -m poh_ext solve`: solve a maze."""
 
 import argparse
+import sys
 
 import poh_ext
 
 
-def main() -> None:
+def main() -> int:
+    if sys.argv[1:2] == ["solve"]:
+        from poh_ext.solve.cli import main as solve
+
+        return solve(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m poh_ext", description=__doc__)
     parser.add_argument("--brief", action="store_true", help="one line: the backend that serves CPU tensors")
     info = poh_ext.backend_info()
     if parser.parse_args().brief:
         print(f"poh_ext {poh_ext.__version__}: {info['cpu'].splitlines()[0]}")
-        return
+        return 0
     for key, value in info.items():
         if isinstance(value, dict):
             print(f"{key}:")
@@ -19,7 +24,8 @@ def main() -> None:
                 print(f"  {name}: {item}")
         else:
             print(f"{key}: {value}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

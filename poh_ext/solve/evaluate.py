@@ -1,0 +1,64 @@
+"""How many mazes a planner solves exactly, over the number of passes it is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from poh_ext.rollout import greedy_rollout
+from poh_ext.tasks import MazeTasks
+
+__all__ = ["exact_over_passes", "solved_exactly"]
+
+CELLS_AT_ONCE = 16_384  # of a batch: large enough for the threads, small enough for a cache
+
+
+def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
+    """bool [n]: the walk by the scores [n, N, 4] reaches the goal in as few moves as there can be."""
+    rollout = greedy_rollout(table, tasks, moves=True)
+    return rollout.reached & (rollout.steps == tasks.length - 1)
+
+
+@torch.no_grad()
+def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequence[float], *,
+                      check: Callable[[], None] = lambda: None) -> Tensor:
+    """bool [len(factors), n]: which mazes are solved exactly with `factor` passes for each move of the shortest path.
+
+    One run per batch serves all factors: its state is read after each number of passes that a maze asks for.
+
+    Args:
+        model: a planner with head="moves"; it is evaluated in eval mode, in float32, and left in its own mode.
+        tasks: n tasks with a goal other than the start.
+        factors: positive numbers; 1: as many passes as moves, rounded up.
+        check: called before each batch; may raise to stop.
+
+    Raises:
+        ValueError: no factors, or one that is not positive.
+    """
+    if not factors or not all(0 < f < math.inf for f in factors):
+        raise ValueError(f"factors must be positive numbers, got {list(factors)}")
+    was_training, result = model.training, torch.zeros(len(factors), len(tasks), dtype=torch.bool)
+    model.eval()
+    try:
+        order = tasks.length.argsort(descending=True)
+        for part in order.split(max(1, CELLS_AT_ONCE // tasks.mazes.n_cells)):
+            check()
+            result[:, part] = _batch(model, tasks[part], factors)
+    finally:
+        model.train(was_training)
+    return result
+
+
+def _batch(model: torch.nn.Module, tasks: MazeTasks, factors: Sequence[float]) -> Tensor:
+    wanted = [[max(1, math.ceil(f * (cells - 1))) for cells in tasks.length.tolist()] for f in factors]
+    after = sorted({passes for row in wanted for passes in row})
+    states = model.hidden_passes(tasks.mazes, tasks.start, tasks.goal, after=after)
+    place = {passes: i for i, passes in enumerate(after)}
+    tables = []
+    for row in wanted:
+        state = torch.stack([states[place[passes]][i] for i, passes in enumerate(row)])
+        tables.append(solved_exactly(model.head(state), tasks))
+    return torch.stack(tables)
