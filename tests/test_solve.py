@@ -1,10 +1,8 @@
 """The recipe: training that goes on where it stopped, the shipped weights, the evaluation, the command line."""
 
 import math
-import struct
 import subprocess
 import sys
-import zlib
 
 import pytest
 import torch
@@ -13,7 +11,6 @@ from poh_ext import sample_tasks
 from poh_ext.report.statistics import estimate
 from poh_ext.solve import cli, weights
 from poh_ext.solve.evaluate import exact_over_passes, solved_exactly
-from poh_ext.solve.picture import START, TRUTH, WALKED, WALL, maze_image, save_png
 from poh_ext.solve.recipe import PLANNERS, Recipe
 from poh_ext.solve.table import DEFAULT_SETS, MazeSet, seen_in_training, table
 from poh_ext.solve.train import state_path, train
@@ -173,24 +170,6 @@ def test_sets_that_are_none_are_refused(text):
         MazeSet.parse(text)
 
 
-def test_picture_shows_walls_and_both_paths(tmp_path):
-    task = sample_tasks(1, 5, min_path=6, seed=4)
-    image = maze_image(task, task.path[0, :3])
-    scale = len(image) // 11
-    assert tuple(image.shape) == (11 * scale, 11 * scale, 3) and tuple(image[0, 0].tolist()) == WALL
-
-    def middle(cell):
-        row, column = (int((2 * at + 1.5) * scale) for at in divmod(int(cell), 5))
-        return tuple(image[row, column].tolist())
-
-    assert [middle(task.path[0, i]) for i in (0, 1, 4)] == [START, WALKED, TRUTH]
-    data = save_png(tmp_path / "maze.png", image).read_bytes()
-    assert data[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", data[16:24]) == tuple(image.shape[1::-1])
-    start, (length,) = data.index(b"IDAT") + 4, struct.unpack(">I", data[33:37])
-    rows = torch.frombuffer(bytearray(zlib.decompress(data[start : start + length])), dtype=torch.uint8)
-    assert torch.equal(rows.view(len(image), -1)[:, 1:].reshape_as(image), image)
-
-
 def test_demo_solves_a_maze_with_the_shipped_weights(tmp_path):
     command = [sys.executable, "-m", "poh_ext", "solve", "--size", "12", "--seed", "1", "--png", tmp_path / "m.png"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -237,7 +216,7 @@ def test_bad_options_end_with_code_2_and_say_why(arguments, message, capsys):
 
 
 @pytest.mark.parametrize(("command", "module"), [
-    (["train", "--output", "x.pt"], "tqdm"), (["evaluate"], "scipy.stats"),
+    (["train", "--output", "x.pt"], "tqdm"), (["evaluate"], "scipy.stats"), (["--png", "x.png"], "PIL.Image"),
 ])
 def test_a_missing_package_is_named_before_any_work(command, module, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)

@@ -21,7 +21,7 @@ import torch
 from poh_ext.mazes import GENERATORS, generate_mazes
 from poh_ext.report._optional import require
 from poh_ext.rollout import greedy_rollout
-from poh_ext.solve.picture import LEGEND, maze_image, save_png
+from poh_ext.solve.picture import maze_picture, save_png
 from poh_ext.solve.recipe import PLANNERS, Recipe
 from poh_ext.solve.weights import load
 from poh_ext.tasks import MazeTasks
@@ -83,6 +83,8 @@ def _demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     _weights(parser)
     options = parser.parse_args(arguments)
     _writable(parser, "--png", options.png)
+    if options.png:
+        _needs(parser, "PIL.Image")
     model, recipe, _ = load(options.weights)
     task = _corner_to_corner(options.size, options.algorithm, options.seed)
     passes = options.passes or task.mazes.n_cells
@@ -101,7 +103,7 @@ def _demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
           f"{seconds:.1f} s: {'reached' if reached else 'not reached'} in {moves} moves, "
           f"{'exactly' if exact else 'not'} a shortest path")
     if options.png:
-        print(f"wrote {save_png(options.png, maze_image(task, rollout.path[0]))} ({LEGEND})")
+        print(f"wrote {save_png(options.png, maze_picture(task, rollout.path[0]))}")
     return 0 if exact else 1
 
 

@@ -1,55 +1,148 @@
-"""A maze as a PNG: its walls, a shortest path, and on it the path a planner walked. Needs nothing but torch."""
+"""A maze drawn with Pillow: its walls, start and goal, a shortest path, and on it the path a planner walked."""
 
 from __future__ import annotations
 
-import struct
-import zlib
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from poh_ext.mazes import MazeBatch
+from poh_ext.report._optional import require
 from poh_ext.report.results import write_atomically
 from poh_ext.tasks import MazeTasks
 
-__all__ = ["LEGEND", "maze_image", "save_png"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-WALL, FLOOR, TRUTH, WALKED, START, GOAL = (
-    (0x26, 0x26, 0x26), (255, 255, 255), (0x9e, 0xc9, 0xe8), (0xd5, 0x5e, 0x00), (0x00, 0x9e, 0x73), (0xcc, 0x79, 0xa7)
+__all__ = ["Layout", "draw_ends", "draw_legend", "draw_path", "draw_walls", "maze_picture", "save_png"]
+
+# Okabe and Ito's colours, which also differ under colour blindness; start and goal differ in shape as well.
+WALL, PAPER, TRUTH, WALKED, START, GOAL = (
+    (0x2b, 0x2f, 0x36), (255, 255, 255), (0x7c, 0xc4, 0xec), (0xd5, 0x5e, 0x00), (0x00, 0x9e, 0x73), (0xb8, 0x3b, 0x8a)
 )  # fmt: skip
-LEGEND = "wide, light blue: a shortest path; narrow, orange: the planner's; green: start; pink: goal"
-WIDTH = 1000  # pixels, about
+TEXT = (0x2b, 0x2f, 0x36)
+LARGEST_PITCH = 40  # pixels from cell to cell
+FINER = 4  # outlines are drawn so many times larger, then averaged
 
 
-def maze_image(task: MazeTasks, walked: Tensor) -> Tensor:
-    """uint8 [height, width, 3]: the first maze of `task` and the cells `walked` (int64 [S], padded with -1)."""
-    raster = task.mazes.raster()[0]
-    scale = min(24, max(3, WIDTH // max(raster.shape)))
-    image = torch.tensor([FLOOR, WALL], dtype=torch.uint8)[raster.long()]
-    image = image.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-    for path, margin, colour in ((task.path[0], 0, TRUTH), (walked, scale // 3, WALKED)):
-        _draw(image, path[path >= 0].tolist(), task.mazes.width, scale, margin, colour)
-    for cell, colour in ((task.start, START), (task.goal, GOAL)):
-        _draw(image, [int(cell[0])], task.mazes.width, scale, 0, colour)
+class Layout:
+    """Where things lie in a picture about `pixels` wide: thin walls between cells, all edges at whole pixels.
+
+    Attributes:
+        pitch, wall, corridor: pixels from cell to cell, of a wall, and between two walls.
+        size: (width, height) of the picture: the maze, a margin around it, `above` and `below` more for text.
+    """
+
+    def __init__(self, mazes: MazeBatch, pixels: int, *, above: int = 0, below: int = 0, least_width: int = 0):
+        self.height, self.width = mazes.size
+        self.pitch = min(LARGEST_PITCH, max(4, pixels // max(mazes.size)))
+        self.wall = max(1, round(self.pitch / 7))
+        self.corridor = self.pitch - self.wall
+        self.margin = max(8, self.pitch // 2)  # a marker in a corner is wider than its cell in a large maze
+        across, down = (self.pitch * cells + self.wall for cells in (self.width, self.height))
+        width = max(across + 2 * self.margin, least_width)
+        self.origin = ((width - across) // 2, self.margin + above)
+        self.size = (width, down + 2 * self.margin + above + below)
+
+    def center(self, cell: int) -> tuple[float, float]:
+        """Of a cell, in pixels (x, y)."""
+        row, column = divmod(cell, self.width)
+        return tuple(start + self.wall + at * self.pitch + self.corridor / 2
+                     for start, at in zip(self.origin, (column, row), strict=True))
+
+
+def draw_walls(layout: Layout, mazes: MazeBatch, levels: np.ndarray, colours: np.ndarray) -> Image:
+    """A new picture with the first of `mazes`; its cell i has colours[levels[i]] (uint8 [..., 3]), and a passage
+    the colour of the lower level of its two cells."""
+    open_ = mazes.raster()[0].numpy() == 0
+    cells = levels.reshape(mazes.size)
+    grid = np.zeros(open_.shape, dtype=levels.dtype)
+    grid[1::2, 1::2] = cells
+    grid[2:-1:2, 1::2] = np.minimum(cells[1:], cells[:-1])
+    grid[1::2, 2:-1:2] = np.minimum(cells[:, 1:], cells[:, :-1])
+    drawn = np.where(open_[..., None], colours[grid], np.asarray(WALL, dtype=np.uint8))
+    for axis, cells_along in enumerate(mazes.size):
+        drawn = drawn.repeat([layout.wall, layout.corridor] * cells_along + [layout.wall], axis=axis)
+    images = require("PIL.Image")
+    image = images.new("RGB", layout.size, PAPER)
+    image.paste(images.fromarray(np.ascontiguousarray(drawn)), layout.origin)
     return image
 
 
-def _draw(image: Tensor, cells: list[int], width: int, scale: int, margin: int, colour: tuple[int, int, int]) -> None:
-    """A line over the cells, as wide as a corridor less the margin on both sides."""
-    for a, b in zip(cells, cells[1:] or cells, strict=False):
-        rows, columns = (
-            slice((2 * min(ends) + 1) * scale + margin, (2 * max(ends) + 2) * scale - margin)
-            for ends in ((a // width, b // width), (a % width, b % width))
-        )
-        image[rows, columns] = torch.tensor(colour, dtype=torch.uint8)
+def draw_path(image: Image, layout: Layout, cells: list[int], share: float, colour: tuple[int, int, int]) -> None:
+    """A line through the middles of the cells, `share` of a corridor wide, its corners rounded."""
+    if len(cells) < 2:
+        return
+    width = max(1, round(layout.corridor * share))
+    width -= (layout.corridor - width) % 2 if width > 1 else 0  # as even or odd as the corridor: edges at whole pixels
+    half, radius = width / 2, width * FINER // 2
+    mask = require("PIL.Image").new("L", tuple(FINER * side for side in layout.size))
+    pen = require("PIL.ImageDraw").Draw(mask)
+    points = [layout.center(cell) for cell in cells]
+    for (x0, y0), (x1, y1) in pairwise(points):
+        box = (min(x0, x1) - half, min(y0, y1) - half, max(x0, x1) + half, max(y0, y1) + half)
+        left, top, right, bottom = (round(FINER * edge) for edge in box)
+        pen.rounded_rectangle((left, top, right - 1, bottom - 1), radius, fill=255)
+    image.paste(colour, (0, 0), mask.reduce(FINER))
 
 
-def save_png(path: str | Path, image: Tensor) -> Path:
-    """Write uint8 [height, width, 3] as a PNG, in one step (PNG specification, third edition: 8-bit truecolour)."""
-    height, width, _ = image.shape
-    rows = torch.cat([image.new_zeros(height, 1), image.flatten(1)], 1)  # each row is led by its filter: 0, none
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(rows.numpy().tobytes()), 9)), (b"IEND", b""))
-    data = b"".join(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-                    for kind, body in chunks)
-    return write_atomically(path, b"\x89PNG\r\n\x1a\n" + data)
+def draw_marker(image: Image, center: tuple[float, float], radius: float, colour: tuple[int, int, int]) -> None:
+    """A disc, for the goal a diamond, with a white rim."""
+    side = 2 * int(radius + 2)
+    corner = tuple(round(at) - side // 2 for at in center)
+    x, y = (FINER * (at - start) for at, start in zip(center, corner, strict=True))
+    for size, fill in ((radius + 1.2, PAPER), (radius, colour)):
+        mask = require("PIL.Image").new("L", (FINER * side, FINER * side))
+        pen, r = require("PIL.ImageDraw").Draw(mask), FINER * size
+        if colour == GOAL:
+            r *= 1.15  # looks as large as a disc
+            pen.polygon([(x, y - r), (x + r, y), (x, y + r), (x - r, y)], fill=255)
+        else:
+            pen.ellipse((x - r, y - r, x + r, y + r), fill=255)
+        image.paste(fill, corner, mask.reduce(FINER))
+
+
+def draw_ends(image: Image, layout: Layout, task: MazeTasks) -> None:
+    radius = max(0.42 * layout.corridor, 5.0)
+    for cell, colour in ((task.start, START), (task.goal, GOAL)):
+        draw_marker(image, layout.center(int(cell[0])), radius, colour)
+
+
+def draw_legend(image: Image, top: int, items: list[tuple[str, tuple[int, int, int], float]], size: int = 14) -> int:
+    """A line of (text, colour, thickness of its sample; 0: a marker), centred at height `top`; the line's width."""
+    font = require("PIL.ImageFont").load_default(size)
+    pen, middle = require("PIL.ImageDraw").Draw(image), top + size // 2
+    samples = [2 * size if thickness else size for _, _, thickness in items]
+    widths = [sample + size // 2 + round(font.getlength(text))
+              for sample, (text, *_) in zip(samples, items, strict=True)]
+    total = sum(widths) + 2 * size * (len(items) - 1)
+    x = (image.width - total) // 2
+    for sample, width, (text, colour, thickness) in zip(samples, widths, items, strict=True):
+        if thickness:
+            half = thickness / 2
+            pen.rectangle((x, round(middle - half), x + sample - 1, round(middle + half) - 1), fill=colour)
+        else:
+            draw_marker(image, (x + sample / 2, middle), 0.42 * size, colour)
+        pen.text((x + sample + size // 2, middle), text, fill=TEXT, font=font, anchor="lm")
+        x += width + 2 * size
+    return total
+
+
+def maze_picture(task: MazeTasks, walked: Tensor, pixels: int = 960) -> Image:
+    """The first maze of `task`, a shortest path, and the cells `walked` (int64 [S], padded with -1)."""
+    layout = Layout(task.mazes, pixels, below=22, least_width=520)
+    image = draw_walls(layout, task.mazes, np.zeros(task.mazes.n_cells, dtype=np.uint8), np.uint8([PAPER]))
+    for path, share, colour in ((task.path[0], 0.9, TRUTH), (walked, 0.4, WALKED)):
+        draw_path(image, layout, path[path >= 0].tolist(), share, colour)
+    draw_ends(image, layout, task)
+    draw_legend(image, layout.size[1] - 26, [("start", START, 0), ("goal", GOAL, 0), ("a shortest path", TRUTH, 10),
+                                             ("the planner's path", WALKED, 4)])
+    return image
+
+
+def save_png(path: str | Path, image: Image) -> Path:
+    """Write it in one step."""
+    return write_atomically(path, lambda file: image.save(file, format="PNG", optimize=True))
