@@ -25,7 +25,7 @@ def _check(logits: Tensor, temperature: float) -> float:
         raise ValueError(f"logits must have shape [..., H] with H >= 1, got {tuple(logits.shape)}")
     if isinstance(temperature, bool) or not isinstance(temperature, Real):
         raise TypeError(f"temperature must be a number, got {type(temperature).__name__}")
-    if not (temperature > 0 and math.isfinite(temperature)):
+    if not 0 < temperature < math.inf:  # not math.isfinite: a compiled graph may hold the number as a symbol
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
     return float(temperature)
 
