@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+import poh_ext
 from poh_ext.models import (
     SHAPES,
     BaselinePlanner,
@@ -12,6 +14,7 @@ from poh_ext.models import (
     match_width,
     parameter_count,
 )
+from tests.cases import needs_kernels
 
 POH_DEPTH_FIRST = PlannerShape(320, 5, 1280, 4)
 POH_SHALLOW = PlannerShape(384, 6, 1536, 3)
@@ -114,6 +117,36 @@ def test_gflop_of_poh_by_hand(R, T, slow_updates, routing):
     slow = 2 * rows * 6 * c * c
     stack = R * depth * (block_flop(n, d, ff) + fast) + slow_updates * depth * slow
     assert gflop_per_maze(model) == pytest.approx((2 * n * 8 * d + stack + 2 * n * d * n) / 1e9, rel=1e-12)
+
+
+@pytest.mark.parametrize("near", [1, 3, 4])
+def test_heads_that_see_neighbors_count_five_slots_a_cell(near):
+    """Scores and values: two products of Dh multiply-adds for each of five slots, cell and head, in each pass."""
+    h, w, d, ff, depth, heads, passes = 3, 5, 16, 40, 2, 4, 3
+    n, d_head = h * w, d // heads
+    shape = {"d_model": d, "n_heads": heads, "d_ff": ff, "depth": depth}
+    attention = 2 * n * n * d_head * 2 * (heads - near) + 2 * 2 * 5 * d_head * n * near
+    block = 2 * n * d * 3 * d + attention + 2 * n * d * d + 2 * 2 * n * d * ff
+    model = BaselinePlanner((h, w), **shape, loops=passes, valid_heads=near)
+    expected = 2 * n * 8 * d + passes * depth * block + 2 * n * d * n
+    assert gflop_per_maze(model) == pytest.approx(expected / 1e9, rel=1e-12)
+    assert gflop_per_maze(model.double().eval()) == gflop_per_maze(model)
+    assert not any(m._forward_hooks for m in model.modules())
+    poh = [PoHPlanner((h, w), **shape, R=passes, valid_heads=v) for v in (0, near)]
+    saved = passes * depth * (2 * n * n * d_head * 2 - 2 * 2 * 5 * d_head * n) * near
+    assert gflop_per_maze(poh[0]) - gflop_per_maze(poh[1]) == pytest.approx(saved / 1e9, rel=1e-9)
+
+
+@needs_kernels
+def test_flop_counter_knows_the_op_and_its_backward():
+    q, k, v = torch.randn(3, 2, 3, 16, 5, requires_grad=True)
+    mazes = poh_ext.generate_mazes(2, 4, seed=1)
+    forward = 2 * 2 * 5 * 5 * 2 * 3 * 16
+    with FlopCounterMode(display=False) as counter:
+        out = poh_ext.neighbor_attention(q, k, v, mazes.neighbors())
+        assert counter.get_total_flops() == forward
+        out.sum().backward()
+    assert counter.get_total_flops() == 3 * forward
 
 
 def test_counting_leaves_the_model_as_it_was():

@@ -5,6 +5,8 @@ Nothing here allocates a model: counts come from the meta device.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from numbers import Real
 from typing import NamedTuple
 
@@ -13,7 +15,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from poh_ext.models.attention import SLOTS, Attention
 from poh_ext.models.planners import BaselinePlanner, PoHPlanner
+from poh_ext.ops.neighbor_attention import neighbor_attention_flop
 
 __all__ = ["MODES", "RULES", "SCALES", "SHAPES", "PlannerShape", "gflop_per_maze", "match_width", "parameter_count"]
 
@@ -133,18 +137,39 @@ class _ShapeOfOneMaze:
         return torch.empty(1, 2 * height + 1, 2 * width + 1, dtype=torch.uint8, device="meta")
 
 
+@contextlib.contextmanager
+def _counting_near_heads(model: nn.Module) -> Iterator[list[int]]:
+    """FLOP of each call of the heads that see neighbours. On the meta device these are gathers and sums, of which
+    FlopCounterMode counts nothing; so it would be wrong to add them where it sees the op itself."""
+    found: list[int] = []
+
+    def count(attention: Attention, args: tuple, output: torch.Tensor) -> None:
+        batch, n_cells, d_model = output.shape
+        d_head = d_model // attention.n_heads
+        found.append(neighbor_attention_flop(batch, attention.valid_heads, n_cells, d_head, SLOTS))
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, Attention) and m.valid_heads]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def gflop_per_maze(model: BaselinePlanner | PoHPlanner) -> float:
-    """Arithmetic of one forward pass on one maze in GFLOP (1 multiply-add = 2 FLOP): all matrix products and
-    convolutions, over all passes. Traced on the meta device: costs no arithmetic and no memory, works for any
-    device the model is on. A training step is about three times that per maze.
+    """Arithmetic of one forward pass on one maze in GFLOP (1 multiply-add = 2 FLOP): all matrix products,
+    convolutions and products of attention (five slots for each cell and head that sees neighbours: itself and four,
+    walled or not), over all passes. Traced on the meta device: costs no arithmetic and no memory, works for any
+    device the model is on, and is the same for every backend. A training step is about three times that per maze.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     tensors = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}
     cell = torch.zeros(1, dtype=torch.int64, device="meta")
     kept = dict(model.__dict__)
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), _counting_near_heads(model) as near, counter:
             functional_call(model, tensors, (_ShapeOfOneMaze(*model.size), cell, cell))
     finally:
         model.__dict__.update(kept)  # the routing entropy and weights of the model's own last forward
-    return counter.get_total_flops() / 1e9
+    return (counter.get_total_flops() + sum(near)) / 1e9

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from poh_ext._backend import has_kernel
 from poh_ext.ops._derivatives import first_derivative, no_second_derivative
 from poh_ext.reference import neighbor_attention as reference
 
-__all__ = ["neighbor_attention", "neighbor_attention_packed"]
+__all__ = ["neighbor_attention", "neighbor_attention_flop", "neighbor_attention_packed"]
 
 
 def neighbor_attention(
@@ -42,6 +43,13 @@ def neighbor_attention_packed(
     if graph and has_kernel(qkv.device, "neighbor_attention") and not torch.compiler.is_compiling():
         return _Packed.apply(qkv, candidates, *tables)
     return neighbor_attention(q, k, v, candidates, *tables).transpose(1, 2)
+
+
+def neighbor_attention_flop(batch: int, heads: int, n_cells: int, d_head: int, slots: int) -> int:
+    """Arithmetic of the forward pass (1 multiply-add = 2 FLOP): a product with a key and one with a value for each
+    slot, absent ones too. As torch counts attention, what is only added (bias and offsets) and the softmax are not
+    counted; the backward pass, which has four products for these two, is twice this."""
+    return 2 * 2 * slots * d_head * batch * heads * n_cells
 
 
 def _apart(qkv: Tensor) -> tuple[Tensor, ...]:
@@ -124,3 +132,11 @@ if has_kernel(torch.device("cpu")):
     torch.library.register_autograd("poh_ext::neighbor_attention", _backward, setup_context=_save)
     torch.library.register_fake("poh_ext::neighbor_attention_backward", _fake_backward)
     torch.library.register_autograd("poh_ext::neighbor_attention_backward", no_second_derivative("neighbor_attention"))
+
+    @register_flop_formula(torch.ops.poh_ext.neighbor_attention)
+    def _(q, k, v, candidates, *args, **kwargs):
+        return neighbor_attention_flop(*q, candidates[2] + 1)
+
+    @register_flop_formula(torch.ops.poh_ext.neighbor_attention_backward)
+    def _(grad, q, k, v, candidates, *args, **kwargs):
+        return 2 * neighbor_attention_flop(*q, candidates[2] + 1)
