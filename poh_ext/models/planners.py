@@ -5,7 +5,9 @@ Both read a batch of mazes with a start and a goal each, and answer for every ce
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from numbers import Real
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from poh_ext.models.base import Planner, choice, positive
 from poh_ext.models.layers import Block, Router
+from poh_ext.models.routing_override import check_override, overridden
 from poh_ext.ops.neighbor_passes import has_passes, neighbor_passes
 
 __all__ = ["BaselinePlanner", "PoHPlanner"]
@@ -162,7 +165,7 @@ class PoHPlanner(Planner):
             for _ in range(depth)
         )
         self.gains = nn.Parameter(torch.ones(depth, n_heads))
-        self._entropy = self._weights = None
+        self._entropy = self._weights = self._override = None
 
     @property
     def R(self) -> int:
@@ -171,6 +174,8 @@ class PoHPlanner(Planner):
 
     def _begin(self, tokens: Tensor) -> _State:
         self._entropy = self._weights = None  # frees the graph of the last forward before building this one
+        if self._override is not None and self.training:
+            raise RuntimeError("the routing is overridden, which is for evaluation: call eval() first")
         return _State(tokens, [None] * len(self.blocks), [], [])
 
     def _pass(self, state: _State, tokens: Tensor, neighbors: Tensor | None, step: int) -> _State:
@@ -181,6 +186,8 @@ class PoHPlanner(Planner):
         scale = self.gains * self.route_scale
         for i, (block, router) in enumerate(zip(self.blocks, self.routers, strict=True)):
             routed, entropy, routers[i] = router(refined, routers[i], step)
+            if self._override is not None:
+                routed, entropy = overridden(self._override, i, routed, entropy)
             refined = block(refined, routed * scale[i], neighbors)
             state.entropies.append(entropy.mean())
             # Per token they are as large as the state itself: hundreds of passes at test must not add them up.
@@ -195,6 +202,36 @@ class PoHPlanner(Planner):
     def _end(self, state: _State) -> None:
         self._entropy = torch.stack(state.entropies).mean()
         self._weights = torch.stack(state.weights).unflatten(0, (-1, len(self.blocks)))
+
+    @contextlib.contextmanager
+    def override_routing(self, how: str | Tensor) -> Iterator[None]:
+        """Within the context, in eval mode, other weights stand in for those of the routers, in every pass and block.
+
+        The routers run as ever, on what the planner makes of the other weights; routing_weights() and
+        routing_entropy() are of the weights that were used. Gain and scale stay.
+
+        Args:
+            how: "uniform": 1 / n_heads each. "shuffled": of the same pass and block, but of another maze: maze b of
+                a batch gets those of maze b - 1, the first those of the last; with routing="token", cell n gets those
+                of the cell N // 2 before it, in maze b - 1. Or a tensor [depth, n_heads]: the same for every maze,
+                pass and cell.
+
+        Raises:
+            TypeError: how is neither str nor a tensor of a floating-point dtype.
+            ValueError: an unknown name; weights of another shape, below 0, or whose sum over heads is not 1; in a
+                forward, a batch of a single maze for "shuffled".
+            RuntimeError: in a forward in training mode.
+
+        Example:
+            >>> with model.eval().override_routing("uniform"):
+            ...     table = model.policy(tasks.mazes, tasks.start, tasks.goal)
+        """
+        check_override(how, *self.gains.shape)
+        before, self._override = self._override, how
+        try:
+            yield
+        finally:
+            self._override = before
 
     def routing_entropy(self) -> Tensor:
         """Entropy of the routing weights of the last forward in nats, averaged over passes, blocks and mazes
@@ -211,5 +248,6 @@ class PoHPlanner(Planner):
         return self._weights
 
     def __getstate__(self):
-        # What the last forward left behind belongs to no copy: a graph cannot be copied or pickled.
-        return {**self.__dict__, "_entropy": None, "_weights": None}
+        # What the last forward left behind belongs to no copy: a graph cannot be copied or pickled. Nor does what a
+        # context of the original has set.
+        return {**self.__dict__, "_entropy": None, "_weights": None, "_override": None}
