@@ -1,6 +1,7 @@
 """Small planners that solve mazes of any size.
 
     python -m poh_ext solve --size 60 --seed 1 --png maze.png    solve a maze with the weights in the package, draw it
+    python -m poh_ext solve --gif maze.gif                       watch the policy form over the passes
     python -m poh_ext solve train --output my.pt                 train the recipe, in minutes
     python -m poh_ext solve evaluate                             exact shares on held-out mazes, over passes
 
@@ -21,6 +22,8 @@ import torch
 from poh_ext.mazes import GENERATORS, generate_mazes
 from poh_ext.report._optional import require
 from poh_ext.rollout import greedy_rollout
+from poh_ext.solve.animation import animate, passes_shown, save_gif
+from poh_ext.solve.evaluate import states_after
 from poh_ext.solve.picture import maze_picture, save_png
 from poh_ext.solve.recipe import PLANNERS, Recipe
 from poh_ext.solve.weights import load
@@ -78,21 +81,26 @@ def _demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=_at_least(0), default=1, help="of the maze (1)")
     parser.add_argument("--algorithm", choices=GENERATORS, default="dfs", help="that makes it; trained on dfs (dfs)")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the maze and both paths")
+    parser.add_argument("--gif", type=Path, metavar="FILE", help="animate the policy over the passes, then the walk")
     parser.add_argument("--passes", type=_at_least(1),
                         help="of the planner; one carries news by one cell (as many as the maze has cells)")
     _weights(parser)
     options = parser.parse_args(arguments)
     _writable(parser, "--png", options.png)
-    if options.png:
+    _writable(parser, "--gif", options.gif)
+    if options.png or options.gif:
         _needs(parser, "PIL.Image")
     model, recipe, _ = load(options.weights)
     task = _corner_to_corner(options.size, options.algorithm, options.seed)
     passes = options.passes or task.mazes.n_cells
+    after = [passes]
+    if options.gif:
+        after = passes_shown(int(task.mazes.distances(task.goal).max()), passes)
     began = time.perf_counter()
     with torch.no_grad():
-        table = model.policy(task.mazes, task.start, task.goal, passes=passes)
+        scores = [model.head(state) for state in states_after(model, task, after)]
     seconds = time.perf_counter() - began
-    rollout = greedy_rollout(table, task, moves=True)
+    rollout = greedy_rollout(scores[-1], task, moves=True)
     moves, shortest = int(rollout.steps[0]), int(task.length[0]) - 1
     reached = bool(rollout.reached[0])
     exact = reached and moves == shortest
@@ -104,6 +112,8 @@ def _demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
           f"{'exactly' if exact else 'not'} a shortest path")
     if options.png:
         print(f"wrote {save_png(options.png, maze_picture(task, rollout.path[0]))}")
+    if options.gif:
+        print(f"wrote {save_gif(options.gif, animate(task, after, scores, rollout))}")
     return 0 if exact else 1
 
 

@@ -11,9 +11,15 @@ from torch import Tensor
 from poh_ext.rollout import greedy_rollout
 from poh_ext.tasks import MazeTasks
 
-__all__ = ["exact_over_passes", "solved_exactly"]
+__all__ = ["exact_over_passes", "solved_exactly", "states_after"]
 
 CELLS_AT_ONCE = 16_384  # of a batch: large enough for the threads, small enough for a cache
+
+
+def states_after(model: torch.nn.Module, tasks: MazeTasks, after: Sequence[int]) -> list[Tensor]:
+    """The state of every cell, [n, N, d], after each of the rising numbers of passes, of one run; `model.head` makes
+    the scores of the moves of it."""
+    return model.hidden_passes(tasks.mazes, tasks.start, tasks.goal, after=after)
 
 
 def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
@@ -55,7 +61,7 @@ def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequenc
 def _batch(model: torch.nn.Module, tasks: MazeTasks, factors: Sequence[float]) -> Tensor:
     wanted = [[max(1, math.ceil(f * (cells - 1))) for cells in tasks.length.tolist()] for f in factors]
     after = sorted({passes for row in wanted for passes in row})
-    states = model.hidden_passes(tasks.mazes, tasks.start, tasks.goal, after=after)
+    states = states_after(model, tasks, after)
     place = {passes: i for i, passes in enumerate(after)}
     tables = []
     for row in wanted:
