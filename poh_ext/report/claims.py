@@ -6,7 +6,7 @@ from poh_ext.report.grouping import group_rows, sizes
 from poh_ext.report.results import Results
 from poh_ext.report.statistics import MEASURES, Comparison, compare
 
-__all__ = ["CLAIMS", "claims"]
+__all__ = ["CLAIMS", "beats_chance", "claims"]
 
 # What is claimed, the planner that is claimed to be better, and the one it is held against.
 CLAIMS = (
@@ -29,7 +29,7 @@ def claims(results: Results) -> list[str]:
             if second == "poh_shallow" and results.config.get("parity", "depth") != "depth":
                 continue  # the PoH of this run is not the depth-first one
             found = [compare(results, m, (first, True), (second, True), scale) for m in MEASURES]
-            answers = [_answer(c, _beats_chance(results, winner, scale, c.measure)) for c in found if c is not None
+            answers = [_answer(c, beats_chance(results, winner, scale, c.measure)) for c in found if c is not None
                        for winner in [first if c.difference > 0 else second]]
             if answers:
                 of = f", {scale}" if scale else ""
@@ -39,7 +39,7 @@ def claims(results: Results) -> list[str]:
     return lines
 
 
-def _beats_chance(results: Results, model: str, scale: str, measure: str) -> bool:
+def beats_chance(results: Results, model: str, scale: str, measure: str) -> bool:
     """False where the random policy was run and the model is not shown to be better than it."""
     c = compare(results, measure, (model, True), ("random", False), scale)
     return c is None or (c.resolved and c.difference > 0)

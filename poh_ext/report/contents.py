@@ -11,6 +11,8 @@ from poh_ext.report.grouping import group_rows, sizes
 from poh_ext.report.pictures import PICTURES
 from poh_ext.report.published import published_blocks
 from poh_ext.report.results import Results, plain
+from poh_ext.report.routing_heads import head_blocks
+from poh_ext.report.routing_matters import routing_blocks
 from poh_ext.report.scaling import OPPONENTS
 from poh_ext.report.statistics import LEVEL, MEASURES, Comparison, compare
 from poh_ext.report.tables import results_table
@@ -43,7 +45,8 @@ def contents(results: Results, pictures: list[str], files: dict[str, str]) -> li
     if mazes and mazes[0] < 200:
         out.append(Paragraph(f"With {mazes[0]} test mazes per seed, one maze is {100 / mazes[0]:.2f} points."))
     out += [Heading("Verdict"), *_summary(results)]
-    out += [Bullets([_stressed(line) for line in verdicts(results)]), *ablation_blocks(results), *_per_seed(results)]
+    out += [Bullets([_stressed(line) for line in verdicts(results)]), *ablation_blocks(results)]
+    out += [*routing_blocks(results), *head_blocks(results), *_per_seed(results)]
     if results.warnings:
         out += [Heading("Warnings"), Bullets(list(results.warnings))]
     if pictures:

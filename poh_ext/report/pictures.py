@@ -8,6 +8,7 @@ from typing import NamedTuple
 from poh_ext.report import plots
 from poh_ext.report.results import Results
 from poh_ext.report.routing import entropy_curves, routing_heatmaps
+from poh_ext.report.routing_heads import head_curves
 from poh_ext.report.scaling import scaling_panels
 
 __all__ = ["MAZES_PNG", "PICTURES", "PictureKind"]
@@ -73,6 +74,15 @@ PICTURES = {
         "Heat maps of PoH's routing weights on one test maze, one per block: refinement passes down, heads across.",
         "How PoH weighs its attention heads in each refinement pass on the first test maze; darker is heavier. Token "
         "routing is averaged over the cells.",
+    ),
+    "routing_heads.png": PictureKind(
+        head_curves,
+        "PoH's routing weights over refinement passes, over all test mazes",
+        "Lines of the mean routing weight of a head against the refinement pass, one panel per block of PoH. Where "
+        "some heads see neighbours only, these against the wide heads.",
+        "Routing weight of a head in each refinement pass: mean over the test mazes, with the band in which the middle "
+        "80 % of them lie. Heads that see only neighbours are told from wide ones where a planner has both; else each "
+        "head has its line. Dotted: uniform routing.",
     ),
     "routing_entropy.png": PictureKind(
         _entropy,

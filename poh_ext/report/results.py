@@ -108,7 +108,7 @@ class Results:
             mazes trained on}.
         status: "complete" or "interrupted" (stopped early; the rows are those finished by then).
         warnings: sentences the reader of the report must see.
-        routing: how trained PoH planners weighed their heads on the first test maze (`routing_record`); optional.
+        routing: how trained PoH planners weighed their heads, and did with other weights (routing_record.py); optional.
 
     Example:
         >>> results = Results("12x12", "default", {"epochs": 30}, describe_environment())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +32,7 @@ def routing_heatmaps(results: Results) -> Figure | None:
     """
     seeds = [record["seed"] for record in results.routing]
     shown = [record for record in results.routing if record["seed"] == seeds[0] and "/" not in record["model"]]
-    cells = []  # (title, weights [passes, heads] or None where a planner's last line of panels is not full)
+    cells = []  # (title, weights [passes, heads] or None where a planner's last line of panels is not full, passes)
     columns = min(BLOCKS_ABREAST, max((len(r["weights"][0]) for r in shown), default=0))
     for record in shown:
         weights = np.asarray(record["weights"], dtype=np.float64)
@@ -40,19 +40,20 @@ def routing_heatmaps(results: Results) -> Figure | None:
         name = label(record["model"], True, record["scale"])
         name += "" if entropy is None else f", entropy {entropy:.2f} of {math.log(weights.shape[2]):.2f} nats"
         depth = weights.shape[1]
-        cells += [(f"{name}\nblock 1" if b == 0 else f"block {b + 1}", weights[:, b]) for b in range(depth)]
-        cells += [("", None)] * (-depth % columns)
+        passes = record.get("passes", range(1, len(weights) + 1))
+        cells += [(f"{name}\nblock 1" if b == 0 else f"block {b + 1}", weights[:, b], passes) for b in range(depth)]
+        cells += [("", None, ())] * (-depth % columns)
     if not cells:
         return None
     figure, axes = panels(len(cells), columns, 3.9, 3.0)
-    largest = max(float(w.max()) * w.shape[1] for _, w in cells if w is not None)
+    largest = max(float(w.max()) * w.shape[1] for _, w, _ in cells if w is not None)
     top = min(max(largest, LIGHTEST_TOP), DARKEST_TOP)
     picture = None
-    for axis, (title, weights) in zip(axes, cells, strict=True):
+    for axis, (title, weights, numbers) in zip(axes, cells, strict=True):
         if weights is None:
             axis.set_axis_off()
             continue
-        picture = _heatmap(axis, weights, top)
+        picture = _heatmap(axis, weights, numbers, top)
         axis.set_title(title, loc="left", fontsize=10)
     bar = figure.colorbar(picture, ax=axes, shrink=min(1.0, 2.2 / figure.get_figheight()), pad=0.01,
                           extend="max" if largest > top else "neither")  # fmt: skip
@@ -61,8 +62,8 @@ def routing_heatmaps(results: Results) -> Figure | None:
     return figure
 
 
-def _heatmap(axis, weights: np.ndarray, top: float):
-    """One block; the colour is the weight times the heads, 1 where routing is uniform."""
+def _heatmap(axis, weights: np.ndarray, numbers: Sequence[int], top: float):
+    """One block, with the numbers of its passes; the colour is the weight times the heads, 1 for uniform routing."""
     passes, heads = weights.shape
     picture = axis.imshow(weights * heads, cmap="Greys", vmin=0, vmax=top, aspect="auto")
     if heads <= NUMBERS_UP_TO and passes <= 2 * NUMBERS_UP_TO:
@@ -71,9 +72,10 @@ def _heatmap(axis, weights: np.ndarray, top: float):
             axis.text(h, r, f"{100 * weight:.1f}", ha="center", va="center", fontsize=8, color=ink)
     places = require("matplotlib.ticker").MaxNLocator(nbins=8, integer=True)
     axis.set(xlabel="head", ylabel="pass")
-    for ticks, n in ((axis.xaxis, heads), (axis.yaxis, passes)):
-        at = np.arange(n) if n <= NUMBERS_UP_TO else np.array([p for p in places.tick_values(0, n - 1) if 0 <= p < n])
-        ticks.set_ticks(at, [f"{int(p) + 1}" for p in at])
+    for ticks, names in ((axis.xaxis, range(1, heads + 1)), (axis.yaxis, numbers)):
+        n = len(names)
+        at = [int(p) for p in (range(n) if n <= NUMBERS_UP_TO else places.tick_values(0, n - 1)) if 0 <= p < n]
+        ticks.set_ticks(at, [f"{names[p]}" for p in at])
     return picture
 
 

@@ -1,4 +1,5 @@
-"""What results.json holds of PoH's routing on one maze, and its checks."""
+"""What results.json holds of PoH's routing, and its checks: its weights on one maze and over all test mazes, and how
+the test mazes go with other weights."""
 
 from __future__ import annotations
 
@@ -6,11 +7,32 @@ import math
 
 import torch
 
-__all__ = ["check_routing", "routing_record"]
+__all__ = ["INTERVENTIONS", "check_routing", "head_groups", "kept_passes", "over_mazes", "routing_record"]
 
 FIELDS = ("model", "scale", "seed", "weights", "entropy")
+OPTIONAL = ("passes", "over_mazes", "interventions")  # the first files had none of them
+# What the routers' weights are replaced by, for all test mazes; "unchanged" is what the others are held against.
+INTERVENTIONS = ("unchanged", "uniform", "shuffled", "frozen")
+MOST_PASSES = 24  # are kept of a planner that makes hundreds
+BAND = (0.1, 0.9)  # of the mazes
 # Weights may have been computed and saved in bfloat16, whose steps near 1 are 0.004, and are summed over heads.
 SUM_TOLERANCE = 0.02
+
+
+def kept_passes(passes: int) -> list[int]:
+    """Which passes, from 1, are kept: all, or of many the first, the last, and more of the early than of the late."""
+    if passes <= MOST_PASSES:
+        return list(range(1, passes + 1))
+    ratio = passes ** (1 / (MOST_PASSES - 1))
+    return sorted({round(ratio**i) for i in range(MOST_PASSES)})
+
+
+def head_groups(heads: int, near: int) -> list[tuple[str, list[int]]]:
+    """(name, heads from 0) of what is told apart: the heads that see neighbours and the wide ones, which come after
+    them, or each head where all are of one kind."""
+    if 0 < near < heads:
+        return [("neighbour heads", list(range(near))), ("wide heads", list(range(near, heads)))]
+    return [(f"head {h + 1}", [h]) for h in range(heads)]
 
 
 def routing_record(model: str, seed: int, weights: torch.Tensor, entropy: float, scale: str = "") -> dict:
@@ -18,7 +40,8 @@ def routing_record(model: str, seed: int, weights: torch.Tensor, entropy: float,
 
     Args:
         model, seed, scale: of the row it belongs to.
-        weights: [R, depth, B, heads], or [R, depth, B, cells, heads] of token routing, which is averaged.
+        weights: [R, depth, B, heads], or [R, depth, B, cells, heads] of token routing, which is averaged. Of many
+            passes some are kept, and named in the record's "passes".
         entropy: of the same pass, in nats, averaged over passes, blocks (and cells).
 
     Raises:
@@ -26,16 +49,39 @@ def routing_record(model: str, seed: int, weights: torch.Tensor, entropy: float,
     """
     if weights.dim() not in (4, 5) or not weights.numel():
         raise ValueError(f"weights must be [R, depth, B, heads] or [R, depth, B, N, heads], got {list(weights.shape)}")
-    mean = weights.detach().double().flatten(2, -2).mean(2)
-    return {"model": model, "scale": scale, "seed": seed, "weights": mean.tolist(), "entropy": float(entropy)}
+    kept = kept_passes(len(weights))
+    mean = weights[torch.tensor(kept) - 1].detach().double().flatten(2, -2).mean(2)
+    record = {"model": model, "scale": scale, "seed": seed, "weights": mean.tolist(), "entropy": float(entropy)}
+    return record if len(kept) == len(weights) else {**record, "passes": kept}
+
+
+def over_mazes(weights: torch.Tensor, passes: list[int], near: int) -> dict:
+    """The record's "over_mazes": mean weight of a head of each group (`head_groups`), and how it differs from maze to
+    maze.
+
+    Args:
+        weights: [P, depth, n, heads], of n mazes.
+        passes: the P passes, from 1.
+        near: how many heads, the first ones, see neighbours alone.
+
+    Returns:
+        passes, near_heads, heads, and mean, low, high [P][depth][groups]; low and high are the BAND of the mazes.
+    """
+    groups = head_groups(weights.shape[-1], near)
+    of_group = torch.stack([weights[..., heads].double().mean(-1) for _, heads in groups], -1)
+    low, high = (torch.quantile(of_group, q, dim=2) for q in BAND)
+    figures = {"mean": of_group.mean(2), "low": low, "high": high}
+    return {"passes": passes, "near_heads": near, "heads": weights.shape[-1],
+            **{name: [[[round(x, 5) for x in block] for block in step] for step in values.tolist()]
+               for name, values in figures.items()}}  # fmt: skip
 
 
 def check_routing(records, seeds) -> None:
-    """Raise ValueError naming the first record that is not [R][depth][heads] weights of a seed in `seeds`."""
+    """Raise ValueError naming the first record that contradicts itself or its seed's test set in `seeds`."""
     seen = set()
     for i, record in enumerate(records):
         name = f"routing[{i}]"
-        if not isinstance(record, dict) or set(record) != set(FIELDS):
+        if not isinstance(record, dict) or set(record) - set(OPTIONAL) != set(FIELDS):
             raise ValueError(f"{name} must have the fields {', '.join(FIELDS)}, not {_fields(record)}")
         if record["seed"] not in seeds:
             raise ValueError(f"{name} is of seed {record['seed']}, which has no test set")
@@ -47,6 +93,12 @@ def check_routing(records, seeds) -> None:
         if entropy is not None and not entropy >= 0:
             raise ValueError(f"{name} has entropy {entropy}, which must be 0 or more")
         _check_weights(name, record["weights"])
+        if len(record.get("passes", record["weights"])) != len(record["weights"]):
+            raise ValueError(f"{name} names {len(record['passes'])} passes for weights of {len(record['weights'])}")
+        if "over_mazes" in record:
+            _check_over_mazes(f"{name}: over_mazes", record["over_mazes"])
+        for how, outcome in record.get("interventions", {}).items():
+            _check_outcome(f"{name}: interventions", how, outcome, seeds[record["seed"]]["n"])
 
 
 def _check_weights(name: str, weights) -> None:
@@ -61,6 +113,30 @@ def _check_weights(name: str, weights) -> None:
         raise ValueError(f"{name}: weights must be [R][depth][heads] of one depth and number of heads")
     if not smallest >= 0 or not all(abs(total - 1) <= SUM_TOLERANCE for total in sums):
         raise ValueError(f"{name}: weights of a block must be 0 or more and sum to 1 over the heads")
+
+
+def _check_over_mazes(name: str, record) -> None:
+    try:
+        passes, groups = len(record["passes"]), len(head_groups(record["heads"], record["near_heads"]))
+        for figure in ("mean", "low", "high"):
+            shapes = {(len(step), len(block)) for step in record[figure] for block in step}
+            wrong = len(record[figure]) != passes or len(shapes) != 1 or {shape[1] for shape in shapes} != {groups}
+            if wrong or not all(0 <= w <= 1 for step in record[figure] for block in step for w in block):
+                raise ValueError(f"{figure} must be shares [{passes}][depth][{groups}], from 0 to 1")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error!r}" if isinstance(error, KeyError) else f"{name}: {error}") from error
+
+
+def _check_outcome(name: str, how: str, outcome, n: int) -> None:
+    if how not in INTERVENTIONS:
+        raise ValueError(f"{name} has {how!r}; known: {', '.join(INTERVENTIONS)}")
+    if not isinstance(outcome, dict) or set(outcome) != {"reached", "optimal"}:
+        raise ValueError(f"{name}: {how} must have the fields reached, optimal, not {_fields(outcome)}")
+    if not len(outcome["reached"]) == len(outcome["optimal"]) == n:
+        given = f"{len(outcome['reached'])} reached and {len(outcome['optimal'])} optimal"
+        raise ValueError(f"{name}: {how} has {given} outcomes, but its test set has {n} mazes")
+    if any(best and not done for done, best in zip(outcome["reached"], outcome["optimal"], strict=True)):
+        raise ValueError(f"{name}: {how} counts a maze as optimal that it did not reach")
 
 
 def _fields(record) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from poh_ext.report.claims import claims
 from poh_ext.report.grouping import group_rows
 from poh_ext.report.results import Results, label
+from poh_ext.report.routing_matters import routing_verdicts
 from poh_ext.report.scaling import OPPONENTS
 from poh_ext.report.statistics import MEASURES, compare
 
@@ -15,7 +16,8 @@ LEADS = {"baseline": "", "looped_baseline": "equal passes: ", "poh_shallow": "de
 
 
 def verdicts(results: Results) -> list[str]:
-    """Sentences: the claims, PoH against each of OPPONENTS, trained models against chance, unequal compute."""
+    """Sentences: the claims, PoH against each of OPPONENTS, unequal compute, whether routing matters, trained models
+    against chance."""
     groups = group_rows(results)
     lines = claims(results)
     for scale in dict.fromkeys(key[0] for key in groups if key[1] != "random"):
@@ -25,7 +27,7 @@ def verdicts(results: Results) -> list[str]:
         lines += _compute(groups, scale)
     if not lines:
         lines.append("PoH and the baseline were not both trained on a common seed: there is nothing to compare.")
-    return lines + _against_chance(results, groups)
+    return lines + routing_verdicts(results) + _against_chance(results, groups)
 
 
 def _against_chance(results: Results, groups) -> list[str]:

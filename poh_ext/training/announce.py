@@ -13,6 +13,7 @@ from poh_ext.training.memory import available_memory, describe_bytes, misfit, tr
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.planners import planner_class
 from poh_ext.training.protocol import Data
+from poh_ext.training.routing_study import interventions
 from poh_ext.training.schedule import warmup_warning
 from poh_ext.training.timing import describe_seconds, seconds_per_maze
 
@@ -60,6 +61,7 @@ def print_estimate(rows: list[PlannedRow], data: Data, device: torch.device, pre
             each = seconds_per_maze(row, data.train, device=device, precision=precision, check=check)
             # A forward pass is a third of a training step; to recondition is one for each cell of a path.
             passes = 1 if config.decode_used == "table" else float(data.test.length.double().mean())
+            passes += interventions(row, len(data.test))
             seconds = each * (config.epochs * data.batches.mazes_per_epoch + len(data.test) * passes / 3)
             total += runs(row) * seconds
             time = f"{each * min(config.batch_size, data.n_train):>7.2g}  {describe_seconds(seconds)}"

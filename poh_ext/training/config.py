@@ -63,6 +63,9 @@ class BenchmarkConfig:
     """Weight of PoH's routing entropy in the loss [per nat]; above 0 it sharpens the choice of heads."""
     ent_anneal: bool = False
     """Lower --route-ent-weight linearly to 0 over the run."""
+    routing_intervention: bool = True
+    """Does PoH's routing matter? Evaluates trained PoH planners also with uniform head weights, with those of another
+    test maze, and with the mean ones: a forward pass over the test mazes each."""
     seed: int = 42
     """First seed: of the weights, dropout, data order and training mazes; test mazes come from seed + 10000."""
     seeds: int = 1

@@ -42,7 +42,8 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table", batch_size: int = 64,
              precision: str = "float32", view: Callable[[MazeBatch], MazeBatch] = lambda mazes: mazes,
-             check: Callable[[], None] = lambda: None, label: str = "evaluating") -> Evaluation:
+             check: Callable[[], None] = lambda: None, observe: Callable[[], None] = lambda: None,
+             label: str = "evaluating") -> Evaluation:
     """Evaluate a planner in eval mode, on the device of its weights.
 
     Args:
@@ -54,6 +55,7 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
         precision: "float32" or "bfloat16" (autocast).
         view: what the planner is shown of the mazes; the rollout itself always meets their walls.
         check: called before each forward pass; may raise to stop.
+        observe: called after each forward pass that yields the table of a batch.
         label: shown with the progress.
     """
     device = next(model.parameters()).device
@@ -75,6 +77,7 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
             for first in range(0, len(tasks), batch_size):
                 batch = tasks[first : first + batch_size].to(device)
                 table = policy(batch.mazes, batch.start, batch.goal)
+                observe()
                 rollout = greedy_rollout(table, batch) if decode == "table" else recondition_rollout(moves_here, batch)
                 tables.append(table.cpu())
                 rollouts.append(rollout)

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from poh_ext.models import gflop_per_maze, parameter_count
-from poh_ext.report import Row, routing_record
+from poh_ext.report import Row
 from poh_ext.report.results import label, write_atomically
 from poh_ext.training.board import Board
 from poh_ext.training.checkpoint import Checkpoints
-from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_random, first_maze_routing
+from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_random
 from poh_ext.training.history import History
 from poh_ext.training.interrupt import Interrupted
 from poh_ext.training.loop import Diverged, Training, train_planner
@@ -27,6 +27,7 @@ from poh_ext.training.plan import PlannedRow
 from poh_ext.training.planners import planner_class
 from poh_ext.training.protocol import Data, make_data, planner_view
 from poh_ext.training.resume import identity
+from poh_ext.training.routing_study import RoutingStudy
 from poh_ext.training.workers import ALONE, Workers
 
 __all__ = ["Outcome", "Place", "assist", "run_trial", "trial_checkpoints", "trial_name"]
@@ -140,12 +141,10 @@ def _evaluate(model: torch.nn.Module, planned: PlannedRow, seed: int, data: Data
     def view(mazes):
         return planner_view(mazes, planned.config)
 
-    evaluation = evaluate(model, data.test, decode=planned.config.decode_used, precision=place.precision, view=view,
-                          check=check, label=f"evaluating {name}")
-    routing = None
-    if planned.trained and hasattr(model, "routing_weights"):
-        weights = first_maze_routing(model, data.test, precision=place.precision, view=view)
-        routing = routing_record(planned.model, seed, *weights, scale=planned.scale)
+    how = {"precision": place.precision, "view": view, "check": check, "label": f"evaluating {name}"}
+    study = RoutingStudy(model, data.test, how) if planned.trained and hasattr(model, "routing_weights") else None
+    evaluation = evaluate(model, data.test, decode=planned.config.decode_used, observe=study or (lambda: None), **how)
+    routing = study.record(planned, seed, evaluation) if study else None
     return Outcome(_row(planned, seed, evaluation, training, model), routing)
 
 
