@@ -13,9 +13,17 @@ from poh_ext.mazes import MazeBatch, check_algorithm, generate_mazes
 from poh_ext.ops import maze_graph
 from poh_ext.reference.philox import STREAM_CANDIDATE, below, words
 
-__all__ = ["MazeTasks", "sample_tasks", "sample_tasks_as_published"]
+__all__ = ["STARTS", "MazeTasks", "sample_tasks", "sample_tasks_as_published"]
 
 _GIVE_UP = 10_000  # mazes in a row without a fitting path, after which a filter counts as infeasible
+
+STARTS: dict[str, str] = {
+    "any": "any cell",
+    "dead-end": "a cell with one way out",
+    "corridor": "a cell with two ways out, straight or bent",
+    "junction": "a cell with three or four ways out",
+}
+"""Where a task may start, by name."""
 
 
 class MazeTasks:
@@ -79,6 +87,19 @@ def _solved(mazes: MazeBatch, start: Tensor, goal: Tensor) -> MazeTasks:
     return MazeTasks(mazes, start, goal, path[:, :longest].contiguous(), length)
 
 
+def _endpoints(mazes: MazeBatch, seed: int, least: int, most: int, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    """ops.maze_graph.endpoints with starts of that kind."""
+    start, goal, seen = maze_graph.endpoints(mazes.passages, mazes.index, seed, least, most)
+    if kind != "any":
+        some = (start >= 0).nonzero()[:, 0]  # the search among some starts has no kernel: not where there is none
+        ways = sum((mazes.passages[some].flatten(1) >> bit) & 1 for bit in range(4))
+        allowed = {"dead-end": ways == 1, "corridor": ways == 2, "junction": ways >= 3}[kind]
+        start[some], goal[some], further = maze_graph.endpoints(mazes.passages[some], mazes.index[some], seed, least,
+                                                                most, allowed)
+        seen[some] = torch.maximum(seen[some], further)
+    return start, goal, seen
+
+
 def _empty(size: tuple[int, int], algorithm: str, seed: int, device: torch.device) -> MazeTasks:
     none = torch.zeros(0, dtype=torch.int64, device=device)
     mazes = generate_mazes(0, size, algorithm=algorithm, seed=seed, device=device)
@@ -92,6 +113,7 @@ def sample_tasks(
     min_path: int = 2,
     max_path: int | None = None,
     algorithm: str = "dfs",
+    start: str = "any",
     seed: int = 0,
     device: torch.device | str = "cpu",
     exclude: Tensor | None = None,
@@ -99,11 +121,11 @@ def sample_tasks(
     """Exactly n tasks whose shortest path has min_path to max_path cells.
 
     The tasks are on the first n mazes of the stream `seed` that hold such a path, one task each. The start is drawn
-    uniformly from the cells from which some goal fits, the goal uniformly from the cells that fit this start. So a
-    maze is given up only if it holds no fitting path at all, and the mazes are distributed as the generator makes
-    them, given that they hold one; that condition is the only bias left. (Drawing start and goal blindly and keeping
-    what fits, as `sample_tasks_as_published` does, prefers mazes with many long paths instead.) max_path gives up no
-    maze: where a path of L cells starts, shorter ones do too.
+    uniformly from the cells (of the kind `start`) from which some goal fits, the goal uniformly from the cells that
+    fit this start. So a maze is given up only if it holds no fitting path at all, and the mazes are distributed as
+    the generator makes them, given that they hold one; that condition is the only bias left. (Drawing start and goal
+    blindly and keeping what fits, as `sample_tasks_as_published` does, prefers mazes with many long paths instead.)
+    max_path gives up no maze: where a path of L cells starts, shorter ones do too.
 
     The result depends on these arguments alone, not on device, backend or threads; sample_tasks(n) begins with the
     tasks of sample_tasks(m), m < n.
@@ -114,13 +136,14 @@ def sample_tasks(
         min_path: fewest cells on the path, start and goal included, >= 1.
         max_path: most cells; None: no limit.
         algorithm: one of poh_ext.GENERATORS.
+        start: one of poh_ext.tasks.STARTS, by the ways out of the start.
         seed: in [0, 2^63).
         device: where the tasks are wanted.
         exclude: int64 [m] of MazeTasks.keys(): mazes to leave out, for a test set without mazes of the training set.
 
     Raises:
-        TypeError: a wrong type. ValueError: a value out of range; or a filter that 10,000 mazes in a row do not fit
-            (256 if min_path > H * W, which no maze can), naming the longest path seen.
+        TypeError: a wrong type. ValueError: a value out of range or unknown; or a filter that 10,000 mazes in a row do
+            not fit (256 if min_path > H * W, which no maze can), naming the longest path seen.
 
     Example:
         >>> tasks = sample_tasks(1000, 12, min_path=50, seed=3)
@@ -128,20 +151,23 @@ def sample_tasks(
         True
     """
     size, algorithm = check_size(size), check_algorithm(algorithm)
+    if start not in STARTS:
+        raise ValueError(f"start {start!r} is unknown; accepted: {', '.join(STARTS)}")
     n, seed, min_path = check_int("n", n, 0), check_int("seed", seed, 0), check_int("min_path", min_path, 1)
     n_cells = size[0] * size[1]
     most = max(n_cells, min_path) if max_path is None else check_int("max_path", max_path, 1)
     if most < min_path:
         raise ValueError(f"max_path must be at least min_path = {min_path}, got {max_path}")
     work, limit = work_device(device), _GIVE_UP if min_path <= n_cells else 256
+    source = "" if start == "any" else f" from a {start} ({STARTS[start]})"
     parts, found, done, last, longest = [], 0, 0, -1, 0
     while found < n:
         # As many mazes as the rate so far says are still needed. The split changes nothing but the time.
         wanted = math.ceil(1.05 * (n - found) * (done / max(found, 1) if done else 1)) + 16
         count = min(wanted, max(64, (1 << 22) // n_cells), limit if not found else wanted)
         mazes = generate_mazes(count, size, algorithm=algorithm, seed=seed, start_index=done, device=work)
-        start, goal, seen = maze_graph.endpoints(mazes.passages, mazes.index, seed, min_path, most)
-        fits = start >= 0
+        origin, goal, seen = _endpoints(mazes, seed, min_path, most, start)
+        fits = origin >= 0
         if exclude is not None:
             fits = fits & ~torch.isin(mazes.hash(), exclude.to(work))
         keep = fits.nonzero()[:, 0][: n - found]
@@ -151,11 +177,11 @@ def sample_tasks(
         marks = torch.cat((keep.new_tensor([last]), keep + done, keep.new_tensor(end)))
         if int(marks.diff().max()) > limit:
             raise ValueError(
-                f"no path of at least min_path = {min_path} cells in {limit} {algorithm} mazes of {size[0]} x "
+                f"no path of at least min_path = {min_path} cells{source} in {limit} {algorithm} mazes of {size[0]} x "
                 f"{size[1]} cells in a row; the longest path seen has {longest} cells"
                 + ("" if exclude is None else " (mazes in `exclude` are left out)")
             )
-        parts.append((mazes[keep], start[keep], goal[keep]))
+        parts.append((mazes[keep], origin[keep], goal[keep]))
         last = int(keep[-1]) + done if len(keep) else last
         found, done = found + len(keep), done + count
     if not parts:

@@ -44,15 +44,16 @@ def shortest_paths(passages: Tensor, start: Tensor, goal: Tensor, length: int) -
 
 
 def endpoints(
-    passages: Tensor, indices: Tensor, seed: int, min_path: int, max_path: int
+    passages: Tensor, indices: Tensor, seed: int, min_path: int, max_path: int, allowed: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Start and goal int64 [B] of a path of min_path to max_path cells, -1 where there is none, and the cells of the
     longest path seen in the search int64 [B]. Start: uniform over the cells from which some goal fits; goal: uniform
-    over the cells that fit it. Draws are those of maze `indices` int64 [B] of `seed`."""
-    if has_kernel(passages.device):
+    over the cells that fit it. Draws are those of maze `indices` int64 [B] of `seed`. `allowed` bool [B, N] limits the
+    starts; there is no kernel for that."""
+    if has_kernel(passages.device) and allowed is None:
         contiguous = (passages.contiguous(), indices.contiguous())
         return torch.ops.poh_ext.maze_endpoints(*contiguous, seed, min_path, max_path)
-    return reference.endpoints(passages, indices, seed, min_path, max_path)
+    return reference.endpoints(passages, indices, seed, min_path, max_path, allowed)
 
 
 if has_kernel(torch.device("cpu")):

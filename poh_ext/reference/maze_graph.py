@@ -99,7 +99,7 @@ def _eccentricity_bound(passages: Tensor, distance: Tensor) -> tuple[Tensor, Ten
 
 
 def endpoints(
-    passages: Tensor, indices: Tensor, seed: int, min_path: int, max_path: int
+    passages: Tensor, indices: Tensor, seed: int, min_path: int, max_path: int, allowed: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, n = len(passages), passages.shape[1] * passages.shape[2]
     draws = words(seed, STREAM_ENDPOINTS, indices, n + 1)
@@ -107,6 +107,8 @@ def endpoints(
     longest = torch.zeros_like(indices)
     order = torch.arange(n, device=indices.device).repeat(batch, 1)
     bound = torch.full((batch, n), n, dtype=torch.int32, device=indices.device)
+    if allowed is not None:
+        bound = bound.masked_fill(~allowed, -1)
     todo = torch.arange(batch, device=indices.device)
     for attempt in range(n):
         if not len(todo):
