@@ -8,11 +8,9 @@ import pytest
 import torch
 
 from poh_ext import sample_tasks
-from poh_ext.report.statistics import estimate
 from poh_ext.solve import cli, weights
-from poh_ext.solve.evaluate import exact_over_passes, solved_exactly
+from poh_ext.solve.evaluate import exact_over_passes
 from poh_ext.solve.recipe import PLANNERS, Recipe
-from poh_ext.solve.table import DEFAULT_SETS, MazeSet, seen_in_training, table
 from poh_ext.solve.train import state_path, train
 from poh_ext.training.interrupt import Interrupted
 
@@ -109,65 +107,6 @@ def test_files_that_hold_no_weights_are_refused(tmp_path):
     weights.save(tmp_path / "b.pt", torch.nn.Linear(2, 2), TINY, {})
     with pytest.raises(ValueError, match=r"b\.pt is of another planner"):
         weights.load(tmp_path / "b.pt")
-
-
-def test_states_read_on_the_way_equal_runs_of_their_own(planner):
-    model = Recipe(planner=planner).build()
-    tasks, factors = sample_tasks(12, 5, min_path=3, seed=1), (0.5, 1.0, 3.0)
-    for p in model.parameters():  # far from a first guess that is right nowhere
-        torch.nn.init.normal_(p, std=0.4, generator=torch.Generator().manual_seed(p.numel()))
-    found = exact_over_passes(model.train(), tasks, factors)
-    assert model.training
-    with torch.no_grad():
-        for row, factor in zip(found, factors, strict=True):
-            for i in range(len(tasks)):
-                task = tasks[i]
-                passes = max(1, math.ceil(factor * (int(task.length) - 1)))
-                logits = model(task.mazes, task.start, task.goal, passes=passes)
-                assert bool(row[i]) == bool(solved_exactly(logits, task)[0])
-    with pytest.raises(ValueError, match="factors must be positive"):
-        exact_over_passes(model, tasks, (1.0, 0.0))
-
-
-def test_exact_means_reached_by_as_few_moves_as_there_can_be():
-    tasks = sample_tasks(30, 6, min_path=8, seed=2)
-    neighbors, distance = tasks.mazes.neighbors(), tasks.mazes.distances(tasks.goal)
-    closer = -distance.gather(1, neighbors.clamp(min=0).flatten(1)).view_as(neighbors).float()
-    assert solved_exactly(closer, tasks).all()
-    assert solved_exactly(-closer, tasks).sum() < 10
-
-
-def test_mazes_met_in_training_are_counted():
-    recipe = Recipe(steps=10, batch_size=4, sizes=(2, 3), passes=(2, 3))
-    met = next(b for step in range(10) if (b := recipe.batch(step)).mazes.height == 3)
-    tasks = MazeSet(3, 2, 50).tasks("dfs")
-    known = tasks.mazes.hash()
-    expected = sum(bool((known[i] == torch.cat([b.mazes.hash() for s in range(10)
-                                                if (b := recipe.batch(s)).mazes.height == 3])).any())
-                   for i in range(50))
-    assert seen_in_training(recipe, tasks) == expected > 0
-    assert seen_in_training(recipe, MazeSet(4, 2, 5).tasks("dfs")) == 0
-    assert len(met.mazes) == 4
-
-
-def test_table_holds_shares_and_wilson_intervals():
-    model, recipe, _ = weights.load("baseline")
-    lines = list(table(model, Recipe(**{**vars(recipe), "steps": 5}), [MazeSet(8, 20, 25)], [0.1, 2.0]))
-    assert len(lines) == 3 and {line.count("|") for line in lines} == {8}
-    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    assert cells[:1] + cells[2:4] == ["8x8 dfs", "25", "0"]
-    assert cells[4] != cells[5]
-    for cell, solved in zip(cells[4:6], exact_over_passes(model, MazeSet(8, 20, 25).tasks("dfs"), [0.1, 2.0]),
-                            strict=True):
-        share = estimate({0: solved.tolist()})
-        assert cell == f"{share.percent:.1f} [{share.wilson[0]:.1f}-{share.wilson[1]:.1f}]"
-    assert [MazeSet.parse(str(s)) for s in DEFAULT_SETS] == list(DEFAULT_SETS)
-
-
-@pytest.mark.parametrize("text", ["12:50", "12:50:x", "1:2:3", "12:1:3", "12:50:0"])
-def test_sets_that_are_none_are_refused(text):
-    with pytest.raises(ValueError, match="mazes must"):
-        MazeSet.parse(text)
 
 
 def test_demo_solves_a_maze_with_the_shipped_weights(tmp_path):

@@ -62,5 +62,5 @@ def test_tasks_depend_on_their_arguments_alone(kind):
 def test_starts_that_cannot_be_are_named():
     with pytest.raises(ValueError, match=r"start 'exit' is unknown; accepted: any, dead-end, corridor, junction"):
         sample_tasks(0, 4, start="exit")
-    with pytest.raises(ValueError, match=r"2 cells from a junction \(a cell with three or four ways out\) in 10000 dfs"):
+    with pytest.raises(ValueError, match=r"2 cells from a junction \(a cell with three .* in 10000 dfs"):
         sample_tasks(1, (1, 9), start="junction")

@@ -11,7 +11,6 @@ Each has its own --help: `python -m poh_ext solve train --help`.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -20,10 +19,11 @@ from pathlib import Path
 import torch
 
 from poh_ext.mazes import GENERATORS, generate_mazes
-from poh_ext.report._optional import require
 from poh_ext.rollout import greedy_rollout
+from poh_ext.solve._options import at_least, needs, weights, writable
 from poh_ext.solve.animation import animate, passes_shown, save_gif
 from poh_ext.solve.evaluate import states_after
+from poh_ext.solve.evaluate_cli import evaluate
 from poh_ext.solve.picture import maze_picture, save_png
 from poh_ext.solve.recipe import PLANNERS, Recipe
 from poh_ext.solve.weights import load
@@ -37,7 +37,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str]) -> int:
     """Exit code: 0 done (of the demo: solved exactly), 1 not solved or failed, 2 bad options, 130 stopped."""
-    commands = {"train": _train, "evaluate": _evaluate}
+    commands = {"train": _train, "evaluate": evaluate}
     name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in commands else ("", arguments)
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} {name}".strip(), description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -51,45 +51,20 @@ def main(arguments: Sequence[str]) -> int:
         return INTERRUPTED
 
 
-def _weights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", default="baseline", metavar="baseline|poh|FILE",
-                        help="the planner: one that comes with the package, or a file of `train` (baseline)")
-
-
-def _writable(parser: argparse.ArgumentParser, name: str, path: Path | None) -> None:
-    if path and not (path.absolute().parent.is_dir() and os.access(path.absolute().parent, os.W_OK)):
-        parser.error(f"{name} {path}: its folder does not exist or cannot be written to")
-
-
-def _needs(parser: argparse.ArgumentParser, module: str) -> None:
-    try:
-        require(module)
-    except ImportError as error:
-        parser.error(str(error))
-
-
-def _at_least(least: int):
-    def integer(text: str) -> int:
-        if (value := int(text)) < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
-        return value
-    return integer
-
-
 def _demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
-    parser.add_argument("--size", type=_at_least(2), default=30, help="side of the maze in cells (30)")
-    parser.add_argument("--seed", type=_at_least(0), default=1, help="of the maze (1)")
+    parser.add_argument("--size", type=at_least(2), default=30, help="side of the maze in cells (30)")
+    parser.add_argument("--seed", type=at_least(0), default=1, help="of the maze (1)")
     parser.add_argument("--algorithm", choices=GENERATORS, default="dfs", help="that makes it; trained on dfs (dfs)")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the maze and both paths")
     parser.add_argument("--gif", type=Path, metavar="FILE", help="animate the policy over the passes, then the walk")
-    parser.add_argument("--passes", type=_at_least(1),
+    parser.add_argument("--passes", type=at_least(1),
                         help="of the planner; one carries news by one cell (as many as the maze has cells)")
-    _weights(parser)
+    weights(parser)
     options = parser.parse_args(arguments)
-    _writable(parser, "--png", options.png)
-    _writable(parser, "--gif", options.gif)
+    writable(parser, "--png", options.png)
+    writable(parser, "--gif", options.gif)
     if options.png or options.gif:
-        _needs(parser, "PIL.Image")
+        needs(parser, "PIL.Image")
     model, recipe, _ = load(options.weights)
     task = _corner_to_corner(options.size, options.algorithm, options.seed)
     passes = options.passes or task.mazes.n_cells
@@ -130,15 +105,15 @@ def _corner_to_corner(size: int, algorithm: str, seed: int) -> MazeTasks:
 def _train(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     default = Recipe()
     parser.add_argument("--planner", choices=PLANNERS, default=default.planner, help=f"({default.planner})")
-    parser.add_argument("--seed", type=_at_least(0), default=default.seed, help=f"({default.seed})")
-    parser.add_argument("--steps", type=_at_least(1), default=default.steps, help=f"({default.steps})")
+    parser.add_argument("--seed", type=at_least(0), default=default.seed, help=f"({default.seed})")
+    parser.add_argument("--steps", type=at_least(1), default=default.steps, help=f"({default.steps})")
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
                         help="of the forward pass; auto: bfloat16 where the CPU multiplies it (auto)")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE",
                         help="the weights; given again after an interruption, the training goes on")
     options = parser.parse_args(arguments)
-    _writable(parser, "--output", options.output)
-    _needs(parser, "tqdm")
+    writable(parser, "--output", options.output)
+    needs(parser, "tqdm")
     from poh_ext.solve.train import state_path, train
     from poh_ext.training.device import cpu_has_bfloat16
     from poh_ext.training.interrupt import Interrupted, StopSignals
@@ -160,31 +135,4 @@ def _train(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"wrote {options.output} after {notes['seconds']:.0f} s of training")
-    return 0
-
-
-def _maze_set(text: str):
-    from poh_ext.solve.table import MazeSet
-
-    try:
-        return MazeSet.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
-    from poh_ext.solve.table import DEFAULT_SETS, table
-
-    parser.add_argument("--mazes", type=_maze_set, nargs="+", default=list(DEFAULT_SETS), metavar="SIZE:PATH:COUNT",
-                        help="test mazes: side, fewest cells on the shortest path, how many "
-                        f"({' '.join(map(str, DEFAULT_SETS))})")
-    parser.add_argument("--passes", type=float, nargs="+", default=[1.0, 1.5, 2.0, 5.0], metavar="F",
-                        help="for each move of a maze's shortest path (1 1.5 2 5)")
-    parser.add_argument("--algorithm", choices=GENERATORS, default="dfs", help="that makes the mazes (dfs)")
-    _weights(parser)
-    options = parser.parse_args(arguments)
-    _needs(parser, "scipy.stats")
-    model, recipe, _ = load(options.weights)
-    for line in table(model, recipe, options.mazes, options.passes, options.algorithm):
-        print(line, flush=True)
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,9 +11,10 @@ from torch import Tensor
 from poh_ext.rollout import greedy_rollout
 from poh_ext.tasks import MazeTasks
 
-__all__ = ["exact_over_passes", "solved_exactly", "states_after"]
+__all__ = ["check_factors", "exact_over_passes", "solved_exactly", "states_after"]
 
 CELLS_AT_ONCE = 16_384  # of a batch: large enough for the threads, small enough for a cache
+STATES_AT_ONCE = 1_500_000  # of cells, kept until a batch is done: some 300 MB
 
 
 def states_after(model: torch.nn.Module, tasks: MazeTasks, after: Sequence[int]) -> list[Tensor]:
@@ -26,6 +27,13 @@ def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
     """bool [n]: the walk by the scores [n, N, 4] reaches the goal in as few moves as there can be."""
     rollout = greedy_rollout(table, tasks, moves=True)
     return rollout.reached & (rollout.steps == tasks.length - 1)
+
+
+def check_factors(factors: Sequence[float]) -> list[float]:
+    """`factors`, if they are one or more positive numbers."""
+    if not factors or not all(0 < f < math.inf for f in factors):
+        raise ValueError(f"factors must be positive numbers, got {list(factors)}")
+    return list(factors)
 
 
 @torch.no_grad()
@@ -44,13 +52,11 @@ def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequenc
     Raises:
         ValueError: no factors, or one that is not positive.
     """
-    if not factors or not all(0 < f < math.inf for f in factors):
-        raise ValueError(f"factors must be positive numbers, got {list(factors)}")
+    factors = check_factors(factors)
     was_training, result = model.training, torch.zeros(len(factors), len(tasks), dtype=torch.bool)
     model.eval()
     try:
-        order = tasks.length.argsort(descending=True)
-        for part in order.split(max(1, CELLS_AT_ONCE // tasks.mazes.n_cells)):
+        for part in _parts(tasks, factors):
             check()
             result[:, part] = _batch(model, tasks[part], factors)
     finally:
@@ -58,13 +64,33 @@ def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequenc
     return result
 
 
+def _passes(cells: int, factors: Sequence[float]) -> list[int]:
+    """What each factor gives a shortest path of so many cells."""
+    return [max(1, math.ceil(factor * (cells - 1))) for factor in factors]
+
+
+def _parts(tasks: MazeTasks, factors: Sequence[float]) -> Iterator[list[int]]:
+    """Batches of mazes with paths of about the same length, since all its mazes run as long as the longest needs."""
+    lengths, part, numbers = tasks.length.tolist(), [], set()
+    for i in sorted(range(len(tasks)), key=lambda i: -lengths[i]):
+        mine = set(_passes(lengths[i], factors))
+        cells = (len(part) + 1) * tasks.mazes.n_cells
+        if part and (cells > CELLS_AT_ONCE or cells * len(numbers | mine) > STATES_AT_ONCE):
+            yield part
+            part, numbers = [], set()
+        part.append(i)
+        numbers |= mine
+    if part:
+        yield part
+
+
 def _batch(model: torch.nn.Module, tasks: MazeTasks, factors: Sequence[float]) -> Tensor:
-    wanted = [[max(1, math.ceil(f * (cells - 1))) for cells in tasks.length.tolist()] for f in factors]
+    wanted = [_passes(cells, factors) for cells in tasks.length.tolist()]
     after = sorted({passes for row in wanted for passes in row})
-    states = states_after(model, tasks, after)
     place = {passes: i for i, passes in enumerate(after)}
+    states = states_after(model, tasks, after)
     tables = []
-    for row in wanted:
+    for row in zip(*wanted, strict=True):
         state = torch.stack([states[place[passes]][i] for i, passes in enumerate(row)])
         tables.append(solved_exactly(model.head(state), tasks))
     return torch.stack(tables)

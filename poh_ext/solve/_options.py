@@ -1,0 +1,36 @@
+"""Options that several commands of `python -m poh_ext solve` share, and checks before any work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from poh_ext.report._optional import require
+
+__all__ = ["at_least", "needs", "weights", "writable"]
+
+
+def weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", default="baseline", metavar="baseline|poh|FILE",
+                        help="the planner: one that comes with the package, or a file of `train` (baseline)")
+
+
+def writable(parser: argparse.ArgumentParser, name: str, path: Path | None) -> None:
+    if path and not (path.absolute().parent.is_dir() and os.access(path.absolute().parent, os.W_OK)):
+        parser.error(f"{name} {path}: its folder does not exist or cannot be written to")
+
+
+def needs(parser: argparse.ArgumentParser, module: str) -> None:
+    try:
+        require(module)
+    except ImportError as error:
+        parser.error(str(error))
+
+
+def at_least(least: int):
+    def integer(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        return value
+    return integer

@@ -1,0 +1,81 @@
+"""`python -m poh_ext solve evaluate`: what share of held-out mazes a planner solves exactly, over passes.
+
+    python -m poh_ext solve evaluate --weights my.pt --passes 0.5 1 2 5 10 --plot passes.png --json passes.json
+    python -m poh_ext solve evaluate --mazes 20:30:200 --algorithm dfs wilson prim kruskal percolation
+    python -m poh_ext solve evaluate --mazes 20:90:200 --start any dead-end corridor junction
+
+Exactly: the goal is reached in as few moves as there can be, also in mazes with loops (percolation).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from poh_ext.mazes import GENERATORS
+from poh_ext.solve._options import needs, weights, writable
+from poh_ext.solve.outcomes import DEFAULT_SETS, MazeSet, Outcome, measure, save_json
+from poh_ext.solve.table import lines
+from poh_ext.solve.weights import load
+from poh_ext.tasks import STARTS
+
+__all__ = ["evaluate"]
+
+
+def _maze_set(text: str) -> MazeSet:
+    try:
+        return MazeSet.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+    """Add the options, parse, run; the exit code."""
+    parser.description = __doc__
+    parser.add_argument("--mazes", type=_maze_set, nargs="+", default=list(DEFAULT_SETS), metavar="SIZE:PATH:COUNT",
+                        help="test mazes: side, fewest cells on the shortest path, how many "
+                        f"({' '.join(map(str, DEFAULT_SETS))})")
+    parser.add_argument("--passes", type=float, nargs="+", default=[1.0, 1.5, 2.0, 5.0], metavar="F",
+                        help="for each move of a maze's shortest path (1 1.5 2 5)")
+    parser.add_argument("--algorithm", choices=GENERATORS, nargs="+", default=["dfs"],
+                        help="that make the mazes, one or more (dfs)")
+    parser.add_argument("--start", choices=STARTS, nargs="+", default=["any"],
+                        help="where the way starts, one or more: " + "; ".join(f"{k}: {v}" for k, v in STARTS.items())
+                        + " (any)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the outcome on every maze, written after each set")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG: shares over passes, with 95 %% bands")
+    weights(parser)
+    options = parser.parse_args(arguments)
+    writable(parser, "--json", options.json)
+    writable(parser, "--plot", options.plot)
+    needs(parser, "scipy.stats")
+    if options.plot:
+        needs(parser, "matplotlib.figure")
+    model, recipe, notes = load(options.weights)
+    factors, outcomes = list(dict.fromkeys(options.passes)), []
+
+    algorithms, starts = list(dict.fromkeys(options.algorithm)), list(dict.fromkeys(options.start))
+    count = len(options.mazes) * len(algorithms) * len(starts)
+    about = {"weights": options.weights, "recipe": recipe.record(), "notes": notes}
+    measured = measure(model, recipe, options.mazes, factors, algorithms=algorithms, starts=starts)
+
+    def kept() -> Iterator[Outcome]:
+        """The outcomes, written down as they come."""
+        for outcome in measured:
+            outcomes.append(outcome)
+            if options.json:
+                save_json(options.json, outcomes, {**about, "complete": len(outcomes) == count})
+            yield outcome
+
+    for line in lines(kept(), factors):
+        print(line, flush=True)
+    if options.json:
+        print(f"wrote {options.json}")
+    if options.plot:
+        from poh_ext.report.figures import save_png
+        from poh_ext.solve.plot import accuracy_over_passes
+
+        title = f"{recipe.planner}, {sum(p.numel() for p in model.parameters()):,} parameters"
+        print(f"wrote {save_png(accuracy_over_passes(outcomes, title), options.plot)}")
+    return 0

@@ -1,0 +1,134 @@
+"""What became of every test maze: which sets there are, measuring them, and the file of raw outcomes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from poh_ext.report.environment import describe_environment
+from poh_ext.report.results import write_atomically
+from poh_ext.solve.evaluate import check_factors, exact_over_passes
+from poh_ext.solve.recipe import Recipe
+from poh_ext.tasks import MazeTasks, sample_tasks
+
+__all__ = ["DEFAULT_SETS", "MazeSet", "Outcome", "measure", "save_json", "seen_in_training"]
+
+FORMAT, VERSION = "poh_ext solve evaluation", 1
+TEST_SEED = 6_000_000  # plus the side: no training or choice of anything has looked at these
+
+
+class MazeSet(NamedTuple):
+    """Test mazes: side, fewest cells on the shortest path, how many."""
+
+    size: int
+    min_path: int
+    count: int
+
+    def __str__(self) -> str:
+        return ":".join(map(str, self))
+
+    @classmethod
+    def parse(cls, text: str) -> MazeSet:
+        """From "SIZE:PATH:COUNT"; ValueError, naming the text, if it is not that."""
+        parts = text.split(":")
+        if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+            raise ValueError(f"mazes must be SIZE:PATH:COUNT, three whole numbers, got {text!r}")
+        made = cls(*map(int, parts))
+        if made.size < 2 or made.min_path < 2 or made.count < 1:
+            raise ValueError(f"mazes must have SIZE >= 2, PATH >= 2 and COUNT >= 1, got {text!r}")
+        return made
+
+    def tasks(self, algorithm: str, start: str = "any") -> MazeTasks:
+        """Those of `algorithm` whose `start` (see sample_tasks) is of that kind: ValueError if there are none. Tasks
+        that start elsewhere are on the same mazes, but for those without such a start."""
+        return sample_tasks(self.count, self.size, min_path=self.min_path, algorithm=algorithm, start=start,
+                            seed=TEST_SEED + self.size)
+
+
+DEFAULT_SETS = (MazeSet(12, 50, 1000), MazeSet(20, 140, 200), MazeSet(30, 225, 200))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one set of mazes.
+
+    Attributes:
+        mazes, algorithm, start: which.
+        factors: passes for each move of a maze's shortest path.
+        lengths: cells on the shortest path of each maze.
+        solved: for each factor, whether each maze was solved exactly.
+        met: how many of the mazes the training met; seconds: of the evaluation.
+    """
+
+    mazes: MazeSet
+    algorithm: str
+    start: str
+    factors: list[float]
+    lengths: list[int]
+    solved: list[list[bool]]
+    met: int
+    seconds: float
+
+    @property
+    def generator(self) -> str:
+        """For a reader: "20x20 wilson"."""
+        return f"{self.mazes.size}x{self.mazes.size} {self.algorithm}"
+
+    @property
+    def name(self) -> str:
+        """The same with the start: "20x20 dfs from a dead-end"."""
+        return self.generator + ("" if self.start == "any" else f" from a {self.start}")
+
+    def record(self) -> dict[str, Any]:
+        """Plain values; solved as one string of 0 and 1 for each factor, as there may be thousands."""
+        return {**self.mazes._asdict(), "algorithm": self.algorithm, "start": self.start,
+                "seed": TEST_SEED + self.mazes.size, "met_in_training": self.met, "seconds": round(self.seconds, 2),
+                "moves": [cells - 1 for cells in self.lengths],
+                "solved": {f"{factor:g}": "".join(str(int(one)) for one in row)
+                           for factor, row in zip(self.factors, self.solved, strict=True)}}
+
+
+def measure(model: torch.nn.Module, recipe: Recipe, sets: Sequence[MazeSet], factors: Sequence[float], *,
+            algorithms: Sequence[str] = ("dfs",), starts: Sequence[str] = ("any",)) -> Iterator[Outcome]:
+    """Every set, with every algorithm and every kind of start, each as soon as it is known.
+
+    Raises:
+        ValueError, when called: a set asks for mazes that there are not; or as `exact_over_passes`.
+    """
+    factors = check_factors(factors)
+    wanted = [(*which, which[0].tasks(*which[1:])) for which in product(sets, algorithms, starts)]
+    return (_measured(model, recipe, factors, *which) for which in wanted)
+
+
+def _measured(model: torch.nn.Module, recipe: Recipe, factors: list[float], mazes: MazeSet, algorithm: str,
+              start: str, tasks: MazeTasks) -> Outcome:
+    began = time.perf_counter()
+    solved = exact_over_passes(model, tasks, factors)
+    seconds = time.perf_counter() - began
+    return Outcome(mazes, algorithm, start, factors, tasks.length.tolist(), solved.tolist(),
+                   seen_in_training(recipe, tasks), seconds)
+
+
+def seen_in_training(recipe: Recipe, tasks: MazeTasks) -> int:
+    """How many of the test mazes the training of this recipe met: its mazes are made again and compared."""
+    low, high = recipe.sizes
+    size = tasks.mazes.height
+    if not low <= size <= high:
+        return 0
+    keys = [batch.mazes.hash() for step in range(recipe.steps)
+            if (batch := recipe.batch(step)).mazes.height == size]
+    return int(torch.isin(tasks.keys(), torch.cat(keys)).sum()) if keys else 0
+
+
+def save_json(path: Path, outcomes: Sequence[Outcome], about: dict[str, Any]) -> Path:
+    """Write raw outcomes in one step, with what `about` says of the planner (plain values), machine and versions."""
+    record = {"format": FORMAT, "version": VERSION, **about, "environment": describe_environment(),
+              "sets": [outcome.record() for outcome in outcomes]}
+    return write_atomically(path, (json.dumps(record) + "\n").encode())

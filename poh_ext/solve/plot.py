@@ -1,0 +1,45 @@
+"""The plot of an evaluation: shares of mazes solved exactly over the passes given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from poh_ext.report._optional import require
+from poh_ext.report.figures import legend, new_figure, style_by_turn
+from poh_ext.report.statistics import estimate
+from poh_ext.solve.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["accuracy_over_passes"]
+
+
+def accuracy_over_passes(outcomes: Sequence[Outcome], title: str = "") -> Figure:
+    """A line for each set of mazes, over passes for each move of the shortest path, with Wilson's 95 % bands.
+
+    Example:
+        >>> accuracy_over_passes(list(measure(model, recipe, DEFAULT_SETS, [0.5, 1, 2]))).savefig("passes.png")
+    """
+    figure = new_figure(8, 4.6)
+    axis, handles = figure.subplots(), []
+    for turn, outcome in enumerate(outcomes):
+        color, line, marker, _ = style_by_turn(turn)
+        rows = sorted(zip(outcome.factors, outcome.solved, strict=True))
+        factors, shares = [factor for factor, _ in rows], [estimate({0: row}) for _, row in rows]
+        low, high = zip(*(share.wilson for share in shares), strict=True)
+        axis.fill_between(factors, low, high, color=color, alpha=0.15, linewidth=0)
+        handles += axis.plot(factors, [share.percent for share in shares], color=color, linestyle=line, marker=marker,
+                             markersize=5, linewidth=1.6)
+    axis.set_xscale("log")
+    axis.axvline(1, color="#444444", linestyle=":", linewidth=1.2, zorder=0)
+    ticker = require("matplotlib.ticker")
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axis.set(xlabel="passes for each move of the shortest path (logarithmic; dotted: one)", ylim=(-3, 103),
+             ylabel="mazes solved exactly (%), 95 % band", title=title)
+    axis.grid(alpha=0.3)
+    legend(figure, handles, [f"{outcome.name}, n = {len(outcome.lengths):,}" for outcome in outcomes], columns=3)
+    return figure

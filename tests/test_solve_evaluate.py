@@ -1,0 +1,85 @@
+"""What "solved exactly" means, and one run read after several numbers of passes."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from poh_ext import greedy_rollout, sample_tasks
+from poh_ext.mazes import MazeBatch
+from poh_ext.solve import evaluate
+from poh_ext.solve.evaluate import exact_over_passes, solved_exactly
+from poh_ext.solve.recipe import PLANNERS, Recipe
+from poh_ext.tasks import MazeTasks
+
+
+@pytest.fixture(params=PLANNERS)
+def planner(request):
+    return request.param
+
+
+def test_states_read_on_the_way_equal_runs_of_their_own(planner):
+    model = Recipe(planner=planner).build()
+    tasks, factors = sample_tasks(12, 5, min_path=3, seed=1), (0.5, 1.0, 3.0)
+    for p in model.parameters():  # far from a first guess that is right nowhere
+        torch.nn.init.normal_(p, std=0.4, generator=torch.Generator().manual_seed(p.numel()))
+    found = exact_over_passes(model.train(), tasks, factors)
+    assert model.training
+    with torch.no_grad():
+        for row, factor in zip(found, factors, strict=True):
+            for i in range(len(tasks)):
+                task = tasks[i]
+                passes = max(1, math.ceil(factor * (int(task.length) - 1)))
+                logits = model(task.mazes, task.start, task.goal, passes=passes)
+                assert bool(row[i]) == bool(solved_exactly(logits, task)[0])
+    with pytest.raises(ValueError, match="factors must be positive"):
+        exact_over_passes(model, tasks, (1.0, 0.0))
+
+
+@pytest.mark.parametrize("algorithm", ["dfs", "percolation"])
+def test_exact_means_reached_by_as_few_moves_as_there_can_be(algorithm):
+    tasks = sample_tasks(30, 6, min_path=8, algorithm=algorithm, seed=2)
+    neighbors, distance = tasks.mazes.neighbors(), tasks.mazes.distances(tasks.goal)
+    closer = -distance.gather(1, neighbors.clamp(min=0).flatten(1)).view_as(neighbors).float()
+    assert solved_exactly(closer, tasks).all()
+    assert solved_exactly(-closer, tasks).sum() < 10
+
+
+def test_a_way_round_a_loop_is_not_exact():
+    """2 x 2 cells, all open: from 0 to 1, at once or by 2 and 3."""
+    task = MazeTasks(MazeBatch(torch.tensor([[[10, 6], [9, 5]]], dtype=torch.uint8)), torch.tensor([0]),
+                     torch.tensor([1]), torch.tensor([[0, 1]]), torch.tensor([2]))
+    direct, round_ = torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)
+    direct[0, 0, 3] = 1
+    round_[0, [0, 2, 3], [1, 3, 0]] = 1
+    assert solved_exactly(direct, task).tolist() == [True] and solved_exactly(round_, task).tolist() == [False]
+    assert greedy_rollout(round_, task, moves=True).reached.all()
+
+
+def test_batches_hold_every_maze_once_and_few_states(monkeypatch):
+    tasks, factors = sample_tasks(70, 7, min_path=6, seed=1), [0.5, 1.0, 2.0]
+    monkeypatch.setattr(evaluate, "CELLS_AT_ONCE", 16 * 49)
+    monkeypatch.setattr(evaluate, "STATES_AT_ONCE", 12 * 49 * 10)
+    parts = list(evaluate._parts(tasks, factors))
+    assert sorted(i for part in parts for i in part) == list(range(70)) and len(parts) >= 5
+
+    def fits(part):
+        numbers = {n for i in part for n in evaluate._passes(int(tasks.length[i]), factors)}
+        return len(part) <= 16 and len(part) * len(numbers) <= 120
+
+    assert all(fits(part) for part in parts)
+    assert not any(fits([*part, then[0]]) for part, then in pairwise(parts))  # none could have taken one more
+    lengths = [int(tasks.length[i]) for part in parts for i in part]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_batches_change_nothing(monkeypatch):
+    model = Recipe().build()
+    tasks, factors = sample_tasks(30, 6, min_path=4, seed=3), (0.2, 1.0)
+    torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
+    whole = exact_over_passes(model, tasks, factors)
+    monkeypatch.setattr(evaluate, "STATES_AT_ONCE", 1)  # one maze at a time
+    calls = []
+    assert torch.equal(exact_over_passes(model, tasks, factors, check=lambda: calls.append(1)), whole)
+    assert len(calls) == 30 and 0 < int(whole.sum()) < whole.numel()

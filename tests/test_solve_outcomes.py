@@ -1,0 +1,179 @@
+"""The evaluation's sets, table, file of raw outcomes and plot, and its command line."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from poh_ext.report.statistics import estimate
+from poh_ext.solve import cli, weights
+from poh_ext.solve.evaluate import exact_over_passes
+from poh_ext.solve.outcomes import DEFAULT_SETS, TEST_SEED, MazeSet, Outcome, measure, save_json, seen_in_training
+from poh_ext.solve.recipe import Recipe
+from poh_ext.solve.table import ABREAST, lines
+
+
+def outcome(factors=(1.0, 2.0), solved=((True, False, False), (True, True, False)), start="any"):
+    return Outcome(MazeSet(9, 4, 3), "prim", start, list(factors), [5, 9, 4], [list(row) for row in solved], 1, 2.6)
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_mazes_met_in_training_are_counted():
+    recipe = Recipe(steps=10, batch_size=4, sizes=(2, 3), passes=(2, 3))
+    met = next(b for step in range(10) if (b := recipe.batch(step)).mazes.height == 3)
+    tasks = MazeSet(3, 2, 50).tasks("dfs")
+    known = tasks.mazes.hash()
+    expected = sum(bool((known[i] == torch.cat([b.mazes.hash() for s in range(10)
+                                                if (b := recipe.batch(s)).mazes.height == 3])).any())
+                   for i in range(50))
+    assert seen_in_training(recipe, tasks) == expected > 0
+    assert seen_in_training(recipe, MazeSet(4, 2, 5).tasks("dfs")) == 0
+    assert len(met.mazes) == 4
+
+
+@pytest.mark.parametrize("text", ["12:50", "12:50:x", "1:2:3", "12:1:3", "12:50:0"])
+def test_sets_that_are_none_are_refused(text):
+    with pytest.raises(ValueError, match="mazes must"):
+        MazeSet.parse(text)
+
+
+def test_default_sets_survive_being_written():
+    assert [MazeSet.parse(str(s)) for s in DEFAULT_SETS] == list(DEFAULT_SETS)
+
+
+def test_outcomes_are_those_of_every_set_algorithm_and_start():
+    model, recipe, _ = weights.load("baseline")
+    recipe = Recipe(**{**vars(recipe), "steps": 5})
+    sets, factors = [MazeSet(5, 4, 6), MazeSet(6, 4, 7)], [0.1, 2.0]
+    found = list(measure(model, recipe, sets, factors, algorithms=["dfs", "wilson"], starts=["any", "junction"]))
+    assert [(o.mazes, o.algorithm, o.start) for o in found] == [
+        (s, algorithm, start) for s in sets for algorithm in ("dfs", "wilson") for start in ("any", "junction")]
+    for o in found:
+        tasks = o.mazes.tasks(o.algorithm, o.start)
+        assert o.lengths == tasks.length.tolist() and len(tasks) == o.mazes.count
+        assert o.solved == exact_over_passes(model, tasks, factors).tolist()
+        ways = (tasks.mazes.neighbors() >= 0).sum(2).gather(1, tasks.start[:, None])
+        assert o.start == "any" or int(ways.min()) >= 3
+    assert found[1].name == "5x5 dfs from a junction" and found[2].name == "5x5 wilson"
+
+
+@pytest.mark.parametrize(("sets", "factors", "message"), [
+    ([MazeSet(3, 2, 1), MazeSet(2, 2, 1)], [1.0], "from a junction .* 2 x 2"), ([MazeSet(3, 2, 1)], [], "factors must"),
+])
+def test_what_cannot_be_measured_is_refused_before_anything_is(sets, factors, message):
+    with pytest.raises(ValueError, match=message):
+        measure(None, Recipe(), sets, factors, starts=["junction"])
+
+
+def test_table_holds_shares_and_wilson_intervals():
+    o = outcome(start="dead-end")
+    head, rule, line = lines([o], o.factors)
+    assert head.count("|") == rule.count("|") == line.count("|") and len(head) == len(line)
+    one, two = (estimate({0: row}) for row in o.solved)
+    assert cells(line) == ["9x9 prim", "dead-end", "4-9", "3", "1",
+                           f"{one.percent:.1f} [{one.wilson[0]:.1f}-{one.wilson[1]:.1f}]",
+                           f"{two.percent:.1f} [{two.wilson[0]:.1f}-{two.wilson[1]:.1f}]", "3"]
+    assert cells(head)[5:7] == ["1 x", "2 x"] and cells(line)[5].startswith("33.3 [")
+
+
+def test_many_factors_are_written_one_below_the_other():
+    factors = [float(n) for n in range(1, ABREAST + 2)]
+    o = outcome(factors, [[n > 3, True, False] for n in range(len(factors))])
+    wide = list(lines([outcome(factors[:-1], o.solved[:-1])], factors[:-1]))
+    long = list(lines([o, o], factors))
+    assert len(wide) == 3 and len(long) == 2 + 2 * len(factors)
+    assert len({len(line) for line in long if not line.startswith("|---")}) == 1 and len(long[0]) < 120
+    assert [cells(line)[5] for line in long[2 : 2 + len(factors)]] == [f"{factor:g}" for factor in factors]
+    assert cells(long[2])[6].startswith("33.3") and cells(long[8])[6].startswith("66.7")
+    assert cells(long[3])[:5] == [""] * 5
+
+
+def test_lines_come_as_soon_as_outcomes_do():
+    def slowly():
+        yield outcome()
+        raise KeyboardInterrupt
+
+    table = lines(slowly(), [1.0, 2.0])
+    assert cells([next(table) for _ in range(3)][2])[0] == "9x9 prim"
+    with pytest.raises(KeyboardInterrupt):
+        next(table)
+
+
+def test_file_holds_the_outcome_on_every_maze(tmp_path):
+    o = outcome()
+    record = json.loads(save_json(tmp_path / "a.json", [o], {"weights": "x.pt", "complete": False}).read_text())
+    assert record["weights"] == "x.pt" and record["complete"] is False and record["environment"]["versions"]["torch"]
+    assert record["sets"] == [{
+        "size": 9, "min_path": 4, "count": 3, "algorithm": "prim", "start": "any", "seed": TEST_SEED + 9,
+        "met_in_training": 1, "seconds": 2.6, "moves": [4, 8, 3], "solved": {"1": "100", "2": "110"}}]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_plot_shows_shares_and_bands_over_rising_factors():
+    plot = pytest.importorskip("poh_ext.solve.plot")
+    first, second = outcome((2.0, 0.5), ((True, True, False), (True, False, False))), outcome(start="corridor")
+    axis = plot.accuracy_over_passes([first, second], "title").axes[0]
+    assert axis.get_xscale() == "log" and axis.get_title() == "title"
+    x, y = axis.lines[0].get_data()
+    assert list(x) == [0.5, 2.0] and y == pytest.approx([100 / 3, 200 / 3])
+    band = axis.collections[0].get_paths()[0].vertices[:, 1]
+    intervals = [estimate({0: row}).wilson for row in first.solved]
+    assert {round(v, 6) for v in band} == {round(v, 6) for interval in intervals for v in interval}
+    names = [text.get_text() for text in axis.figure.legends[0].get_texts()]
+    assert names == ["9x9 prim, n = 3", "9x9 prim from a corridor, n = 3"]
+
+
+def test_one_command_makes_table_file_and_plot(tmp_path, capsys):
+    data, image = tmp_path / "e.json", tmp_path / "e.png"
+    assert cli.main(["evaluate", "--mazes", "5:4:6", "--algorithm", "dfs", "percolation", "dfs", "--start", "any",
+                     "corridor", "--passes", "1", "0.5", "1", "--json", str(data), "--plot", str(image)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [cells(line)[:2] for line in printed[2:6]] == [
+        ["5x5 dfs", "any"], ["5x5 dfs", "corridor"], ["5x5 percolation", "any"], ["5x5 percolation", "corridor"]]
+    assert printed[6:] == [f"wrote {data}", f"wrote {image}"] and image.read_bytes()[:4] == b"\x89PNG"
+    record = json.loads(data.read_text())
+    assert record["complete"] is True and record["weights"] == "baseline" and record["recipe"]["planner"] == "baseline"
+    assert [list(s["solved"]) for s in record["sets"]] == [["1", "0.5"]] * 4
+
+
+def test_what_was_measured_before_a_stop_is_kept(tmp_path, monkeypatch):
+    data, calls = tmp_path / "e.json", []
+
+    def stopped_at_the_second(model, tasks, factors):
+        calls.append(len(tasks))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return torch.ones(len(factors), len(tasks), dtype=torch.bool)
+
+    monkeypatch.setattr("poh_ext.solve.outcomes.exact_over_passes", stopped_at_the_second)
+    assert cli.main(["evaluate", "--mazes", "4:3:5", "5:3:6", "--json", str(data)]) == cli.INTERRUPTED
+    record = json.loads(data.read_text())
+    assert record["complete"] is False and [s["size"] for s in record["sets"]] == [4] and calls == [5, 6]
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--start", "exit"], "invalid choice: 'exit'"),
+    (["--algorithm", "dfs", "x"], "invalid choice: 'x'"),
+    (["--json", "/nowhere/at/all.json"], "--json /nowhere/at/all.json: its folder does not exist"),
+    (["--plot", "/nowhere/at/all.png"], "--plot /nowhere/at/all.png: its folder does not exist"),
+    (["--mazes", "2:2:1", "--start", "junction"], "no path of at least min_path = 2 cells from a junction"),
+    (["--passes", "inf"], "factors must be positive"),
+])
+def test_bad_options_end_with_code_2_and_say_why(options, message, capsys):
+    try:
+        code = cli.main(["evaluate", *options])
+    except SystemExit as stopped:
+        code = stopped.code
+    captured = capsys.readouterr()
+    assert code == 2 and message in captured.err and not captured.out
+
+
+def test_a_plot_without_matplotlib_is_refused_before_any_work(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["evaluate", "--plot", "x.png"])
+    assert "needs matplotlib" in capsys.readouterr().err
