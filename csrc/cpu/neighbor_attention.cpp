@@ -47,9 +47,9 @@ struct Inputs {
                                 bias.data() + h * shape.slots(),
                                 key_offset.data() + h * table,
                                 value_offset.data() + h * table,
-                                neighbors,
-                                b,
-                                scale};
+                                neighbors.block(b, 0),
+                                scale,
+                                shape.N};
       f(head, b, h, room.get() + 3 * rows);
     }
   }

@@ -5,27 +5,33 @@
 
 namespace poh {
 
-// What a head reads: rows of its maze, tables of its own, and the lists of its maze.
-template <class A, int NV, int S>
+// What a head reads: rows of its maze, tables of its own, and the lists of the cells that attend: all cells of the maze,
+// or, if `listed`, those in `cells` alone, with outputs in the order of that list.
+template <class A, int NV, int S, bool listed = false>
 struct Head {
   static constexpr int64_t W = kLanes<A>;
   const AttentionShape& shape;
   int64_t vectors_, padded;
   Rows<A> q, k, v;
   const A *bias, *key_offset, *value_offset;  // [slots], [slots, padded] twice
-  const Neighbors& neighbors;
-  int64_t b;
+  const int32_t* lists;  // as Neighbors::block, for the cells that attend
   A scale;
+  int64_t count;         // of the cells that attend
+  const int32_t* cells = nullptr;
 
   int64_t vectors() const { return NV ? NV : vectors_; }
   int64_t slots() const { return S ? S : shape.slots(); }
+  const int32_t* block(int64_t first) const { return lists + first * shape.C; }
+  int64_t cell(int64_t i) const {
+    i = std::min(i, count - 1);  // past the last: the last one
+    return listed ? cells[i] : i;
+  }
 
-  // The cells of slot s of the W cells from `first` on. Past the last cell of the maze: the last one.
+  // The cells of slot s of the W cells from `first` on.
   void targets(const int32_t* lists, int64_t s, int64_t first, int64_t (&to)[W]) const {
     for (int64_t r = 0; r < W; ++r) {
-      const int64_t own = std::min(first + r, shape.N - 1);
       const int32_t j = s == 0 ? -1 : lists[(s - 1) * W + r];
-      to[r] = j < 0 ? own : j;
+      to[r] = j < 0 ? cell(first + r) : j;
     }
   }
 
@@ -37,8 +43,7 @@ struct Head {
       targets(lists, s, first, to);
       const A* const added = offset + s * padded;
       store(products + s * W, sums_by_lane<A>([&](int r) {
-              const int64_t own = std::min(first + r, shape.N - 1);
-              return lane_products<A, NV>(a[own], rows[to[r]], added, vectors());
+              return lane_products<A, NV>(a[cell(first + r)], rows[to[r]], added, vectors());
             }));
     }
   }
@@ -86,41 +91,41 @@ struct Head {
   void forward(T* out, int64_t out_stride, A* kept, A* room) const {
     A* const weights = room;  // [slots, W]
     A* const row = room + slots() * W;
-    for (int64_t first = 0; first < shape.N; first += W) {
-      const int32_t* const lists = neighbors.block(b, first / W);
-      const int64_t count = std::min(W, shape.N - first);
+    for (int64_t first = 0; first < count; first += W) {
+      const int32_t* const lists = block(first);
+      const int64_t here = std::min(W, count - first);
       dots(q, k, key_offset, first, lists, weights);
       softmax(weights, lists);
-      for (int64_t r = 0; r < count; ++r) {
-        weighted(weights, v, value_offset, lists, first + r, r, row);
+      for (int64_t r = 0; r < here; ++r) {
+        weighted(weights, v, value_offset, lists, cell(first + r), r, row);
         store_row(row, shape.D, out + (first + r) * out_stride);
       }
       if (kept == nullptr) continue;
       for (int64_t s = 0; s < slots(); ++s) {
-        if (count == W) {
+        if (here == W) {
           store(kept + s * shape.N + first, load(weights + s * W));
         } else {
-          store_part(kept + s * shape.N + first, load(weights + s * W), count);
+          store_part(kept + s * shape.N + first, load(weights + s * W), here);
         }
       }
     }
   }
 
   // The weights of W cells, and the gradients of their scores; 0 past the last cell.
-  void score_gradients(const A* kept, const Rows<A>& g, int64_t first, int64_t count, const int32_t* lists, A* weights,
+  void score_gradients(const A* kept, const Rows<A>& g, int64_t first, int64_t here, const int32_t* lists, A* weights,
                        A* gradients) const {
     dots(g, v, value_offset, first, lists, gradients);
     Vector<A> mean{};
     for (int64_t s = 0; s < slots(); ++s) {
       const A* const from = kept + s * shape.N + first;
-      const Vector<A> p = count == W ? load(from) : load_part(from, count);
+      const Vector<A> p = here == W ? load(from) : load_part(from, here);
       store(weights + s * W, p);
       mean += p * load(gradients + s * W);
     }
     for (int64_t s = 0; s < slots(); ++s) {
       A* const at = gradients + s * W;
       store(at, attention_score_gradient(load(weights + s * W), load(at), mean));
-      for (int64_t r = count; r < W; ++r) at[r] = 0;
+      for (int64_t r = here; r < W; ++r) at[r] = 0;
     }
   }
 
@@ -137,11 +142,11 @@ struct Head {
   }
 
   // to_s += sum over the cells of factors_s x_i.
-  void add_to_table(const A* factors, const Rows<A>& x, int64_t first, int64_t count, A* to) const {
+  void add_to_table(const A* factors, const Rows<A>& x, int64_t first, int64_t here, A* to) const {
     for (int64_t d = 0; d < vectors(); ++d) {
       for (int64_t s = 0; s < slots(); ++s) {
         Vector<A> sum{};
-        for (int64_t r = 0; r < count; ++r) sum += load(x[first + r] + d * W) * factors[s * W + r];
+        for (int64_t r = 0; r < here; ++r) sum += load(x[first + r] + d * W) * factors[s * W + r];
         A* const at = to + s * padded + d * W;
         store(at, load(at) + sum);
       }
@@ -153,24 +158,24 @@ struct Head {
   void backward(const Rows<A>& g, const A* kept, T* dq, int64_t stride, A* dk, A* dv, A* d_bias, A* d_key, A* d_value,
                 A* room) const {
     A *const weights = room, *const gradients = weights + slots() * W, *const row = gradients + slots() * W;
-    for (int64_t first = 0; first < shape.N; first += W) {
-      const int32_t* const lists = neighbors.block(b, first / W);
-      const int64_t count = std::min(W, shape.N - first);
-      score_gradients(kept, g, first, count, lists, weights, gradients);
+    for (int64_t first = 0; first < count; first += W) {
+      const int32_t* const lists = block(first);
+      const int64_t here = std::min(W, count - first);
+      score_gradients(kept, g, first, here, lists, weights, gradients);
       for (int64_t s = 0; s < slots(); ++s) {
         const Vector<A> ds = load(gradients + s * W);
         if (d_bias != nullptr) store(d_bias + s * W, load(d_bias + s * W) + ds);
         store(gradients + s * W, ds * scale);
       }
-      for (int64_t r = 0; r < count; ++r) {
+      for (int64_t r = 0; r < here; ++r) {
         const int64_t own = first + r;
         weighted(gradients, k, key_offset, lists, own, r, row);
         store_row(row, shape.D, dq + own * stride);
         scatter(gradients, q[own], lists, own, r, dk);
         scatter(weights, g[own], lists, own, r, dv);
       }
-      if (d_key != nullptr) add_to_table(gradients, q, first, count, d_key);
-      if (d_value != nullptr) add_to_table(weights, g, first, count, d_value);
+      if (d_key != nullptr) add_to_table(gradients, q, first, here, d_key);
+      if (d_value != nullptr) add_to_table(weights, g, first, here, d_value);
     }
   }
 };

@@ -52,7 +52,7 @@ class Planner(nn.Module):
     """Base of the planners. A planner is a state of every cell, refined in passes over the same blocks.
 
     A subclass sets `blocks` and gives `_begin(tokens)`, the state before the first pass, `_pass(state, tokens,
-    neighbors, step)`, the state after another, `_cells(state)`, its [B, N, d], and `_end(state)`, told the last one.
+    neighbors, step, tolerance)`, the state after another, `_cells(state)`, its [B, N, d], and `_end(state)`, told the last one.
     """
 
     def __init__(self, size, *, d_model, n_heads, d_ff, depth, passes, cell_features, maze_enc, dropout,
@@ -117,14 +117,14 @@ class Planner(nn.Module):
                     raise IndexError(f"{name}[{i}] is {int(cells[i])}, but cells are 0 to {n_cells - 1}")
 
     def hidden(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None,
-               grad_passes: int | None = None) -> Tensor:
+               grad_passes: int | None = None, tolerance: float = 0.0) -> Tensor:
         """State of every cell before the policy head, [B, N, d_model]: the `hidden` of the linear loss,
         whose `weight` and `bias` are `model.head.weight` and `model.head.bias`. Arguments as in `forward`."""
         return self.hidden_passes(mazes, start, goal, after=(self.passes if passes is None else passes,),
-                                  grad_passes=grad_passes)[0]
+                                  grad_passes=grad_passes, tolerance=tolerance)[0]
 
     def hidden_passes(self, mazes, start: Tensor, goal: Tensor, *, after: Sequence[int],
-                      grad_passes: int | None = None) -> list[Tensor]:
+                      grad_passes: int | None = None, tolerance: float = 0.0) -> list[Tensor]:
         """`hidden` after several numbers of passes of one run, for deep supervision.
 
         Args:
@@ -132,6 +132,7 @@ class Planner(nn.Module):
             after: numbers of passes, rising; the last is how many are run.
             grad_passes: None: gradients through all passes. n: each state has gradients through the n passes before
                 it; passes that serve none so run without a graph, and what they started from gets no gradient.
+            tolerance: as in `forward`.
 
         Returns:
             A [B, N, d_model] for each of `after`.
@@ -141,6 +142,10 @@ class Planner(nn.Module):
             raise ValueError(f"after must be one or more rising numbers of passes, got {list(after)}")
         if grad_passes is not None:
             positive(grad_passes=grad_passes)
+        if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
+            raise TypeError(f"tolerance must be a number, got {tolerance!r}")
+        if not 0 <= tolerance < math.inf:
+            raise ValueError(f"tolerance must be at least 0 and finite, got {tolerance}")
         self._check(mazes, start, goal)
         neighbors = maze_graph.neighbors(mazes.passages) if self.valid_heads else None
         tokens = self.embed(mazes.passages, start, goal)
@@ -149,23 +154,23 @@ class Planner(nn.Module):
         state, found, graph, step = self._begin(tokens), [], torch.is_grad_enabled(), 0
         for n in after:
             while step < n:
-                if (fast := self._without_graph(state, tokens, neighbors, step, n)) is not None:
-                    state, step = fast, n
-                elif graph and grad_passes is not None:
-                    with torch.set_grad_enabled(n - step <= grad_passes):
-                        state, step = self._pass(state, tokens, neighbors, step), step + 1
-                else:
-                    state, step = self._pass(state, tokens, neighbors, step), step + 1
+                with torch.set_grad_enabled(graph and (grad_passes is None or n - step <= grad_passes)):
+                    kept = 0.0 if torch.is_grad_enabled() else tolerance
+                    end = n if grad_passes is None or not graph else max(step + 1, n - grad_passes)
+                    if (fast := self._without_graph(state, tokens, neighbors, step, end, kept)) is not None:
+                        state, step = fast, end
+                    else:
+                        state, step = self._pass(state, tokens, neighbors, step, kept), step + 1
             found.append(self._cells(state))
         self._end(state)
         return found
 
-    def _without_graph(self, state, tokens: Tensor, neighbors: Tensor | None, step: int, end: int):
+    def _without_graph(self, state, tokens: Tensor, neighbors: Tensor | None, step: int, end: int, tolerance: float):
         """The state after passes step ... end - 1 by a faster way than `_pass`, where there is one; else None."""
         return None
 
     def forward(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None,
-                grad_passes: int | None = None) -> Tensor:
+                grad_passes: int | None = None, tolerance: float = 0.0) -> Tensor:
         """Policy logits: [B, N, N], entry [b, i, j] scoring the step from cell i to cell j; with head="moves"
         [B, N, 4], the steps up, down, left, right.
 
@@ -174,18 +179,23 @@ class Planner(nn.Module):
             start, goal: int64 [B], cell numbers in row-major order.
             passes: how many to run instead of the model's own number (`loops` or `R`).
             grad_passes: gradients through the last so many passes only; the others run without a graph.
+            tolerance: in passes without a graph a cell that moves by no more (in any feature) keeps its state, and
+                PoH's routing weights likewise. A cell is then at rest until one of its neighbours moves; where all
+                heads see neighbours only, the CPU kernel computes only the others: the cost of a pass is that of the
+                front of the news, whatever the size of the maze. 0: every cell in every pass.
 
         Raises:
             TypeError: mazes is no MazeBatch; start or goal is not an int64 tensor; passes is no int.
-            ValueError: wrong size, shape or device; fewer than one pass.
+            ValueError: wrong size, shape or device; fewer than one pass; tolerance negative or not finite.
             IndexError: a start or goal outside the grid (named with its place).
         """
-        return self.head(self.hidden(mazes, start, goal, passes=passes, grad_passes=grad_passes))
+        return self.head(self.hidden(mazes, start, goal, passes=passes, grad_passes=grad_passes, tolerance=tolerance))
 
-    def policy(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None) -> Tensor:
+    def policy(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None, tolerance: float = 0.0
+               ) -> Tensor:
         """Move logits [B, N, 4] (up, down, left, right), -inf where walled. With head="cells" they are the columns of
         `forward` at the passable neighbours, without computing the other N - 4 columns."""
-        x = self.hidden(mazes, start, goal, passes=passes)
+        x = self.hidden(mazes, start, goal, passes=passes, tolerance=tolerance)
         moves = self.head(x) if self.moves else self._neighbor_columns(x)
         bits = torch.tensor([1, 2, 4, 8], dtype=torch.uint8, device=x.device)
         return moves.masked_fill((mazes.passages.flatten(1).unsqueeze(-1) & bits) == 0, -math.inf)

@@ -31,11 +31,13 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def parameters_in_order(self) -> list[Tensor]:
-        """As poh_ext.ops.neighbor_passes wants them, of a block with biases whose heads all see neighbours."""
+        """As poh_ext.ops.neighbor_passes wants them, of a block whose heads all see neighbours."""
         a = self.attention
+        bias = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
+                   for layer in (self.expand, self.contract)]
         return [a.qkv.weight, a.qkv.bias, a.direction_bias, a.key_offset, a.value_offset, a.out.weight, a.out.bias,
-                self.norm1.weight, self.norm1.bias, self.expand.weight, self.expand.bias, self.contract.weight,
-                self.contract.bias, self.norm2.weight, self.norm2.bias]
+                self.norm1.weight, self.norm1.bias, self.expand.weight, bias[0], self.contract.weight, bias[1],
+                self.norm2.weight, self.norm2.bias]
 
     def feed_forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.contract(self.dropout(F.relu(self.expand(x)))))
@@ -85,6 +87,12 @@ class Router(nn.Module):
         self.fast_norm = nn.LayerNorm(d_control)
         self.mix = nn.Linear(d_control, d_control, bias=False)
         self.logits = nn.Linear(d_control, n_heads)
+
+    def parameters_in_order(self) -> list[Tensor]:
+        """As poh_ext.ops.neighbor_passes wants them."""
+        cells = [p for cell, norm in ((self.slow, self.slow_norm), (self.fast, self.fast_norm))
+                 for p in (cell.weight_ih, cell.bias_ih, cell.weight_hh, cell.bias_hh, norm.weight, norm.bias)]
+        return [self.project.weight, self.project.bias, *cells, self.mix.weight, self.logits.weight, self.logits.bias]
 
     def forward(self, tokens: Tensor, state: tuple[Tensor, Tensor] | None, step: int):
         """Tokens [B, N, d] -> (weights [B, H] or [B, N, H], entropy [B] or [B, N] in nats, new state)."""

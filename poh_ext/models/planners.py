@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from poh_ext.models.base import Planner, choice, positive
 from poh_ext.models.layers import Block, Router
 from poh_ext.models.routing_override import check_override, overridden
-from poh_ext.ops.neighbor_passes import has_passes, neighbor_passes
+from poh_ext.models.without_graph import fused_passes, kernel_serves, routers_of, routers_state, settled
 
 __all__ = ["BaselinePlanner", "PoHPlanner"]
 
@@ -71,24 +71,19 @@ class BaselinePlanner(Planner):
     def _begin(self, tokens: Tensor) -> Tensor:
         return tokens
 
-    def _pass(self, x: Tensor, tokens: Tensor, neighbors: Tensor | None, step: int) -> Tensor:
+    def _pass(self, x: Tensor, tokens: Tensor, neighbors: Tensor | None, step: int, tolerance: float) -> Tensor:
+        before = x
         if step and self.reinject:
             x = x + tokens
         for block in self.blocks:
             x = block(x, None, neighbors)
-        return x
+        return settled(before, x, tolerance)
 
-    def _without_graph(self, x: Tensor, tokens: Tensor, neighbors: Tensor | None, step: int, end: int) -> Tensor | None:
-        block = self.blocks[0]
-        if self.valid_heads < block.attention.n_heads or self.norm != "post" or not has_passes(x):
+    def _without_graph(self, x: Tensor, tokens: Tensor, neighbors: Tensor | None, step: int, end: int,
+                       tolerance: float) -> Tensor | None:
+        if not kernel_serves(self, x, tolerance):
             return None
-        if self.training and block.dropout.p > 0:
-            return None
-        return neighbor_passes(
-            x, tokens, neighbors, [block.parameters_in_order() for block in self.blocks], heads=self.valid_heads,
-            d_ff=block.expand.out_features, passes=end - step, inject=self.reinject, inject_first=step > 0,
-            eps=block.norm1.eps,
-        )
+        return fused_passes(self, x, tokens, neighbors, step, end, tolerance)[0]
 
     def _cells(self, state: Tensor) -> Tensor:
         return state
@@ -102,6 +97,7 @@ class _State(NamedTuple):
 
     cells: Tensor
     routers: list
+    held: list
     entropies: list
     weights: list
 
@@ -176,10 +172,10 @@ class PoHPlanner(Planner):
         self._entropy = self._weights = None  # frees the graph of the last forward before building this one
         if self._override is not None and self.training:
             raise RuntimeError("the routing is overridden, which is for evaluation: call eval() first")
-        return _State(tokens, [None] * len(self.blocks), [], [])
+        return _State(tokens, [None] * len(self.blocks), [None] * len(self.blocks), [], [])
 
-    def _pass(self, state: _State, tokens: Tensor, neighbors: Tensor | None, step: int) -> _State:
-        x, routers = state.cells, list(state.routers)
+    def _pass(self, state: _State, tokens: Tensor, neighbors: Tensor | None, step: int, tolerance: float) -> _State:
+        x, routers, held = state.cells, list(state.routers), list(state.held)
         refined = x if self.positions is None else x + self.positions.weight[: self.n_cells]
         if step and self.reinject:
             refined = refined + tokens
@@ -188,13 +184,29 @@ class PoHPlanner(Planner):
             routed, entropy, routers[i] = router(refined, routers[i], step)
             if self._override is not None:
                 routed, entropy = overridden(self._override, i, routed, entropy)
+            if tolerance > 0 and held[i] is not None:
+                routed = settled(held[i], routed, tolerance)
+                entropy = torch.special.entr(routed).sum(-1)
+            held[i] = routed.detach()
             refined = block(refined, routed * scale[i], neighbors)
             state.entropies.append(entropy.mean())
             # Per token they are as large as the state itself: hundreds of passes at test must not add them up.
             if not self.per_token or step < self.R:
-                state.weights.append(routed.detach())
-        x = refined if self.alpha is None else torch.lerp(x, refined, self.alpha)
-        return _State(x, routers, state.entropies, state.weights)
+                state.weights.append(held[i])
+        new = refined if self.alpha is None else torch.lerp(x, refined, self.alpha)
+        return _State(settled(x, new, tolerance), routers, held, state.entropies, state.weights)
+
+    def _without_graph(self, state: _State, tokens: Tensor, neighbors: Tensor | None, step: int, end: int,
+                       tolerance: float) -> _State | None:
+        published = self.alpha is not None or self.positions is not None
+        if published or self.per_token or self._override is not None or not kernel_serves(self, state.cells, tolerance):
+            return None
+        routers = routers_of(self, self.gains * self.route_scale, state.routers, state.held, state.cells)
+        x, after, used = fused_passes(self, state.cells, tokens, neighbors, step, end, tolerance, routers)
+        used = used.flatten(0, 1)
+        entropies = torch.special.entr(used).sum(-1).mean(-1)
+        return _State(x, *routers_state(after, used.shape[-1]), state.entropies + list(entropies),
+                      state.weights + list(used))
 
     def _cells(self, state: _State) -> Tensor:
         return state.cells

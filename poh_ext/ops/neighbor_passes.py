@@ -3,6 +3,8 @@ wherever a gradient is wanted, the planners' own blocks are what it stands for."
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -18,23 +20,61 @@ def has_passes(x: Tensor) -> bool:
     return x.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
 
 
+class Routers(NamedTuple):
+    """The pooled routers of a PoH planner's blocks, for `neighbor_passes`.
+
+    Attributes:
+        parameters: of each router, in the kernel's order: project; slow cell (from the input, from the state), its norm;
+            fast cell, its norm; mix; logits. Weights before biases.
+        scale: [depth, H], factors on the routing weights.
+        state: float32 [depth, B, 2 (d // 2) + H]: slow, fast, the weights in use; zeros before the first pass.
+        T: the slow cell moves on passes 0, T, 2 T, ...
+        temperature: of the softmax.
+    """
+
+    parameters: list[list[Tensor]]
+    scale: Tensor
+    state: Tensor
+    T: int
+    temperature: float
+
+
 def neighbor_passes(x: Tensor, tokens: Tensor, neighbors: Tensor, blocks: list[list[Tensor]], *, heads: int, d_ff: int,
-                    passes: int, inject: bool, inject_first: bool, eps: float) -> Tensor:
-    """The state [B, N, d] after so many passes over the blocks.
+                    step: int, passes: int, inject: bool, eps: float, tolerance: float = 0.0,
+                    routers: Routers | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """The state after passes step ... step + passes - 1 over the blocks.
 
     Args:
-        x, tokens: [B, N, d]; tokens are added before each pass if `inject` (before the first only if inject_first).
+        x, tokens: [B, N, d]; tokens are added before each pass but pass 0 if `inject`.
         blocks: of each block, the parameters in the kernel's order: qkv, direction bias, offsets of keys and values,
             output projection, first norm, expanding and contracting layer, second norm; weights before biases.
+        tolerance: a cell that a pass moves by no more keeps its state, and routing weights likewise. Above 0 for one
+            block only.
+        routers: None: the heads are added up as they are.
+
+    Returns:
+        x [B, N, d], the routers' state, the routing weights used [passes, depth, B, H]; both empty without routers.
     """
-    weights = torch.stack([torch.cat([p.detach().flatten() for p in block]) for block in blocks])
+    weights = _rows(blocks)
+    scale = x.new_ones(len(blocks), heads) if routers is None else routers.scale.detach().to(weights.dtype)
     return torch.ops.poh_ext.neighbor_passes(
-        x, tokens, neighbors, weights, heads, d_ff, passes, inject, inject_first, eps
+        x, tokens, neighbors, torch.cat([weights, scale], dim=1), heads, d_ff, step, passes, inject, eps, tolerance,
+        None if routers is None else _rows(routers.parameters), None if routers is None else routers.state,
+        1 if routers is None else routers.T, 1.0 if routers is None else routers.temperature,
     )
+
+
+def _rows(parameters: list[list[Tensor]]) -> Tensor:
+    return torch.stack([torch.cat([p.detach().flatten() for p in each]) for each in parameters])
 
 
 if has_kernel(torch.device("cpu")):
 
     @torch.library.register_fake("poh_ext::neighbor_passes")
-    def _(x, tokens, candidates, weights, heads, d_ff, passes, inject, inject_first, eps):
-        return torch.empty_like(x, memory_format=torch.contiguous_format)
+    def _(x, tokens, candidates, weights, heads, d_ff, step, passes, inject, eps, tolerance, routers, router_state,
+          slow_period, temperature):
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        if routers is None:
+            return out, x.new_empty(0), x.new_empty(0)
+        return (out, torch.empty_like(router_state, memory_format=torch.contiguous_format),
+                x.new_empty(passes, weights.shape[0], x.shape[0], heads))
