@@ -6,36 +6,13 @@ import pytest
 import torch
 
 import poh_ext
-from poh_ext.models import BaselinePlanner, PoHPlanner, gflop_per_maze, parameter_count, planners
-from tests.cases import needs_kernels
-
-SHAPE = {"d_model": 16, "n_heads": 4, "d_ff": 24, "depth": 2, "dropout": 0.0}
-FREE = {"valid_heads": 4, "norm": "post", "head": "moves", "positions": "none", "reinject": True, "cell_features": 6}
-PLANNERS = {
-    "baseline": (BaselinePlanner, {"loops": 3}),
-    "pooled": (PoHPlanner, {"R": 3, "T": 2, "residual": "none", "route_scale": 4.0}),
-    "token": (PoHPlanner, {"R": 3, "T": 2, "residual": "none", "routing": "token"}),
-    "rezero": (PoHPlanner, {"R": 3, "T": 2}),
-}
+from poh_ext.models import BaselinePlanner, PoHPlanner, gflop_per_maze, parameter_count
+from tests.planner_cases import FREE, PLANNERS, SHAPE, make, problem
 
 COMBINATIONS = list(
     itertools.product((0, 1, 4), ("pre", "post"), ("cells", "moves"), ("absolute", "none"), (True, False))
 )
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def make(name, size=6, **options):
-    torch.manual_seed(0)
-    cls, own = PLANNERS[name]
-    model = cls(size, **{**SHAPE, **own, **FREE, **options})
-    if getattr(model, "alpha", None) is not None:
-        torch.nn.init.constant_(model.alpha, 0.7)
-    return model.eval()
-
-
-def problem(n=3, size=6, seed=0):
-    tasks = poh_ext.sample_tasks(n, size, min_path=4, seed=seed)
-    return tasks.mazes, tasks.start, tasks.goal
 
 
 @pytest.mark.parametrize("name", PLANNERS)
@@ -160,12 +137,12 @@ def test_gradient_through_the_last_passes_only(name):
     with torch.no_grad():
         state = model._begin(tokens)
         for step in range(4):
-            state = model._pass(state, tokens, neighbors, step)
+            state = model._pass(state, tokens, neighbors, step, 0.0)
     for step in (4, 5):
-        state = model._pass(state, tokens, neighbors, step)
+        state = model._pass(state, tokens, neighbors, step, 0.0)
     exact = gradients([model._cells(state)])
-    for n in exact:
-        torch.testing.assert_close(part[n], exact[n])
+    for n in exact:  # the first four may have been fused, in another order of sums
+        torch.testing.assert_close(part[n], exact[n], rtol=1e-3, atol=1e-4)
 
 
 def test_passes_that_serve_no_state_keep_no_graph():
@@ -270,88 +247,3 @@ def test_bad_options_of_poh_and_of_calls_are_named():
     for after in ((), (3, 3), (4, 2)):
         with pytest.raises(ValueError, match="after must be one or more rising numbers of passes"):
             model.hidden_passes(*args, after=after)
-
-
-@needs_kernels
-@pytest.mark.parametrize("shape", [SHAPE, {**SHAPE, "d_model": 48, "d_ff": 96, "depth": 1},
-                                   {**SHAPE, "d_model": 72, "n_heads": 2, "d_ff": 50}])  # fmt: skip
-@pytest.mark.parametrize("reinject", [True, False])
-def test_fused_passes_are_the_blocks_passes(shape, reinject, monkeypatch):
-    options = {**shape, "reinject": reinject, "valid_heads": shape["n_heads"]}
-    model = make("baseline", **options)
-    for p in model.parameters():  # biases and gains that tell
-        torch.nn.init.uniform_(p, -0.5, 0.5)
-    args = problem(5, (7, 9))
-    with torch.no_grad():
-        exact = [s.float() for s in model.double().hidden_passes(*args, after=(1, 3, 20))]
-    calls = []
-    kernel = planners.neighbor_passes
-    monkeypatch.setattr(planners, "neighbor_passes", lambda *a, **k: calls.append(k["passes"]) or kernel(*a, **k))
-    model.float()
-    with torch.no_grad():
-        found = model.hidden_passes(*args, after=(1, 3, 20))
-        torch.testing.assert_close(found, exact, rtol=2e-3, atol=2e-4)
-        assert calls == [1, 2, 17]
-        threads = torch.get_num_threads()
-        try:
-            torch.set_num_threads(3)
-            torch.testing.assert_close(model.hidden(*args, passes=20), found[-1], rtol=0, atol=0)
-        finally:
-            torch.set_num_threads(threads)
-        del calls[:]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            model(*args)
-        make("baseline", **{**options, "dropout": 0.1}).train()(*args)
-        make("baseline", **{**options, "norm": "pre"})(*args)
-        make("baseline", **{**options, "valid_heads": 1})(*args)
-        mazes, cells = poh_ext.generate_mazes(0, 5), torch.zeros(0, dtype=torch.int64)
-        assert not calls and model(mazes, cells, cells).shape == (0, 25, 4)
-    model(*args)
-    assert calls == [3]  # of the empty batch
-
-
-@needs_kernels
-def test_fused_passes_let_nan_through_and_leave_their_input():
-    model = make("baseline", depth=1)
-    mazes, _, _ = problem(2)
-    with torch.no_grad():
-        x = torch.randn(2, 36, 16)
-        x[0, 3, 5] = torch.nan
-        kept = x.clone()
-        out = model._without_graph(x, torch.zeros_like(x), mazes.neighbors(), 0, 1)
-        torch.testing.assert_close(x, kept, equal_nan=True)
-        expected = model.blocks[0](x, None, mazes.neighbors())
-        torch.testing.assert_close(out, expected, equal_nan=True)
-        assert out[0, 3].isnan().all() and out[1].isfinite().all()
-
-
-@needs_kernels
-def test_direct_calls_of_the_fused_passes_are_guarded():
-    x, candidates = torch.zeros(2, 9, 8), torch.full((2, 9, 4), -1)
-    size = 4 * 8 * 9 + 2 * 5 * (1 + 2 * 4) + 2 * 8 * 6 + 6 + 8 + 32
-
-    zeros = torch.zeros(1, size)
-
-    def call(x=x, tokens=x, candidates=candidates, weights=zeros, heads=2, d_ff=6, passes=1):
-        return torch.ops.poh_ext.neighbor_passes(
-            x, tokens, candidates, weights, heads, d_ff, passes, True, False, 1e-5
-        )
-
-    assert not call().any()
-    torch.library.opcheck(torch.ops.poh_ext.neighbor_passes.default,
-                          (x, x, candidates, torch.rand(1, size), 2, 6, 2, True, False, 1e-5))
-    for change, words in [
-        ({"x": x.double()}, "x must be float32"),
-        ({"tokens": x[:, :8]}, "tokens must have the shape of x"),
-        ({"tokens": x.double()}, "tokens has the wrong dtype"),
-        ({"heads": 3}, "x must have a multiple of 3 features, got 8"),
-        ({"passes": 0}, "d_ff and passes must be at least 1"),
-        ({"weights": torch.zeros(1, 7)}, "weights must have a row for each block"),
-        ({"candidates": candidates[:, :8]}, "candidates must have a list for each cell"),
-    ]:
-        with pytest.raises(ValueError, match=words):
-            call(**change)
-    with pytest.raises(IndexError, match=r"candidates\[1, 2, 3\] is 9, but there are 9 cells"):
-        wrong = candidates.clone()
-        wrong[1, 2, 3] = 9
-        call(candidates=wrong)

@@ -52,7 +52,8 @@ class Planner(nn.Module):
     """Base of the planners. A planner is a state of every cell, refined in passes over the same blocks.
 
     A subclass sets `blocks` and gives `_begin(tokens)`, the state before the first pass, `_pass(state, tokens,
-    neighbors, step, tolerance)`, the state after another, `_cells(state)`, its [B, N, d], and `_end(state)`, told the last one.
+    neighbors, step, tolerance)`, the state after another, `_cells(state)`, its [B, N, d], and `_end(state)`, told the
+    last one.
     """
 
     def __init__(self, size, *, d_model, n_heads, d_ff, depth, passes, cell_features, maze_enc, dropout,

@@ -1,4 +1,4 @@
-"""The planners' passes where no gradient is wanted: settled cells, and the kernel that runs hundreds of passes at once."""
+"""Passes where no gradient is wanted: settled cells, and the kernel that runs hundreds of passes at once."""
 
 from __future__ import annotations
 

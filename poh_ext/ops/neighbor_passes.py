@@ -24,8 +24,8 @@ class Routers(NamedTuple):
     """The pooled routers of a PoH planner's blocks, for `neighbor_passes`.
 
     Attributes:
-        parameters: of each router, in the kernel's order: project; slow cell (from the input, from the state), its norm;
-            fast cell, its norm; mix; logits. Weights before biases.
+        parameters: of each router, in the kernel's order: project; slow cell (from the input, from the state), its
+            norm; fast cell, its norm; mix; logits. Weights before biases.
         scale: [depth, H], factors on the routing weights.
         state: float32 [depth, B, 2 (d // 2) + H]: slow, fast, the weights in use; zeros before the first pass.
         T: the slow cell moves on passes 0, T, 2 T, ...
