@@ -234,7 +234,7 @@ class TestHeads:
         assert set(uniform.get_ydata()) == {25} and len(figure.axes[0].collections) == 2
         band = figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
         assert band.max() == pytest.approx(40.8, abs=0.01) and band.min() == pytest.approx(9.2, abs=0.01)
-        assert [t.get_text() for t in figure.legends[0].get_texts()] == ["neighbour heads", "wide heads", "uniform"]
+        assert [t.get_text() for t in figure.legends[0].get_texts()] == ["wide heads", "neighbour heads", "uniform"]
 
     def test_curves_of_each_head_of_many_and_of_many_passes(self, tmp_path):
         weights = torch.rand(24, 1, 5, 16).softmax(-1)

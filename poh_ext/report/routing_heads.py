@@ -45,7 +45,7 @@ def head_curves(results: Results) -> Figure | None:
         cells += [("", None, 0)] * (-depth % columns)
     if not cells:
         return None
-    figure, axes = panels(len(cells), columns, 4.4, 3.3)
+    figure, axes = panels(len(cells), columns, 4.4 if columns > 1 else 7.0, 3.3)
     handles: dict = {}
     for axis, (title, record, block) in zip(axes, cells, strict=True):
         if record is None:
@@ -53,9 +53,13 @@ def head_curves(results: Results) -> Figure | None:
             continue
         handles |= _panel(axis, record, block)
         axis.set_title(title, loc="left", fontsize=10)
-    figure.suptitle(f"Mean routing weight of a head over the test mazes of seed {records[0]['seed']}; "
+    figure.suptitle(f"Mean routing weight of a head over the test mazes of seed {records[0]['seed']};\n"
                     "band: the middle 80 % of the mazes")  # fmt: skip
-    legend(figure, list(handles.values()), list(handles), columns=8)
+    # Of planners with different heads: head 2 before head 10, uniform last.
+    names = sorted(handles, key=lambda name: (name == "uniform", len(name), name))
+    abreast = int(figure.get_figwidth() / 1.4)
+    figure.set_figheight(figure.get_figheight() + 0.25 * (len(names) // abreast))
+    legend(figure, [handles[name] for name in names], names, columns=abreast)
     return figure
 
 
@@ -66,7 +70,7 @@ def _panel(axis, record: dict, block: int) -> dict:
     mean, low, high = (100 * np.asarray(study[name])[:, block] for name in ("mean", "low", "high"))
     colors = [style[0] for style in STYLES.values()]
     for g, (name, _) in enumerate(_groups(record)):
-        color, line = colors[g % len(colors)], _LINES[g // len(colors) % len(_LINES)]
+        color, line = colors[g % len(colors)], _LINES[g % len(_LINES)]  # 5 and 4: 20 looks
         marker = "o" if len(passes) <= MOST_PASSES else None
         handles[name] = axis.plot(passes, mean[:, g], color=color, linestyle=line, marker=marker, markersize=3.5)[0]
         axis.fill_between(passes, low[:, g], high[:, g], color=color, alpha=0.15, linewidth=0)
