@@ -129,11 +129,11 @@ def test_plot_shows_shares_and_bands_over_rising_factors():
 
 def test_one_command_makes_table_file_and_plot(tmp_path, capsys):
     data, image = tmp_path / "e.json", tmp_path / "e.png"
-    assert cli.main(["evaluate", "--mazes", "5:4:6", "--algorithm", "dfs", "percolation", "dfs", "--start", "any",
+    assert cli.main(["evaluate", "--mazes", "4:3:6", "--algorithm", "dfs", "percolation", "dfs", "--start", "any",
                      "corridor", "--passes", "1", "0.5", "1", "--json", str(data), "--plot", str(image)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [cells(line)[:2] for line in printed[2:6]] == [
-        ["5x5 dfs", "any"], ["5x5 dfs", "corridor"], ["5x5 percolation", "any"], ["5x5 percolation", "corridor"]]
+        ["4x4 dfs", "any"], ["4x4 dfs", "corridor"], ["4x4 percolation", "any"], ["4x4 percolation", "corridor"]]
     assert printed[6:] == [f"wrote {data}", f"wrote {image}"] and image.read_bytes()[:4] == b"\x89PNG"
     record = json.loads(data.read_text())
     assert record["complete"] is True and record["weights"] == "baseline" and record["recipe"]["planner"] == "baseline"

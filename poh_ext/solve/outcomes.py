@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -120,11 +121,15 @@ def seen_in_training(recipe: Recipe, tasks: MazeTasks) -> int:
     """How many of the test mazes the training of this recipe met: its mazes are made again and compared."""
     low, high = recipe.sizes
     size = tasks.mazes.height
-    if not low <= size <= high:
-        return 0
-    keys = [batch.mazes.hash() for step in range(recipe.steps)
-            if (batch := recipe.batch(step)).mazes.height == size]
-    return int(torch.isin(tasks.keys(), torch.cat(keys)).sum()) if keys else 0
+    return int(torch.isin(tasks.keys(), _met(recipe, size)).sum()) if low <= size <= high else 0
+
+
+@functools.cache  # the same for every algorithm and start
+def _met(recipe: Recipe, size: int) -> torch.Tensor:
+    """int64: keys of the training's mazes of this size."""
+    batches = (recipe.batch(step) for step in range(recipe.steps))
+    keys = [batch.mazes.hash() for batch in batches if batch.mazes.height == size]
+    return torch.cat(keys) if keys else torch.zeros(0, dtype=torch.int64)
 
 
 def save_json(path: Path, outcomes: Sequence[Outcome], about: dict[str, Any]) -> Path:
