@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 import poh_ext
+from poh_ext._files import write_atomically
 from poh_ext.bench import machine
 from poh_ext.bench.case import OURS, Case
 from poh_ext.bench.cases import GROUPS
 from poh_ext.bench.timing import Spread, interleave, ratio
-from poh_ext.report.results import write_atomically
 
 TOO_LONG_FOR_QUICK = {("loss", "lm"), ("linear", "lm"), ("train", "poh")}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 import poh_ext
+from poh_ext._files import write_atomically
 from poh_ext.bench import machine
 from poh_ext.bench.case import with_gradients
 from poh_ext.bench.timing import Spread, interleave
-from poh_ext.report.results import write_atomically
 
 CPU = torch.device("cpu")
 START = {"B": 16, "N": 1024, "V": 1024, "K": 2}

@@ -12,15 +12,14 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 
+from poh_ext._files import write_atomically
 from poh_ext.report.routing_record import check_routing
 
 __all__ = ["SCHEMA_VERSION", "Results", "Row", "label", "plain", "write_atomically"]
@@ -28,7 +27,7 @@ __all__ = ["SCHEMA_VERSION", "Results", "Row", "label", "plain", "write_atomical
 SCHEMA_VERSION = 1
 PROTOCOLS = ("default", "as-published")
 STATUSES = ("complete", "interrupted")
-_NAMES = {"poh": "PoH", "poh_shallow": "shallow PoH", "random": "random policy"}
+_NAMES = {"poh": "PoH", "poh_shallow": "shallow PoH", "poh_token": "PoH per token", "random": "random policy"}
 
 
 def label(model: str, trained: bool = True, scale: str = "") -> str:
@@ -197,30 +196,6 @@ class Results:
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         return results
-
-
-def write_atomically(path: str | os.PathLike, data: bytes | Callable[[BinaryIO], None]) -> Path:
-    """Write a file in one step, making its folder: a reader sees the old file or the new, never half of one.
-
-    `data` may be a function that writes to the file it is given, so that what is large never lies in memory twice.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, because os.replace is atomic only within one file system.
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            if callable(data):
-                data(file)
-            else:
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name on empty blocks
-        os.replace(part, path)
-    except BaseException:  # Ctrl-C too
-        part.unlink(missing_ok=True)
-        raise
-    return path
 
 
 def _check_fields(cls, record, what: str) -> None:

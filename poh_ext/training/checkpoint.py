@@ -8,15 +8,13 @@ The files are plain `torch.save` archives of tensors, numbers and strings: `torc
 
 from __future__ import annotations
 
-import pickle
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from poh_ext.report.results import write_atomically
+from poh_ext._files import read_archive, write_atomically
 from poh_ext.training.resume import first_difference
 
 __all__ = ["FORMAT", "KEPT", "VERSION", "Checkpoints", "read_archive"]
@@ -91,28 +89,3 @@ class Checkpoints:
             raise ValueError(f"is of another training: {different}")
         if shapes != {name: tensor.shape for name, tensor in model.state_dict().items()}:
             raise ValueError("is of another planner: its weights have other names or shapes")
-
-
-def read_archive(path: Path, kind: str, version: int) -> dict[str, Any]:
-    """The dict that was saved, on the CPU. ValueError: the file is damaged or not of this kind and version.
-
-    torch.load does not notice flipped bits in a tensor; the checksums of the archive do.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"is damaged: the checksum of {damaged} is wrong")
-        record = torch.load(path, map_location="cpu", weights_only=True)
-    except ValueError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise ValueError("is damaged or no checkpoint: it holds more than tensors and plain values") from error
-    except Exception as error:  # zipfile and torch raise a dozen types for what a damaged file may hold
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"is damaged or no checkpoint: {reason}") from error
-    if not isinstance(record, dict) or record.get("format") != kind:
-        raise ValueError(f"is not a {kind}")
-    if record.get("version") != version:
-        raise ValueError(f"has version {record.get('version')!r}; this poh_ext reads {version}")
-    return record
