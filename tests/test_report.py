@@ -153,9 +153,9 @@ class TestWriteReport:
         results = make_scaling(("tiny", "small"), n=40, ablation=True)
         text = write_report(results, tmp_path)[1].read_text()
         summary = text[text.index("## Verdict") :].split("\n\n")[1].splitlines()
-        assert len(summary) == 2 + 2 * 3
+        assert len(summary) == 2 + 2 * 4
         assert summary[2].startswith("| tiny PoH - tiny baseline | +20.0 [") and summary[2].endswith("| yes |")
-        assert summary[-1].startswith("| small PoH - small shallow PoH | +10.0 [")
+        assert summary[-1].startswith("| small PoH - small PoH per token | +12.5 [")
         lines = verdicts(results)
         assert sum(line.startswith("depth > width? ") for line in lines) == 4
         assert any(re.match("equal passes: reached: tiny PoH - tiny looped baseline = [+]0.0", line) for line in lines)

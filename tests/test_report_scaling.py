@@ -68,11 +68,11 @@ def test_every_opponent_has_a_line_and_no_interval_hides_another():
     figure = scaling_panels(make_scaling(ablation=True))
     axis = figure.axes[3]
     places = {}
-    for opponent, marker in zip(OPPONENTS, "osv", strict=True):
+    for opponent, marker in zip(OPPONENTS, "osvD", strict=True):
         found = points(axis, marker) + points(axis, marker, filled=False)
         places[opponent] = sorted(x for x, _ in found)
         assert len(found) == 3
-    assert len({x[0] for x in places.values()}) == 3
+    assert len({x[0] for x in places.values()}) == 4
     names = {text.get_text() for text in figure.legends[0].get_texts()}
     assert {f"PoH - {label(o)}, paired" for o in OPPONENTS} | {"random policy", "shallow PoH, untrained"} <= names
 

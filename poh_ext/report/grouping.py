@@ -6,7 +6,7 @@ from poh_ext.report.results import Results, Row
 
 __all__ = ["chance_rows", "group_rows", "sizes", "unchanged"]
 
-_ORDER = {"baseline": 0, "looped_baseline": 1, "poh": 2, "poh_shallow": 3, "random": 5}
+_ORDER = {"baseline": 0, "looped_baseline": 1, "poh": 2, "poh_token": 3, "poh_shallow": 4, "random": 6}
 
 
 def group_rows(results: Results) -> dict[tuple[str, str, bool], list[Row]]:
@@ -15,7 +15,7 @@ def group_rows(results: Results) -> dict[tuple[str, str, bool], list[Row]]:
     scales += [row.scale for row in results.rows if row.scale not in scales]
 
     def place(row):
-        return scales.index(row.scale), row.model == "random", not row.trained, _ORDER.get(row.model, 4)
+        return scales.index(row.scale), row.model == "random", not row.trained, _ORDER.get(row.model, 5)
 
     groups: dict[tuple[str, str, bool], list[Row]] = {}
     for row in sorted(results.rows, key=lambda r: (*place(r), r.seed)):

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OPPONENTS", "scaling_panels"]
 
-OPPONENTS = ("baseline", "looped_baseline", "poh_shallow")  # what PoH is compared with, where it was trained
+# What PoH is compared with, where it was trained.
+OPPONENTS = ("baseline", "looped_baseline", "poh_shallow", "poh_token")
 
 
 def scaling_panels(results: Results) -> Figure | None:

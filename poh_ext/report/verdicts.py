@@ -12,7 +12,8 @@ from poh_ext.report.statistics import MEASURES, compare
 __all__ = ["verdicts"]
 
 # Which question the comparison answers, where the names of the models do not say it.
-LEADS = {"baseline": "", "looped_baseline": "equal passes: ", "poh_shallow": "depth > width? "}
+LEADS = {"baseline": "", "looped_baseline": "equal passes: ", "poh_shallow": "depth > width? ",
+         "poh_token": "routing per maze or per cell: "}
 
 
 def verdicts(results: Results) -> list[str]:
