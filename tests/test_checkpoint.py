@@ -25,6 +25,12 @@ SCRIPT = ROOT / "experiments" / "run_12x12_8m_benchmark.py"
 TINY = {"train": 10, "test": 6, "epochs": 3, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
         "depth": 1, "R": 2, "warmup_steps": 2, "lr": 1e-2, "route_ent_weight": 0.01, "device": "cpu",
         "precision": "float32"}  # 3 epochs of 3 steps, the last one of 2 mazes
+# All that --preset solve switches on, and deep supervision.
+SOLVE = {"train": "online", "steps_per_epoch": 3, "train_sizes": (3, 5), "supervision": "all", "train_R": (2, 4),
+         "train_R_growth": 9, "grad_passes": 3, "R": 8, "ema": 0.99, "deep_supervision": 2, "weight_decay": 0.1,
+         "d_model": 16, "d_ff": 24, "dropout": 0.1, "cell_features": 6, "valid_heads": 3, "norm": "post",
+         "head": "moves", "positions": "none", "reinject": "on", "residual": "none", "route_scale": "heads",
+         "parity": "none"}
 ME = {"experiment": "a test", "parts": {"row": "poh"}, "config": {"lr": 1e-3}, "environment": {"device": "cpu"}}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -77,8 +83,9 @@ def same(a, b):
 
 @pytest.mark.parametrize("name, changes", [
     ("poh", {}), ("baseline", {"ent_anneal": True}), ("poh", {"train": "online", "steps_per_epoch": 3}),
-    ("poh", {"precision": "bfloat16"}),
-], ids=["poh", "baseline", "online", "bfloat16"])
+    ("poh", {"precision": "bfloat16"}), ("looped_baseline", SOLVE), ("poh_token", {**SOLVE, "precision": "bfloat16"}),
+    ("poh", {"ema": 0.9, "train_R": (1, 4), "grad_passes": 2, "R": 3, "deep_supervision": 2, "weight_decay": 0.3}),
+], ids=["poh", "baseline", "online", "bfloat16", "solve", "solve-token", "levers"])
 def test_a_training_stopped_before_any_step_goes_on_bit_for_bit(name, changes, tmp_path, capsys):
     config = tiny(**changes)
     weights, whole, log = train(tmp_path / "straight", config, name)

@@ -1,15 +1,15 @@
-"""Supervision of every cell against breadth-first search, and batches that depend on seed and step alone."""
+"""Supervision of moves against breadth-first search and sums over single cells."""
 
+import itertools
 from collections import deque
 
 import pytest
 import torch
 
-from poh_ext import generate_mazes
-from poh_ext.training.every_cell import UNSUPERVISED, every_cell_batch, every_cell_loss, next_move_targets
+from poh_ext import generate_mazes, sample_tasks
+from poh_ext.training.every_cell import UNSUPERVISED, moves_loss, next_move_targets, on_paths
 
 STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))  # up, down, left, right
-DRAW = {"seed": 3, "batch_size": 8, "sizes": (3, 6), "passes": (2, 9)}
 
 
 def search(passages: list[list[int]], goal: int) -> dict[int, int]:
@@ -72,33 +72,45 @@ def test_loss_is_the_mean_over_supervised_cells():
     logits = torch.randn(2, 5, 4, dtype=torch.bfloat16, requires_grad=True)
     targets = torch.full((2, 5), UNSUPERVISED)
     targets[0, 1], targets[1, 4] = 3, 0
-    loss = every_cell_loss(logits, targets)
+    loss = moves_loss(logits, targets)
     log_p = logits.detach().double().log_softmax(-1)
     assert loss.item() == pytest.approx(-(log_p[0, 1, 3] + log_p[1, 4, 0]).item() / 2, rel=1e-6)
     loss.backward()
     assert ((logits.grad != 0).any(-1) == (targets != UNSUPERVISED)).all()
 
 
-def test_a_batch_is_a_function_of_seed_and_step():
-    torch.manual_seed(0)
-    state = torch.get_rng_state()
-    first = [every_cell_batch(step, **DRAW) for step in range(150)]
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.rand(7)
-    for step in (39, 0, 17):  # in any order, whatever was drawn before
-        again, before = every_cell_batch(step, **DRAW), first[step]
-        assert again.passes == before.passes
-        assert torch.equal(again.mazes.passages, before.mazes.passages)
-        assert all(torch.equal(getattr(again, name), getattr(before, name)) for name in ("start", "goal", "targets"))
-    assert {b.mazes.height for b in first} == {3, 4, 5, 6}
-    assert {b.passes for b in first} == set(range(2, 10))
-    other = every_cell_batch(0, **{**DRAW, "seed": 4})
-    assert other.mazes.passages.shape != first[0].mazes.passages.shape or not torch.equal(
-        other.mazes.passages, first[0].mazes.passages)
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_walled_moves_get_no_mass_where_only_allowed_ones_count(smoothing):
+    mazes = generate_mazes(5, 4, seed=2)
+    targets = next_move_targets(mazes, torch.arange(5), reach=6)
+    allowed = mazes.neighbors() >= 0
+    logits = torch.randn(5, 16, 4, generator=torch.Generator().manual_seed(1))
+    total = []
+    for b, n in (targets != UNSUPERVISED).nonzero().tolist():
+        log_p = logits[b, n, allowed[b, n]].double().log_softmax(0)
+        hit = int(allowed[b, n, : targets[b, n]].sum())
+        total.append(-(1 - smoothing) * log_p[hit] - smoothing * log_p.mean())
+    found = moves_loss(logits, targets, allowed=allowed, label_smoothing=smoothing)
+    assert found.item() == pytest.approx(sum(total).item() / len(total), rel=1e-5)
+    summed = moves_loss(logits, targets, allowed=allowed, label_smoothing=smoothing, reduction="sum")
+    assert summed.item() == pytest.approx(sum(total).item(), rel=1e-5)
+    everything = moves_loss(logits, targets, label_smoothing=smoothing)
+    assert everything.item() == pytest.approx(moves_loss(
+        logits, targets, allowed=torch.ones_like(allowed), label_smoothing=smoothing).item(), rel=1e-5)
+    assert everything.item() != pytest.approx(found.item(), rel=1e-3)
 
 
-def test_supervised_cells_are_within_the_passes_of_the_batch():
-    for step in range(20):
-        batch = every_cell_batch(step, **DRAW)
-        distance = batch.mazes.distances(batch.goal)
-        assert torch.equal(batch.targets != UNSUPERVISED, (distance > 0) & (distance <= batch.passes))
+def test_a_loss_of_no_cell_is_zero_with_a_gradient_of_zeros():
+    logits = torch.randn(2, 4, 4, requires_grad=True)
+    moves_loss(logits, torch.full((2, 4), UNSUPERVISED)).backward()
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_targets_of_the_path_alone_are_its_moves():
+    tasks = sample_tasks(12, 5, min_path=4, algorithm="percolation", seed=3)
+    targets = on_paths(next_move_targets(tasks.mazes, tasks.goal, reach=25), tasks)
+    neighbors = tasks.mazes.neighbors()
+    for i in range(12):
+        path = [cell for cell in tasks.path[i].tolist() if cell >= 0]
+        assert sorted((targets[i] != UNSUPERVISED).nonzero().flatten().tolist()) == sorted(path[:-1])
+        assert all(neighbors[i, a, targets[i, a]] == b for a, b in itertools.pairwise(path))

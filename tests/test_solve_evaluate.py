@@ -5,22 +5,22 @@ from itertools import pairwise
 
 import pytest
 import torch
+from solve_cases import ROWS, fresh
 
 from poh_ext import greedy_rollout, sample_tasks
 from poh_ext.mazes import MazeBatch
 from poh_ext.solve import evaluate
 from poh_ext.solve.evaluate import exact_over_passes, solved_exactly
-from poh_ext.solve.recipe import PLANNERS, Recipe
 from poh_ext.tasks import MazeTasks
 
 
-@pytest.fixture(params=PLANNERS)
+@pytest.fixture(params=ROWS)
 def planner(request):
     return request.param
 
 
 def test_states_read_on_the_way_equal_runs_of_their_own(planner):
-    model = Recipe(planner=planner).build()
+    model = fresh(planner)
     tasks, factors = sample_tasks(12, 5, min_path=3, seed=1), (0.5, 1.0, 3.0)
     for p in model.parameters():  # far from a first guess that is right nowhere
         torch.nn.init.normal_(p, std=0.4, generator=torch.Generator().manual_seed(p.numel()))
@@ -75,7 +75,7 @@ def test_batches_hold_every_maze_once_and_few_states(monkeypatch):
 
 
 def test_batches_change_nothing(monkeypatch):
-    model = Recipe().build()
+    model = fresh()
     tasks, factors = sample_tasks(30, 6, min_path=4, seed=3), (0.2, 1.0)
     torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
     whole = exact_over_passes(model, tasks, factors)

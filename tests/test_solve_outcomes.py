@@ -1,10 +1,12 @@
 """The evaluation's sets, table, file of raw outcomes and plot, and its command line."""
 
+import dataclasses
 import json
 import sys
 
 import pytest
 import torch
+from solve_cases import SOLVE
 
 from poh_ext.report.statistics import estimate
 from poh_ext.solve import cli, weights
@@ -12,6 +14,7 @@ from poh_ext.solve.evaluate import exact_over_passes
 from poh_ext.solve.outcomes import DEFAULT_SETS, TEST_SEED, MazeSet, Outcome, measure, save_json, seen_in_training
 from poh_ext.solve.recipe import Recipe
 from poh_ext.solve.table import ABREAST, lines
+from poh_ext.training.protocol import make_data
 
 
 def outcome(factors=(1.0, 2.0), solved=((True, False, False), (True, True, False)), start="any"):
@@ -23,16 +26,20 @@ def cells(line):
 
 
 def test_mazes_met_in_training_are_counted():
-    recipe = Recipe(steps=10, batch_size=4, sizes=(2, 3), passes=(2, 3))
-    met = next(b for step in range(10) if (b := recipe.batch(step)).mazes.height == 3)
+    """Among the 192 mazes of 3x3 many are met again; the program's own test mazes never are."""
+    config = dataclasses.replace(SOLVE, train_sizes=(2, 3), maze_size=3, min_path=0.3, batch_size=4, test=30)
+    recipe, data = Recipe("poh", 5, 10, config), make_data(config, 5)
+    batches = [tasks for tasks, _ in data.batches.run(0, 10)]
+    assert {batch.mazes.height for batch in batches} == {2, 3}
+    known = {tuple(maze) for batch in batches if batch.mazes.height == 3
+             for maze in batch.mazes.passages.flatten(1).tolist()}
     tasks = MazeSet(3, 2, 50).tasks("dfs")
-    known = tasks.mazes.hash()
-    expected = sum(bool((known[i] == torch.cat([b.mazes.hash() for s in range(10)
-                                                if (b := recipe.batch(s)).mazes.height == 3])).any())
-                   for i in range(50))
+    expected = sum(tuple(maze) in known for maze in tasks.mazes.passages.flatten(1).tolist())
     assert seen_in_training(recipe, tasks) == expected > 0
+    assert seen_in_training(recipe, data.test) == 0
     assert seen_in_training(recipe, MazeSet(4, 2, 5).tasks("dfs")) == 0
-    assert len(met.mazes) == 4
+    fixed = dataclasses.replace(config, train=20, train_sizes=None)
+    assert seen_in_training(Recipe("poh", 5, 10, fixed), make_data(fixed, 5).train) == 20
 
 
 @pytest.mark.parametrize("text", ["12:50", "12:50:x", "1:2:3", "12:1:3", "12:50:0"])
@@ -47,7 +54,7 @@ def test_default_sets_survive_being_written():
 
 def test_outcomes_are_those_of_every_set_algorithm_and_start():
     model, recipe, _ = weights.load("baseline")
-    recipe = Recipe(**{**vars(recipe), "steps": 5})
+    recipe = dataclasses.replace(recipe, steps=5)
     sets, factors = [MazeSet(5, 4, 6), MazeSet(6, 4, 7)], [0.1, 2.0]
     found = list(measure(model, recipe, sets, factors, algorithms=["dfs", "wilson"], starts=["any", "junction"]))
     assert [(o.mazes, o.algorithm, o.start) for o in found] == [
@@ -66,7 +73,7 @@ def test_outcomes_are_those_of_every_set_algorithm_and_start():
 ])
 def test_what_cannot_be_measured_is_refused_before_anything_is(sets, factors, message):
     with pytest.raises(ValueError, match=message):
-        measure(None, Recipe(), sets, factors, starts=["junction"])
+        measure(None, Recipe("poh", 0, 1, SOLVE), sets, factors, starts=["junction"])
 
 
 def test_table_holds_shares_and_wilson_intervals():
@@ -136,7 +143,8 @@ def test_one_command_makes_table_file_and_plot(tmp_path, capsys):
         ["4x4 dfs", "any"], ["4x4 dfs", "corridor"], ["4x4 percolation", "any"], ["4x4 percolation", "corridor"]]
     assert printed[6:] == [f"wrote {data}", f"wrote {image}"] and image.read_bytes()[:4] == b"\x89PNG"
     record = json.loads(data.read_text())
-    assert record["complete"] is True and record["weights"] == "baseline" and record["recipe"]["planner"] == "baseline"
+    assert record["complete"] is True and record["weights"] == "baseline"
+    assert record["notes"]["row"] == "looped_baseline"
     assert [list(s["solved"]) for s in record["sets"]] == [["1", "0.5"]] * 4
 
 

@@ -93,7 +93,7 @@ def test_both_usage_examples_parse():
 @needs_tyro
 def test_quick_changes_defaults_and_explicit_flags_win():
     quick = cli.parse(Benchmark12x12Config, ["--quick", "--epochs", "77"])
-    preset = Benchmark12x12Config.quick_defaults()
+    preset = Benchmark12x12Config.quick_defaults
     assert quick.quick and quick.epochs == 77 and quick.d_model == preset["d_model"]
     quick.validate()
     assert set(preset) <= {f.name for f in dataclasses.fields(Benchmark12x12Config)}

@@ -156,10 +156,11 @@ def _counting_near_heads(model: nn.Module) -> Iterator[list[int]]:
             hook.remove()
 
 
-def gflop_per_maze(model: BaselinePlanner | PoHPlanner) -> float:
+def gflop_per_maze(model: BaselinePlanner | PoHPlanner, passes: int | None = None) -> float:
     """Arithmetic of one forward pass on one maze in GFLOP (1 multiply-add = 2 FLOP): all matrix products,
     convolutions and products of attention (five slots for each cell and head that sees neighbours: itself and four,
-    walled or not), over all passes. Traced on the meta device: costs no arithmetic and no memory, works for any
+    walled or not), over all passes (`passes`, or the
+    model's own number). Traced on the meta device: costs no arithmetic and no memory, works for any
     device the model is on, and is the same for every backend. A training step is about three times that per maze.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -169,7 +170,7 @@ def gflop_per_maze(model: BaselinePlanner | PoHPlanner) -> float:
     try:
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), _counting_near_heads(model) as near, counter:
-            functional_call(model, tensors, (_ShapeOfOneMaze(*model.size), cell, cell))
+            functional_call(model, tensors, (_ShapeOfOneMaze(*model.size), cell, cell), {"passes": passes})
     finally:
         model.__dict__.update(kept)  # the routing entropy and weights of the model's own last forward
     return (counter.get_total_flops() + sum(near)) / 1e9

@@ -13,7 +13,8 @@ __all__ = ["at_least", "needs", "weights", "writable"]
 
 def weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="baseline", metavar="baseline|poh|FILE",
-                        help="the planner: one that comes with the package, or a file of `train` (baseline)")
+                        help="the planner: one that comes with the package, or a file that --save-weights of a "
+                        "benchmark wrote (baseline)")
 
 
 def writable(parser: argparse.ArgumentParser, name: str, path: Path | None) -> None:

@@ -2,10 +2,10 @@
 
     python -m poh_ext solve --size 60 --seed 1 --png maze.png    solve a maze with the weights in the package, draw it
     python -m poh_ext solve --gif maze.gif                       watch the policy form over the passes
-    python -m poh_ext solve train --output my.pt                 train the recipe, in minutes
     python -m poh_ext solve evaluate                             exact shares on held-out mazes, over passes
 
-Each has its own --help: `python -m poh_ext solve train --help`.
+Each has its own --help: `python -m poh_ext solve evaluate --help`. The recipe is trained by the
+benchmark program: `python experiments/run_12x12_8m_benchmark.py --preset solve`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from poh_ext.solve.animation import animate, passes_shown, save_gif
 from poh_ext.solve.evaluate import states_after
 from poh_ext.solve.evaluate_cli import evaluate
 from poh_ext.solve.picture import maze_picture, save_png
-from poh_ext.solve.recipe import PLANNERS, Recipe
 from poh_ext.solve.weights import load
 from poh_ext.tasks import MazeTasks
 
@@ -37,7 +36,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str]) -> int:
     """Exit code: 0 done (of the demo: solved exactly), 1 not solved or failed, 2 bad options, 130 stopped."""
-    commands = {"train": _train, "evaluate": evaluate}
+    commands = {"evaluate": evaluate}
     name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in commands else ("", arguments)
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} {name}".strip(), description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -102,37 +101,4 @@ def _corner_to_corner(size: int, algorithm: str, seed: int) -> MazeTasks:
     return MazeTasks(mazes, start, goal, path, length)
 
 
-def _train(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
-    default = Recipe()
-    parser.add_argument("--planner", choices=PLANNERS, default=default.planner, help=f"({default.planner})")
-    parser.add_argument("--seed", type=at_least(0), default=default.seed, help=f"({default.seed})")
-    parser.add_argument("--steps", type=at_least(1), default=default.steps, help=f"({default.steps})")
-    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
-                        help="of the forward pass; auto: bfloat16 where the CPU multiplies it (auto)")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE",
-                        help="the weights; given again after an interruption, the training goes on")
-    options = parser.parse_args(arguments)
-    writable(parser, "--output", options.output)
-    needs(parser, "tqdm")
-    from poh_ext.solve.train import state_path, train
-    from poh_ext.training.device import cpu_has_bfloat16
-    from poh_ext.training.interrupt import Interrupted, StopSignals
-    from poh_ext.training.loop import Diverged
-
-    recipe = Recipe(planner=options.planner, seed=options.seed, steps=options.steps)
-    automatic = "bfloat16" if cpu_has_bfloat16() else "float32"
-    precision = automatic if options.precision == "auto" else options.precision
-    print(f"training {recipe.planner}: {recipe.steps} steps, {precision}, {torch.get_num_threads()} threads",
-          flush=True)
-    try:
-        with StopSignals() as signals:
-            notes = train(recipe, options.output, precision=precision, check=signals.check,
-                          say=lambda text: print(text, flush=True))
-    except Interrupted:
-        print(f"stopped; the same command goes on from {state_path(options.output)}", file=sys.stderr)
-        return INTERRUPTED
-    except Diverged as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"wrote {options.output} after {notes['seconds']:.0f} s of training")
     return 0

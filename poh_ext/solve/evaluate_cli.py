@@ -57,7 +57,7 @@ def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
 
     algorithms, starts = list(dict.fromkeys(options.algorithm)), list(dict.fromkeys(options.start))
     count = len(options.mazes) * len(algorithms) * len(starts)
-    about = {"weights": options.weights, "recipe": recipe.record(), "notes": notes}
+    about = {"weights": options.weights, "notes": notes}
     measured = measure(model, recipe, options.mazes, factors, algorithms=algorithms, starts=starts)
 
     def kept() -> Iterator[Outcome]:

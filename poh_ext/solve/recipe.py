@@ -1,91 +1,56 @@
-"""The recipe: what a small planner must be, and see in training, to solve mazes far larger than it was trained on."""
+"""What a planner was trained on, as the notes of its weights say: which sizes, and whether it met a maze."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from poh_ext.mazes import GENERATORS
-from poh_ext.models import BaselinePlanner, PoHPlanner
-from poh_ext.training.every_cell import EveryCellBatch, every_cell_batch
+from poh_ext.training.batches import OnlineBatches, draw
+from poh_ext.training.config import BenchmarkConfig
+from poh_ext.training.protocol import make_data
 
-__all__ = ["PLANNERS", "Recipe"]
-
-# One recurrent layer whose heads all see a cell and its neighbours; a bounded state (norm after each residual, the
-# maze added at every pass) and nothing that belongs to a place, so that any size and any number of passes will do.
-_COMMON = {
-    "d_model": 48, "n_heads": 4, "d_ff": 96, "depth": 1, "cell_features": 6, "valid_heads": 4, "norm": "post",
-    "head": "moves", "positions": "none", "reinject": True, "dropout": 0.0,
-}
-PLANNERS = {
-    "baseline": (BaselinePlanner, {**_COMMON, "loops": 40}),
-    "poh": (PoHPlanner, {**_COMMON, "R": 40, "residual": "none", "route_scale": 4.0}),
-}
+__all__ = ["Recipe"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training. The defaults are the recipe of the weights that come with the package.
+    """A training of the benchmark program.
 
     Attributes:
-        planner: "baseline" (19,992 parameters) or "poh" (30,728).
-        seed: of the first weights and of the mazes.
+        planner: the row of its table: "looped_baseline", "poh", ...
+        seed: of the weights and of the mazes.
         steps: updates.
-        batch_size: mazes of an update, new ones every time.
-        sizes: lowest and highest side of the mazes, drawn for each step.
-        passes: lowest and highest number of passes, drawn for each step.
-        grad_passes: gradients through the last so many passes.
-        lr, warmup_steps: see schedule.learning_rate.
-        algorithm: one of poh_ext.GENERATORS.
-
-    Raises:
-        ValueError: a value is out of range; the field is named.
+        config: the program's options.
     """
 
-    planner: str = "baseline"
-    seed: int = 0
-    steps: int = 3000
-    batch_size: int = 32
-    sizes: tuple[int, int] = (5, 12)
-    passes: tuple[int, int] = (4, 40)
-    grad_passes: int = 12
-    lr: float = 2e-3
-    warmup_steps: int = 50
-    algorithm: str = "dfs"
-
-    def __post_init__(self) -> None:
-        for name, accepted in (("planner", PLANNERS), ("algorithm", GENERATORS)):
-            if getattr(self, name) not in accepted:
-                raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {getattr(self, name)!r}")
-        lowest = {"seed": 0, "steps": 1, "batch_size": 1, "grad_passes": 1, "warmup_steps": 0}
-        for name, least in lowest.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name, least in (("sizes", 2), ("passes", 1)):  # a maze of one cell has no move to learn
-            low, high = getattr(self, name)
-            if not least <= low <= high:
-                raise ValueError(f"{name} must be (lowest, highest) with {least} <= lowest <= highest, got {low, high}")
-        if not 0 < self.lr < float("inf"):
-            raise ValueError(f"lr must be positive, got {self.lr}")
-
-    def build(self) -> torch.nn.Module:
-        """The planner with its first weights: a function of the seed; the global generator is left alone."""
-        planner, options = PLANNERS[self.planner]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            return planner(self.sizes[1], **options)
-
-    def batch(self, step: int) -> EveryCellBatch:
-        """What update `step` (from 0) is made of."""
-        return every_cell_batch(step, seed=self.seed, batch_size=self.batch_size, sizes=self.sizes,
-                                passes=self.passes, algorithm=self.algorithm)
-
-    def record(self) -> dict:
-        """Plain values, for a file; `from_record` reads them."""
-        return {f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v for f in fields(self)}
+    planner: str
+    seed: int
+    steps: int
+    config: BenchmarkConfig
 
     @classmethod
-    def from_record(cls, record: dict) -> Recipe:
-        """ValueError or TypeError if the record is not of a recipe."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in record.items()})
+    def of(cls, notes: dict[str, Any]) -> Recipe:
+        """From the notes that `--save-weights` writes; KeyError if they are others."""
+        known = {f.name for f in fields(BenchmarkConfig)}
+        options = {name: tuple(value) if isinstance(value, list) else value
+                   for name, value in notes["config"].items() if name in known}
+        return cls(notes["row"], notes["seed"], notes["steps"], BenchmarkConfig(**options))
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Smallest and largest side of the mazes."""
+        return self.config.size_range
+
+    def keys(self, size: int) -> Tensor:
+        """int64 [n], MazeTasks.keys() of all mazes of this side that the training met: they are made again."""
+        low, high = self.sizes
+        if not low <= size <= high:
+            return torch.zeros(0, dtype=torch.int64)
+        batches = make_data(self.config, self.seed).batches
+        if not isinstance(batches, OnlineBatches):
+            return batches.tasks.keys()
+        steps = (step for step in range(self.steps) if draw(self.seed, step, self.sizes).size == size)
+        return torch.cat([torch.zeros(0, dtype=torch.int64), *(batches.draw(step)[0].keys() for step in steps)])

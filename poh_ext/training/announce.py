@@ -10,6 +10,7 @@ import torch
 from poh_ext.models import gflop_per_maze, parameter_count
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.memory import available_memory, describe_bytes, misfit, training_memory
+from poh_ext.training.passes import passes_at_test
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.planners import planner_class
 from poh_ext.training.protocol import Data
@@ -55,20 +56,33 @@ def print_estimate(rows: list[PlannedRow], data: Data, device: torch.device, pre
         with torch.device("meta"):
             model = planner_class(row.kind)(row.config.maze_size, **row.options)
         config = row.config
+        gflop = gflop_per_maze(model, passes_at_test(model, config))
         steps = config.total_steps(data.n_train)
         time = f"{'-':>7}  finished"
         if runs(row):
             each = seconds_per_maze(row, data.train, device=device, precision=precision, check=check)
-            # A forward pass is a third of a training step; to recondition is one for each cell of a path.
-            passes = 1 if config.decode_used == "table" else float(data.test.length.double().mean())
-            passes += interventions(row, len(data.test))
-            seconds = each * (config.epochs * data.batches.mazes_per_epoch + len(data.test) * passes / 3)
+            # To recondition is a forward pass for each cell of a path.
+            forwards = 1 if config.decode_used == "table" else float(data.test.length.double().mean())
+            forwards += interventions(row, len(data.test))
+            tested = forwards * len(data.test) * _forward_share(row, data)
+            seconds = each * (config.epochs * data.batches.mazes_per_epoch + tested)
             total += runs(row) * seconds
             time = f"{each * min(config.batch_size, data.n_train):>7.2g}  {describe_seconds(seconds)}"
-        print(f"  {row.scale or '-':6} {row.model:34} {parameter_count(model):>11,} {gflop_per_maze(model):>10.3g} "
+        print(f"  {row.scale or '-':6} {row.model:34} {parameter_count(model):>11,} {gflop:>10.3g} "
               f"{describe_bytes(_memory(row, config, device, precision)):>8} {steps:>6} {time}")
         print(f"  {'':6}   " + ", ".join(f"{key} {value}" for key, value in row.options.items()), flush=True)
     return total
+
+
+def _forward_share(row: PlannedRow, data: Data) -> float:
+    """What a test maze costs, in mazes of the training: a forward pass is a third of a step, per pass and cell."""
+    config = row.config
+    cells = data.test.mazes.n_cells / data.train.mazes.n_cells
+    if row.kind == "baseline":
+        return cells / 3
+    run = config.mean_passes()
+    graded = run if config.grad_passes == "all" else min(run, config.grad_passes)
+    return cells * config.test_passes / (run + 2 * graded)
 
 
 def warnings_of(config: BenchmarkConfig, mazes: int) -> list[str]:
@@ -83,10 +97,14 @@ def warnings_of(config: BenchmarkConfig, mazes: int) -> list[str]:
 
 def _memory(row: PlannedRow, config: BenchmarkConfig, device: torch.device, precision: str) -> int:
     batch = config.batch_size if config.train == "online" else min(config.batch_size, config.train)
-    return _traced_memory(row.kind, config.maze_size, batch, device, precision,
-                          tuple(row.options.items()))
+    passes = None
+    if row.kind != "baseline" and config.R > 1:
+        most = max(config.pass_range(step, 100)[1] for step in range(100))
+        passes = most if config.grad_passes == "all" else min(most, config.grad_passes)
+    return _traced_memory(row.kind, config.size_range[1], batch, device, precision, passes, tuple(row.options.items()))
 
 
 @functools.lru_cache(maxsize=256)  # a second or more each, and asked for twice
-def _traced_memory(kind, size, batch, device, precision, options) -> int:
-    return training_memory(planner_class(kind), size, batch, device=device, precision=precision, **dict(options))
+def _traced_memory(kind, size, batch, device, precision, passes, options) -> int:
+    return training_memory(planner_class(kind), size, batch, device=device, precision=precision, passes=passes,
+                           **dict(options))

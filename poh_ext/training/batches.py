@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
+from poh_ext.mazes import generate_mazes
 from poh_ext.tasks import MazeTasks, sample_tasks
 from poh_ext.training.validation import ConfigError
 
-__all__ = ["Batches", "FixedBatches", "OnlineBatches"]
+__all__ = ["Batches", "Draw", "FixedBatches", "OnlineBatches", "draw", "stream_seed"]
+
+
+class Draw(NamedTuple):
+    """What a step draws before its mazes: their side, the passes, and the generator for what comes after."""
+
+    size: int
+    passes: int
+    generator: torch.Generator
+
+
+def draw(seed: int, step: int, sizes: tuple[int, int], passes: tuple[int, int] = (1, 1)) -> Draw:
+    """Side and passes of a step, uniformly from (lowest, highest); neither range changes what else is drawn."""
+    generator = torch.Generator().manual_seed(stream_seed(seed, step))
+    size, run = (int(torch.randint(low, high + 1, (), generator=generator)) for low, high in (sizes, passes))
+    return Draw(size, run, generator)
 
 
 class Batches(Protocol):
@@ -63,15 +80,22 @@ class OnlineBatches:
         batch_size, per_epoch: mazes of a step, steps of an epoch.
         seed: of the training.
         exclude: int64 [m], MazeTasks.keys() of the test mazes.
-        sample: the rest of sample_tasks' arguments: size, min_path, algorithm.
+        size: side of the mazes, or the (lowest, highest) from which each step draws it.
+        min_path: least number of cells on a shortest path, or a function that says it of a side.
+        algorithm: one of poh_ext.GENERATORS.
+        anywhere: start and goal are any two cells of any maze (the same cell, or without a way between them, too);
+            min_path is of no effect.
 
     Raises:
         ConfigError: by `run`: so few mazes are not in the test set that no batch can be made of them.
     """
 
-    def __init__(self, batch_size: int, per_epoch: int, seed: int, exclude: torch.Tensor, **sample) -> None:
+    def __init__(self, batch_size: int, per_epoch: int, seed: int, exclude: Tensor, *, size: int | tuple[int, int],
+                 min_path: int | Callable[[int], int], algorithm: str, anywhere: bool = False) -> None:
         self.batch_size, self.per_epoch, self.seed = batch_size, per_epoch, seed
-        self.exclude, self.sample = exclude, sample
+        self.exclude, self.algorithm, self.anywhere = exclude, algorithm, anywhere
+        self.sizes = (size, size) if isinstance(size, int) else size
+        self.min_path = min_path if callable(min_path) else lambda _: min_path
         self.mazes_per_epoch = batch_size * per_epoch
 
     def run(self, first: int, last: int) -> Iterator[tuple[MazeTasks, int]]:
@@ -85,18 +109,33 @@ class OnlineBatches:
                     coming = ahead.submit(self.draw, step + 1)
                 yield batch
 
-    def draw(self, step: int) -> tuple[MazeTasks, int]:
-        """(batch of the step, how many mazes were rejected because they are in the test set)."""
-        seed, drawn = stream_seed(self.seed, step), self.batch_size
+    def draw(self, step: int, size: int | None = None) -> tuple[MazeTasks, int]:
+        """(batch of the step, how many mazes were rejected because they are in the test set); `size` replaces the side
+        that is drawn."""
+        own, _, generator = draw(self.seed, step, self.sizes)
+        size, drawn = size or own, self.batch_size
+        ends = torch.randint(size * size, (2, self.batch_size), generator=generator) if self.anywhere else None
         while True:
-            tasks = sample_tasks(drawn, seed=seed, **self.sample)  # a longer draw begins with the shorter one
-            kept = (~torch.isin(tasks.keys(), self.exclude)).nonzero().flatten()[: self.batch_size]
+            found = self._stream(step, size, drawn)  # a longer draw begins with the shorter one
+            keys = found.hash() if self.anywhere else found.keys()
+            kept = (~torch.isin(keys, self.exclude)).nonzero().flatten()[: self.batch_size]
             if len(kept) == self.batch_size:
-                return tasks[kept], int(kept[-1]) + 1 - self.batch_size
+                tasks = found[kept]
+                if self.anywhere:
+                    path = tasks.shortest_paths(*ends)
+                    tasks = MazeTasks(tasks, *ends, path, (path >= 0).sum(1))
+                return tasks, int(kept[-1]) + 1 - self.batch_size
             if drawn > 1000 * self.batch_size:
                 raise ConfigError(f"--train online: {drawn - len(kept)} of {drawn} mazes drawn are test mazes; lower "
                                   "--test or raise --maze-size")
             drawn += 2 * (self.batch_size - len(kept))
+
+    def _stream(self, step: int, size: int, n: int):
+        """The first n mazes of the step's stream: tasks, or with `anywhere` the bare mazes."""
+        seed = stream_seed(self.seed, step)
+        if self.anywhere:
+            return generate_mazes(n, size, algorithm=self.algorithm, seed=seed)
+        return sample_tasks(n, size, min_path=self.min_path(size), algorithm=self.algorithm, seed=seed)
 
 
 def stream_seed(seed: int, step: int) -> int:

@@ -88,7 +88,8 @@ class _Run:
 
     def print_plan(self) -> None:
         config = self.config
-        print(f"{self.results.experiment}" + ("  (--quick preset)" if config.quick else ""))
+        presets = ["--quick"] * config.quick + [f"--preset {config.preset}"] * (config.preset != "none")
+        print(f"{self.results.experiment}" + (f"  ({' '.join(presets)})" if presets else ""))
         threads = f"{torch.get_num_threads()} threads"
         if self.workers.count > 1:
             threads += f" in each of {self.workers.count} processes"
@@ -96,8 +97,10 @@ class _Run:
               f"decode {config.decode_used}; seeds {', '.join(map(str, config.run_seeds))}; output "
               f"{self.folder or config.output}")
         first = self.data[config.run_seeds[0]]
-        print(f"{first.n_train} training and {len(first.test)} test mazes of {config.maze_size}x{config.maze_size}, "
-              f"shortest paths of {config.min_path_cells} cells or more; {config.epochs} epochs = "
+        low, high = config.size_range
+        several = f" (training: {low}x{low} to {high}x{high})" if config.train_sizes else ""
+        print(f"{first.n_train} training and {len(first.test)} test mazes of {config.maze_size}x{config.maze_size}"
+              f"{several}, shortest paths of {config.min_path_cells} cells or more; {config.epochs} epochs = "
               f"{config.total_steps(first.n_train)} steps of {config.batch_size}"
               + (", new mazes in each" if config.train == "online" else ""), flush=True)
         for warning in self.results.warnings:

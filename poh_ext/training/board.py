@@ -14,6 +14,7 @@ from poh_ext.report.sheet import maze_sheet
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.evaluate import evaluate
+from poh_ext.training.passes import passes_at_test
 from poh_ext.training.protocol import planner_view
 
 __all__ = ["Board", "require_tensorboard"]
@@ -61,7 +62,8 @@ class Board:
 
     def _picture(self, model: torch.nn.Module):
         tasks = self.tasks
-        outcome = evaluate(model, tasks, precision=self.precision, view=lambda m: planner_view(m, self.config))
+        outcome = evaluate(model, tasks, passes=passes_at_test(model, self.config), precision=self.precision,
+                           view=lambda m: planner_view(m, self.config))
         paths = pad_sequence([torch.tensor(path) for path in outcome.paths], batch_first=True, padding_value=-1)
         sample = MazeSample(tasks.mazes.passages, tasks.start, tasks.goal, tasks.path, {"planner": paths})
         return maze_sheet(sample, max_mazes=MAZES)

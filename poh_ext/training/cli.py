@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 import sys
+import typing
 from collections.abc import Sequence
+from typing import Any
 
 from poh_ext.training.config import BenchmarkConfig, ConfigError
+from poh_ext.training.presets import with_presets
 from poh_ext.training.validation import flag
 
 __all__ = ["main", "parse", "split_lists"]
@@ -14,22 +17,31 @@ __all__ = ["main", "parse", "split_lists"]
 
 def parse(config_type: type[BenchmarkConfig], arguments: Sequence[str], *, program: str | None = None
           ) -> BenchmarkConfig:
-    """Options from the command line; --quick changes the defaults, so flags given beside it win.
+    """Options from the command line; --quick and --preset change the defaults, so flags given beside them win.
 
     Raises SystemExit with code 2 for flags that are unknown or not of their type, 0 after --help.
     """
     import tyro
 
-    defaults = config_type()
-    if "--quick" in arguments:
-        defaults = dataclasses.replace(defaults, **config_type.quick_defaults())
+    defaults = with_presets(config_type(), quick="--quick" in arguments, preset=_preset(arguments))
     return tyro.cli(config_type, args=split_lists(config_type, arguments), default=defaults, prog=program,
                     description=config_type.__doc__)
 
 
+def _preset(arguments: Sequence[str]) -> str:
+    """The value of the last --preset; what it may be is checked with all other flags."""
+    found = "none"
+    for word, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        if word == "--preset":
+            found = following
+        elif word.startswith("--preset="):
+            found = word.partition("=")[2]
+    return found
+
+
 def split_lists(config_type: type[BenchmarkConfig], arguments: Sequence[str]) -> list[str]:
     """Accept commas in options that take a list: --models tiny,small and --models=tiny,small as --models tiny small."""
-    lists = {flag(f.name) for f in dataclasses.fields(config_type) if isinstance(f.default, tuple)}
+    lists = {flag(name) for name, hint in typing.get_type_hints(config_type).items() if _takes_a_list(hint)}
     words, in_list = [], False
     for word in arguments:
         name, equals, value = word.partition("=")
@@ -40,6 +52,11 @@ def split_lists(config_type: type[BenchmarkConfig], arguments: Sequence[str]) ->
                 word = value
         words += [part for part in word.split(",") if part] if in_list else [word]
     return words
+
+
+def _takes_a_list(hint: Any) -> bool:
+    """Of a tuple, or of a tuple or None."""
+    return tuple in (typing.get_origin(hint), *map(typing.get_origin, typing.get_args(hint)))
 
 
 def main(config_type: type[BenchmarkConfig], arguments: Sequence[str] | None = None, *, program: str | None = None

@@ -13,16 +13,21 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from poh_ext.models import SHAPES, PlannerShape
+from poh_ext.training.levers import PlannerLevers, TrainingLevers
+from poh_ext.training.notes import notes
+from poh_ext.training.presets import QUICK_12X12, QUICK_SCALING
 from poh_ext.training.validation import ConfigError, validate
 
 __all__ = ["Benchmark12x12Config", "BenchmarkConfig", "ConfigError", "RowName", "ScalingBenchmarkConfig"]
 
-RowName = Literal["random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_baseline", "poh_shallow"]
+RowName = Literal["random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_baseline", "poh_shallow",
+                  "poh_token"]
+ABLATION_ROWS = tuple(name for name in RowName.__args__ if name != "poh_token")
 SizeName = Literal["tiny", "small", "medium", "large", "xl"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
+class BenchmarkConfig(TrainingLevers, PlannerLevers):
     """Options that every benchmark has."""
 
     train: int | Literal["online"] = 400
@@ -99,6 +104,9 @@ class BenchmarkConfig:
     multi-horizon, label smoothing, warm-up, maze encoder, validity mask (and PoH's routing entropy weight)."""
     quick: bool = False
     """Preset of a few minutes on 2 CPU cores: small planners and few steps. Flags given beside it win."""
+    preset: Literal["none", "solve"] = "none"
+    """solve: the planners and the training that solve mazes (docs/solve.md). It changes the defaults of other flags;
+    flags given beside it win. With --quick a few minutes of it."""
     dry_run: bool = False
     """Print the plan (models, parameters, memory, estimated time) and stop; nothing is trained or written."""
     output: Path = Path("experiments/results/benchmark")
@@ -119,10 +127,7 @@ class BenchmarkConfig:
 
     parity_rule: ClassVar[str] = "scale"  # how PoH is narrowed: see models.match_width
 
-    @classmethod
-    def quick_defaults(cls) -> dict[str, Any]:
-        """What --quick changes; flags given on the command line win over it."""
-        return {}
+    quick_defaults: ClassVar[dict[str, Any]] = {}  # what --quick changes: see presets.preset_defaults
 
     @property
     def title(self) -> str:
@@ -139,7 +144,11 @@ class BenchmarkConfig:
     @property
     def min_path_cells(self) -> int:
         """Least number of cells on a shortest path, both ends counted."""
-        return max(2, math.ceil(self.min_path * self.cells))
+        return self.min_path_at(self.maze_size)
+
+    def min_path_at(self, size: int) -> int:
+        """The same in mazes of another side."""
+        return max(2, math.ceil(self.min_path * size**2))
 
     @property
     def shapes(self) -> dict[str, PlannerShape]:
@@ -149,7 +158,7 @@ class BenchmarkConfig:
     @property
     def row_names(self) -> tuple[str, ...]:
         """Names of the rows to run, in the order of the table, each once."""
-        asked = RowName.__args__ if self.ablation else self.rows
+        asked = ABLATION_ROWS if self.ablation else self.rows
         asked = (*asked, *(("looped_baseline",) if self.looped_baseline else ()))
         return tuple(name for name in RowName.__args__ if name in asked)
 
@@ -171,18 +180,7 @@ class BenchmarkConfig:
 
     def notes(self) -> list[str]:
         """Options that are legal but do nothing here: said before the run, so that nobody is misled."""
-        notes = []
-        if self.ent_anneal and self.route_ent_weight == 0:
-            notes.append("--ent-anneal does nothing while --route-ent-weight is 0")
-        if self.route_ent_weight > 0 and not {"poh", "poh_shallow"} & set(self.row_names):
-            notes.append("--route-ent-weight does nothing: no PoH row is trained")
-        if self.train != "online" and self.steps_per_epoch != BenchmarkConfig.steps_per_epoch:
-            notes.append("--steps-per-epoch does nothing without --train online")
-        if self.parity == "none" and "poh" in self.row_names:
-            notes.append("--parity none: PoH has the baseline's shape and more parameters than it")
-        if self.parity == "width" and "poh" in self.row_names:
-            notes.append("--parity width: PoH keeps the baseline's width and has fewer layers than it")
-        return notes
+        return notes(self)
 
     def validate(self) -> None:
         """Raise ConfigError for the first option that cannot be run."""
@@ -203,18 +201,11 @@ class Benchmark12x12Config(BenchmarkConfig):
     """Layers of both planners [count]."""
     output: Path = Path("experiments/results/benchmark_12x12_8m")
     parity_rule: ClassVar[str] = "heads"
+    quick_defaults: ClassVar[dict[str, Any]] = QUICK_12X12
 
     @property
     def shapes(self) -> dict[str, PlannerShape]:
         return {"": PlannerShape(self.d_model, self.n_heads, self.d_ff, self.depth)}
-
-    @classmethod
-    def quick_defaults(cls) -> dict[str, Any]:
-        # Sized for float32 on 2 cores without bfloat16 instructions: about 4 minutes there, half of it elsewhere.
-        return {
-            "d_model": 128, "n_heads": 4, "d_ff": 512, "depth": 2, "train": 2000, "epochs": 6, "lr": 2e-3,
-            "warmup_steps": 50, "validity_mask": True, "output": Path("experiments/results/benchmark_12x12_quick"),
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +223,7 @@ class ScalingBenchmarkConfig(BenchmarkConfig):
     output: Path = Path("experiments/results/parameter_scaling")
     models: tuple[SizeName, ...] = ("tiny", "small", "medium", "large", "xl")
     """Model sizes to compare, a list by commas or spaces: each has a baseline and a PoH of equal size."""
+    quick_defaults: ClassVar[dict[str, Any]] = QUICK_SCALING
 
     @property
     def title(self) -> str:
@@ -240,10 +232,3 @@ class ScalingBenchmarkConfig(BenchmarkConfig):
     @property
     def shapes(self) -> dict[str, PlannerShape]:
         return {size: SHAPES[size] for size in SizeName.__args__ if size in self.models}
-
-    @classmethod
-    def quick_defaults(cls) -> dict[str, Any]:
-        return {
-            "models": ("tiny",), "maze_size": 8, "epochs": 6, "lr": 2e-3, "warmup_steps": 30, "validity_mask": True,
-            "output": Path("experiments/results/parameter_scaling_quick"),
-        }

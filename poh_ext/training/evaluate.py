@@ -41,7 +41,8 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table", batch_size: int = 64,
-             precision: str = "float32", view: Callable[[MazeBatch], MazeBatch] = lambda mazes: mazes,
+             passes: int | None = None, precision: str = "float32",
+             view: Callable[[MazeBatch], MazeBatch] = lambda mazes: mazes,
              check: Callable[[], None] = lambda: None, observe: Callable[[], None] = lambda: None,
              label: str = "evaluating") -> Evaluation:
     """Evaluate a planner in eval mode, on the device of its weights.
@@ -52,6 +53,7 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
         decode: "table" follows the scores given for the task's start; "recondition" runs the network again with
             each new position as the start. Next moves are scored from the table in both.
         batch_size: mazes per forward pass.
+        passes: of a planner whose `policy` takes them; None: its own number.
         precision: "float32" or "bfloat16" (autocast).
         view: what the planner is shown of the mazes; the rollout itself always meets their walls.
         check: called before each forward pass; may raise to stop.
@@ -62,11 +64,12 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
     was_training = model.training
     model.eval()
     tables, rollouts = [], []
+    chosen = {} if passes is None else {"passes": passes}
 
     def policy(mazes, start, goal) -> torch.Tensor:
         check()
         with autocast(device, precision):
-            return model.policy(view(mazes), start, goal).float()
+            return model.policy(view(mazes), start, goal, **chosen).float()
 
     def moves_here(mazes, position, goal) -> torch.Tensor:
         return policy(mazes, position, goal)[torch.arange(len(position), device=device), position]
@@ -89,7 +92,8 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
 
 
 @torch.no_grad()
-def first_maze_routing(model: torch.nn.Module, tasks: MazeTasks, *, precision: str = "float32",
+def first_maze_routing(model: torch.nn.Module, tasks: MazeTasks, *, passes: int | None = None,
+                       precision: str = "float32",
                        view: Callable[[MazeBatch], MazeBatch] = lambda mazes: mazes) -> tuple[torch.Tensor, float]:
     """(routing weights [R, depth, 1, ...], entropy in nats) of a PoH planner in eval mode on the first of `tasks`."""
     device = next(model.parameters()).device
@@ -98,7 +102,7 @@ def first_maze_routing(model: torch.nn.Module, tasks: MazeTasks, *, precision: s
     model.eval()
     try:
         with autocast(device, precision):
-            model.hidden(view(task.mazes), task.start, task.goal)
+            model.hidden(view(task.mazes), task.start, task.goal, passes=passes)
     finally:
         model.train(was_training)
     return model.routing_weights().float().cpu(), float(model.routing_entropy())

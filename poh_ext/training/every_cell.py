@@ -1,4 +1,4 @@
-"""Supervise every cell, not only the path: the next move toward the goal from wherever it can be known.
+"""Supervise moves, of every cell and not only of the path: the next one toward the goal from wherever it can be known.
 
 A planner that passes messages between neighbours knows after p passes what lies within p moves of a cell. So a cell
 farther from the goal than the passes run has no answer to give, and is left out instead of being punished for it.
@@ -6,16 +6,14 @@ farther from the goal than the passes run has no answer to give, and is left out
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from poh_ext.mazes import MazeBatch, generate_mazes
-from poh_ext.training.batches import stream_seed
+from poh_ext.mazes import MazeBatch
+from poh_ext.tasks import MazeTasks
 
-__all__ = ["UNSUPERVISED", "EveryCellBatch", "every_cell_batch", "every_cell_loss", "next_move_targets"]
+__all__ = ["UNSUPERVISED", "moves_loss", "next_move_targets", "on_paths"]
 
 UNSUPERVISED = -100  # F.cross_entropy's ignore_index
 
@@ -45,35 +43,32 @@ def next_move_targets(mazes: MazeBatch, goal: Tensor, *, reach: int) -> Tensor:
     return around.argmin(-1).masked_fill(~supervised, UNSUPERVISED)
 
 
-class EveryCellBatch(NamedTuple):
-    """One step's mazes, all of one size, with targets [B, N] for the passes to be run."""
-
-    mazes: MazeBatch
-    start: Tensor
-    goal: Tensor
-    passes: int
-    targets: Tensor
+def on_paths(targets: Tensor, tasks: MazeTasks) -> Tensor:
+    """The targets [B, N] of the cells on the tasks' paths; all other cells become UNSUPERVISED."""
+    walked = torch.zeros(len(tasks), tasks.mazes.n_cells + 1, dtype=torch.bool, device=targets.device)
+    walked.scatter_(1, tasks.path % (tasks.mazes.n_cells + 1), True)  # padding goes to the last column
+    return targets.masked_fill(~walked[:, :-1], UNSUPERVISED)
 
 
-def every_cell_batch(step: int, *, seed: int, batch_size: int, sizes: tuple[int, int], passes: tuple[int, int],
-                     algorithm: str = "dfs") -> EveryCellBatch:
-    """New mazes for one step: a function of the seed and the step alone, so that a training can go on anywhere.
+def moves_loss(logits: Tensor, targets: Tensor, *, allowed: Tensor | None = None, label_smoothing: float = 0.0,
+               reduction: str = "mean") -> Tensor:
+    """Cross-entropy of the supervised cells, 0 if there are none.
 
-    Size and passes are drawn uniformly from their (lowest, highest), start and goal from the cells.
-
-    Example:
-        >>> batch = every_cell_batch(0, seed=0, batch_size=32, sizes=(5, 12), passes=(4, 40))
-        >>> logits = model(batch.mazes, batch.start, batch.goal, passes=batch.passes)   # [32, N, 4]
-        >>> every_cell_loss(logits, batch.targets).backward()
+    Args:
+        logits: [B, N, 4], of the moves.
+        targets: int64 [B, N], moves; UNSUPERVISED cells do not count.
+        allowed: bool [B, N, 4]: logits of the other moves become -1e4. None: all are allowed.
+        label_smoothing: probability mass spread evenly over the allowed moves.
+        reduction: "mean" over the supervised cells, or "sum".
     """
-    stream = stream_seed(seed, step)
-    draws = torch.Generator().manual_seed(stream)
-    size, run = (int(torch.randint(low, high + 1, (), generator=draws)) for low, high in (sizes, passes))
-    start, goal = torch.randint(size * size, (2, batch_size), generator=draws)
-    mazes = generate_mazes(batch_size, size, algorithm=algorithm, seed=stream)
-    return EveryCellBatch(mazes, start, goal, run, next_move_targets(mazes, goal, reach=run))
-
-
-def every_cell_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of the supervised cells: logits [B, N, 4] of the moves, targets of `next_move_targets`."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=UNSUPERVISED)
+    supervised = targets != UNSUPERVISED
+    scores, wanted = logits[supervised].float(), targets[supervised]
+    if allowed is None:
+        loss = F.cross_entropy(scores, wanted, label_smoothing=label_smoothing, reduction="sum")
+    else:
+        open_ = allowed[supervised]
+        log_p = scores.masked_fill(~open_, -1e4).log_softmax(-1)
+        hit = log_p.gather(1, wanted[:, None]).sum()
+        even = (log_p.masked_fill(~open_, 0).sum(-1) / open_.sum(-1)).sum()
+        loss = -(1 - label_smoothing) * hit - label_smoothing * even
+    return loss if reduction == "sum" else loss / max(1, len(wanted))

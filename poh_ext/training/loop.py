@@ -1,4 +1,4 @@
-"""Train one planner: AdamW, warm-up and cosine, clipped gradients, the fused multi-horizon loss."""
+"""Train one planner: AdamW, warm-up and cosine, clipped gradients, and where it is asked for averaged weights."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from poh_ext.tasks import MazeTasks
+from poh_ext.training.average import Average
 from poh_ext.training.batches import Batches, FixedBatches
 from poh_ext.training.checkpoint import Checkpoints
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.interrupt import Interrupted
 from poh_ext.training.objective import Objective
+from poh_ext.training.passes import Passes, draw_passes, is_looped
 from poh_ext.training.progress import Progress
 from poh_ext.training.random_state import random_state, restore_random_state
 from poh_ext.training.schedule import learning_rate
@@ -59,7 +61,8 @@ def train_planner(model: nn.Module, data: MazeTasks | Batches, config: Benchmark
                   precision: str = "float32", check: Callable[[], None] = lambda: None, quiet: bool = False,
                   checkpoints: Checkpoints | None = None, watch: Callable[[int], Sequence[Watcher]] = lambda step: (),
                   workers: Workers = ALONE) -> Training:
-    """Train `model` in place, on the device of its weights. The same seed gives the same order and dropout.
+    """Train `model` in place, on the device of its weights. The same seed gives the same order, passes and dropout.
+    With --ema the model ends with the averaged weights, and the watchers are shown these.
 
     Args:
         model: see Objective; the routing entropy of one that has it is weighted by route_ent_weight.
@@ -85,7 +88,9 @@ def train_planner(model: nn.Module, data: MazeTasks | Batches, config: Benchmark
         torch.manual_seed(seed + (workers.rank << 40))  # dropout of its own in each process
         state = _State(model, config, precision, checkpoints, workers)
         state.load()
-        _run(state, batches, label, check, quiet, watch(state.result.steps))
+        _run(state, batches, seed, label, check, quiet, watch(state.result.steps))
+        if state.average:
+            state.average.into(model)
     result = state.result
     result.mazes_per_second = config.epochs * batches.mazes_per_epoch / max(result.seconds, 1e-9)
     return result
@@ -99,9 +104,12 @@ class _State:
         self.model, self.config, self.checkpoints, self.workers = model, config, checkpoints, workers
         self.device = next(model.parameters()).device
         fused = self.device.type in ("cpu", "cuda")  # one kernel for all parameters: half the optimiser's time
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=fused)
-        self.has_router = hasattr(model, "routing_entropy")
-        self.objective = workers.parallel(Objective(model, config, precision))
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay,
+                                           fused=fused)
+        self.average = Average(model, config.ema) if config.ema else None
+        self.has_router, self.looped = hasattr(model, "routing_entropy"), is_looped(model)
+        # The last few passes do not always have one in which the slow router cell runs.
+        self.objective = workers.parallel(Objective(model, config, precision), static=config.grad_passes == "all")
         self.result = Training()
         self._started = time.perf_counter()
 
@@ -111,6 +119,8 @@ class _State:
             return
         self.model.load_state_dict(record["model"])
         self.optimizer.load_state_dict(record["optimizer"])
+        if self.average:
+            self.average.load(record["average"])
         restore_random_state(record["random"][self.workers.rank], self.device)
         self.result = Training(**record["training"])
         self._started = time.perf_counter() - self.result.seconds
@@ -123,19 +133,20 @@ class _State:
             self.result.seconds = time.perf_counter() - self._started
             self.checkpoints.save(self.result.steps, {
                 "label": label, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "random": random, "training": vars(self.result),
+                "average": self.average.state() if self.average else None, "random": random,
+                "training": vars(self.result),
             })
 
     def seconds(self) -> float:
         return time.perf_counter() - self._started
 
-    def step(self, batch: MazeTasks, lr: float, entropy_weight: float) -> dict[str, float]:
+    def step(self, batch: MazeTasks, passes: Passes, lr: float, entropy_weight: float) -> dict[str, float]:
         """One update; not taken where the loss is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.model.train()  # a watcher may have evaluated it
-        part, weights, share = self.workers.part(batch, self.config)
-        loss, cross_entropy, entropy = self.objective(part.to(self.device), entropy_weight, weights, share)
+        part, weights, share = self.workers.part(batch, self.config, passes)
+        loss, cross_entropy, entropy = self.objective(part.to(self.device), entropy_weight, weights, share, passes)
         self.optimizer.zero_grad(set_to_none=True)
         (loss * self.workers.count).backward()  # the exchange of gradients divides by the count
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
@@ -143,6 +154,8 @@ class _State:
         values = torch.cat([values, norm[None]]).tolist()  # one transfer for all, where the device is not the CPU
         if math.isfinite(values[0]):
             self.optimizer.step()
+            if self.average:
+                self.average.update(self.model, self.result.steps)
         return dict(zip(("loss", "cross_entropy", "routing_entropy", "gradient_norm"), values, strict=True))
 
 
@@ -158,7 +171,7 @@ def _stop_if_asked(state: _State, check: Callable[[], None], label: str) -> None
         raise reason or Interrupted("a signal to another process")
 
 
-def _run(state: _State, batches: Batches, label: str, check: Callable[[], None], quiet: bool,
+def _run(state: _State, batches: Batches, seed: int, label: str, check: Callable[[], None], quiet: bool,
          watchers: Sequence[Watcher]) -> None:
     config, result = state.config, state.result
     total = config.epochs * batches.per_epoch
@@ -172,7 +185,8 @@ def _run(state: _State, batches: Batches, label: str, check: Callable[[], None],
             epoch = step // batches.per_epoch
             lr = learning_rate(step, total_steps=total, peak=config.lr, warmup_steps=config.warmup_steps)
             entropy_weight = config.route_ent_weight * (1 - step / total if config.ent_anneal else 1)
-            values = state.step(batch, lr, entropy_weight)
+            passes = draw_passes(config, seed, step, total, state.looped)
+            values = state.step(batch, passes, lr, entropy_weight)
             if not math.isfinite(values["loss"]):
                 raise Diverged(f"{label}: the loss is {values['loss']} at step {step + 1}; try a lower --lr")
             result.steps, result.rejected = step + 1, result.rejected + rejected
@@ -186,6 +200,6 @@ def _run(state: _State, batches: Batches, label: str, check: Callable[[], None],
             progress.step(loss=values["loss"], lr=lr)
             if (step + 1) % batches.per_epoch == 0:
                 for watcher in watchers:
-                    watcher.epoch(state.model, epoch, step + 1)
+                    watcher.epoch(state.average.model if state.average else state.model, epoch, step + 1)
                 state.save(label)
     result.seconds = state.seconds()

@@ -31,8 +31,9 @@ class _Mazes:
 
 
 def training_memory(planner: type[torch.nn.Module], size: int, batch: int, *, device: torch.device, precision: str,
-                    **options: Any) -> int:
-    """Bytes that a training step needs at its peak, for planner(size, **options) on so many mazes.
+                    passes: int | None = None, **options: Any) -> int:
+    """Bytes that a training step needs at its peak, for planner(size, **options) on so many mazes, with gradients
+    through so many passes (None: its own number).
 
     16 bytes per parameter (float32 weight, gradient, AdamW's two moments); what autograd keeps of the forward pass,
     and a quarter more, which the allocator leaves unused between tensors; as much as the five largest kept tensors for
@@ -52,7 +53,7 @@ def training_memory(planner: type[torch.nn.Module], size: int, batch: int, *, de
         weights = {p.untyped_storage()._cdata for p in model.parameters()}
         cells = torch.zeros(batch, dtype=torch.int64)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), autocast(place, precision):
-            out = model.hidden(_Mazes(batch, size, place), cells, cells)
+            out = model.hidden(_Mazes(batch, size, place), cells, cells, passes=passes)
         sizes = sorted((s.nbytes() for key, s in kept.items() if key not in weights), reverse=True)
         del out
     parameters = sum(p.numel() for p in model.parameters())

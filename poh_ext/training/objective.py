@@ -1,4 +1,4 @@
-"""What is minimised: the loss along the true paths, and PoH's routing entropy."""
+"""What is minimised: the loss along the true paths or of every cell's next move, and PoH's routing entropy."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from poh_ext.losses import multi_horizon_linear_cross_entropy
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.device import autocast
+from poh_ext.training.every_cell import UNSUPERVISED, moves_loss, next_move_targets, on_paths
+from poh_ext.training.passes import Passes, is_looped, step_passes
 from poh_ext.training.protocol import planner_view, protocol_settings
 
-__all__ = ["Objective", "planning_loss", "term_weights"]
+__all__ = ["Objective", "moves_targets", "moves_weights", "part_weights", "planning_loss", "term_weights"]
 
 
 def planning_loss(hidden: Tensor, head: nn.Linear, tasks: MazeTasks, config: BenchmarkConfig, *,
@@ -46,9 +48,9 @@ class Objective(nn.Module):
     """The planner with its loss around it: one forward pass from mazes to what is minimised.
 
     Args:
-        model: has `hidden(mazes, start, goal) -> [B, N, D]` and `head`, a linear layer to N scores; PoH also
-            `routing_entropy()`.
-        config: see planning_loss.
+        model: has `hidden(mazes, start, goal) -> [B, N, D]` and `head`, a linear layer to N scores or, with --head
+            moves, to 4; one that loops has `hidden_passes`; PoH also `routing_entropy()`.
+        config: see planning_loss and moves_targets.
         precision: of the forward pass.
     """
 
@@ -57,30 +59,75 @@ class Objective(nn.Module):
         self.model, self.config, self.precision = model, config, precision
         self.has_router = hasattr(model, "routing_entropy")
 
-    def forward(self, tasks: MazeTasks, entropy_weight: float, weights: Tensor | None = None, share: float = 1.0
-                ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, tasks: MazeTasks, entropy_weight: float, weights: Tensor | None = None, share: float = 1.0,
+                passes: Passes | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(what is minimised, its cross-entropy, the routing entropy, 0 for planners without routing).
 
         Args:
             tasks: the batch, or a part of it.
             entropy_weight: of the routing entropy.
-            weights: [L, K] of a part: see term_weights. The three values are then the part's shares of the whole
-                batch's.
+            weights: of a part: see part_weights. The three values are then the part's shares of the whole batch's.
             share: of the batch's mazes that are in the part.
+            passes: to run and to supervise; None: the planner's own number, of which the last is supervised.
         """
+        passes = passes or step_passes(self.config, self.config.R, is_looped(self.model))
         device = tasks.start.device
+        shown = planner_view(tasks.mazes, self.config), tasks.start, tasks.goal
         with autocast(device, self.precision):
-            hidden = self.model.hidden(planner_view(tasks.mazes, self.config), tasks.start, tasks.goal)
-        if weights is None:
-            cross_entropy = planning_loss(hidden, self.model.head, tasks, self.config, precision=self.precision)
-        else:
-            terms = planning_loss(hidden, self.model.head, tasks, self.config, precision=self.precision,
-                                  reduction="none")
-            cross_entropy = (terms * weights[: terms.shape[1]].to(terms.device)).sum()
-        cross_entropy = cross_entropy.float()
+            states = self.model.hidden_passes(*shown, after=passes.after, grad_passes=passes.grad) \
+                if passes.looped else [self.model.hidden(*shown)]
+        loss_of = self._moves if self.config.head == "moves" else self._cells
+        cross_entropy = loss_of(states, tasks, weights, passes).float()
         entropy = share * self.model.routing_entropy() if self.has_router else cross_entropy.new_zeros(())
         loss = cross_entropy + entropy_weight * entropy if entropy_weight > 0 and self.has_router else cross_entropy
         return loss, cross_entropy, entropy
+
+    def _cells(self, states: list[Tensor], tasks: MazeTasks, weights: Tensor | None, passes: Passes) -> Tensor:
+        def loss_of(state: Tensor) -> Tensor:
+            if weights is None:
+                return planning_loss(state, self.model.head, tasks, self.config, precision=self.precision)
+            terms = planning_loss(state, self.model.head, tasks, self.config, precision=self.precision,
+                                  reduction="none")
+            return (terms * weights[: terms.shape[1]].to(terms.device)).sum()
+
+        return sum(map(loss_of, states)) / len(states)
+
+    def _moves(self, states: list[Tensor], tasks: MazeTasks, weights: Tensor | None, passes: Passes) -> Tensor:
+        targets = moves_targets(tasks, self.config, passes)
+        weights = moves_weights(targets) if weights is None else weights
+        allowed = tasks.mazes.neighbors() >= 0 if self.config.validity_mask else None
+        total = 0.0
+        for state, wanted, weight in zip(states, targets, weights.tolist(), strict=True):
+            with autocast(state.device, self.precision):
+                logits = self.model.head(state)
+            total = total + weight * moves_loss(logits, wanted, allowed=allowed, reduction="sum",
+                                                label_smoothing=self.config.label_smoothing)
+        return total
+
+
+def moves_targets(tasks: MazeTasks, config: BenchmarkConfig, passes: Passes) -> list[Tensor]:
+    """int64 [B, N] for each supervised state: the moves that it should give.
+
+    --supervision all: of all cells whose goal is within reach of the passes that led to the state; path: of the
+    cells of the path, whatever the passes.
+    """
+    if config.supervision == "all":
+        return [next_move_targets(tasks.mazes, tasks.goal, reach=reach) for reach in passes.after]
+    targets = next_move_targets(tasks.mazes, tasks.goal, reach=tasks.mazes.n_cells)
+    return [on_paths(targets, tasks)] * len(passes.after)
+
+
+def moves_weights(targets: list[Tensor]) -> Tensor:
+    """float32 [states]: of the sum over a state's supervised cells, so that all make the mean over states of means."""
+    counts = torch.stack([(wanted != UNSUPERVISED).sum() for wanted in targets])
+    return 1.0 / (len(targets) * counts.clamp(min=1).float())
+
+
+def part_weights(batch: MazeTasks, config: BenchmarkConfig, passes: Passes | None = None) -> Tensor:
+    """The weights that make the losses of the parts of a batch add up to its own: see term_weights, moves_weights."""
+    if config.head == "moves":
+        return moves_weights(moves_targets(batch, config, passes or step_passes(config, config.R, looped=True)))
+    return term_weights(batch.length, config)
 
 
 def term_weights(length: Tensor, config: BenchmarkConfig) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ class Data:
     """Training and test mazes of one seed.
 
     Attributes:
-        train: the training set; with --train online the mazes of the first step, to time a step on.
+        train: the training set; with --train online the mazes of the first step, of a middling size, to time a step on.
         test: the test mazes.
         batches: what each step trains on.
         n_train: different mazes trained on.
@@ -38,7 +39,7 @@ def protocol_settings(config: BenchmarkConfig) -> dict:
     """What the protocol decides: features per cell that the planners see, and the reduction of the loss."""
     if config.protocol == "as-published":
         return {"cell_features": 1, "reduction": "position_mean"}
-    return {"cell_features": 4, "reduction": "mean"}
+    return {"cell_features": config.cell_features, "reduction": "mean"}
 
 
 def planner_view(mazes: MazeBatch, config: BenchmarkConfig) -> MazeBatch:
@@ -56,16 +57,20 @@ def make_data(config: BenchmarkConfig, seed: int) -> Data:
 
     default: exactly --train and --test mazes. as-published: 3x as many candidates with random start and goal, of
     which those whose shortest path is long enough are kept, at most as many as asked for: usually fewer. With
-    --train online the training mazes are drawn step by step, those of the test set left out.
+    --train online the training mazes are drawn step by step, those of the test set left out (of several sizes only
+    --maze-size has any).
 
     Raises:
         ConfigError: no maze of the size has so long a path, or too few mazes are not in the training set.
     """
     if config.train == "online":
         test = _sample(config, "test", config.test, seed + TEST_SEED_OFFSET, None)
-        online = OnlineBatches(config.batch_size, config.steps_per_epoch, seed, test.keys(), size=config.maze_size,
-                               min_path=config.min_path_cells, algorithm=config.algorithm)
-        return Data(online.draw(0)[0], test, online, config.epochs * online.mazes_per_epoch)
+        online = OnlineBatches(config.batch_size, config.steps_per_epoch, seed, test.keys(), size=config.size_range,
+                               min_path=config.min_path_at, algorithm=config.algorithm,
+                               anywhere=config.supervision == "all")
+        low, high = config.size_range
+        middling = round(math.sqrt(sum(size**2 for size in range(low, high + 1)) / (high - low + 1)))
+        return Data(online.draw(0, middling)[0], test, online, config.epochs * online.mazes_per_epoch)
     train = _sample(config, "train", config.train, seed, None)
     test = _sample(config, "test", config.test, seed + TEST_SEED_OFFSET, train.keys())
     return Data(train, test, FixedBatches(train, config.batch_size, seed), len(train))

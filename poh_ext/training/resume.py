@@ -20,8 +20,8 @@ from poh_ext.training.validation import ConfigError, flag
 __all__ = ["find_interrupted", "first_difference", "identity"]
 
 # No result depends on these. Device and precision are compared as what was chosen, not as asked: see _COMPARED.
-NOT_COMPARED = ("output", "overwrite", "resume", "dry_run", "quick", "cpu", "device", "precision", "save_weights",
-                "tensorboard", "ray")  # fmt: skip
+NOT_COMPARED = ("output", "overwrite", "resume", "dry_run", "quick", "preset", "cpu", "device", "precision",
+                "save_weights", "tensorboard", "ray")  # fmt: skip
 # Parts of the environment that decide results.
 _COMPARED = (("device",), ("precision",), ("versions", "torch"), ("versions", "poh_ext"), ("hardware", "cpu"),
              ("hardware", "threads"), ("processes",), ("backend_info",))  # fmt: skip

@@ -26,8 +26,10 @@ def seconds_per_maze(row: PlannedRow, tasks: MazeTasks, *, device: torch.device,
     with torch.random.fork_rng(devices=[]):
         model = planner_class(row.kind)(row.config.maze_size, **row.options).to(device)
 
+    mean = max(1, round(row.config.mean_passes()))  # of the run, where each step draws its own number
+
     def train(mazes: int, steps: int) -> float:
-        config = dataclasses.replace(row.config, epochs=steps)
+        config = dataclasses.replace(row.config, epochs=steps, train_R=(mean, mean), train_R_growth=None)
         took = train_planner(model, tasks[:mazes], config, seed=0, label="timing", precision=precision, check=check,
                              quiet=True)
         return took.seconds / (steps * mazes)

@@ -6,6 +6,7 @@ It depends on what it is given alone, so that it may run in another process or b
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +16,16 @@ from typing import Any
 import torch
 
 from poh_ext.models import gflop_per_maze, parameter_count
+from poh_ext.models.weights import save
 from poh_ext.report import Row
-from poh_ext.report.results import label, write_atomically
+from poh_ext.report.results import label, plain
 from poh_ext.training.board import Board
 from poh_ext.training.checkpoint import Checkpoints
 from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_random
 from poh_ext.training.history import History
 from poh_ext.training.interrupt import Interrupted
 from poh_ext.training.loop import Diverged, Training, train_planner
+from poh_ext.training.passes import passes_at_test
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.planners import planner_class
 from poh_ext.training.protocol import Data, make_data, planner_view
@@ -33,7 +36,6 @@ from poh_ext.training.workers import ALONE, Workers
 __all__ = ["Outcome", "Place", "assist", "run_trial", "trial_checkpoints", "trial_name"]
 
 MAZES_SHOWN = 6  # whose walked paths are kept for pictures
-WEIGHTS = ("poh_ext planner weights", 1)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: C
         outcome = _evaluate(model, planned, seed, data, place, check, name, training)
         watchers.result(outcome.row)
     if planned.trained and planned.config.save_weights:
-        _save_weights(model, planned, seed, place)
+        _save_weights(model, planned, outcome, place)
     return outcome
 
 
@@ -141,19 +143,24 @@ def _evaluate(model: torch.nn.Module, planned: PlannedRow, seed: int, data: Data
     def view(mazes):
         return planner_view(mazes, planned.config)
 
-    how = {"precision": place.precision, "view": view, "check": check, "label": f"evaluating {name}"}
+    # Many passes without a graph have a kernel of their own, in float32; and rounding would add up over them.
+    precision = "float32" if planned.config.valid_heads else place.precision
+    how = {"passes": passes_at_test(model, planned.config), "precision": precision, "view": view, "check": check,
+           "label": f"evaluating {name}"}
     study = RoutingStudy(model, data.test, how) if planned.trained and hasattr(model, "routing_weights") else None
     evaluation = evaluate(model, data.test, decode=planned.config.decode_used, observe=study or (lambda: None), **how)
     routing = study.record(planned, seed, evaluation) if study else None
     return Outcome(_row(planned, seed, evaluation, training, model), routing)
 
 
-def _save_weights(model: torch.nn.Module, planned: PlannedRow, seed: int, place: Place) -> None:
-    kind, version = WEIGHTS
-    record = {"format": kind, "version": version, "planner": type(model).__name__, "row": planned.model, "seed": seed,
-              "size": planned.config.maze_size, "options": planned.options, "model": model.state_dict()}
-    path = place.folder / "weights" / f"{trial_name(planned, seed)}.pt"
-    write_atomically(path, lambda file: torch.save(record, file))
+def _save_weights(model: torch.nn.Module, planned: PlannedRow, outcome: Outcome, place: Place) -> None:
+    row, environment = outcome.row, place.environment
+    notes = {"row": planned.model, "scale": planned.scale, "seed": row.seed, "config": planned.config.to_dict(),
+             "steps": row.steps, "seconds": row.train_seconds, "reached": sum(row.reached) / len(row.reached),
+             "optimal": sum(row.optimal) / len(row.optimal), "precision": place.precision,
+             "threads": torch.get_num_threads(), "versions": plain(environment.get("versions", {}))}
+    save(place.folder / "weights" / f"{trial_name(planned, row.seed)}.pt", model, size=planned.config.maze_size,
+         options=planned.options, notes=json.loads(json.dumps(notes)))
 
 
 def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training, model) -> Row:
@@ -162,7 +169,7 @@ def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training
     return Row(
         model=planned.model, trained=trained, seed=seed, scale=planned.scale,
         params=parameter_count(model) if model is not None else 0,
-        gflop_per_maze=gflop_per_maze(model) if model is not None else 0.0,
+        gflop_per_maze=gflop_per_maze(model, passes_at_test(model, planned.config)) if model is not None else 0.0,
         steps=training.steps, train_seconds=training.seconds if trained else None,
         train_mazes_per_second=training.mazes_per_second if trained else None,
         eval_mazes_per_second=outcome.mazes_per_second,

@@ -9,11 +9,15 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from poh_ext.mazes import GENERATORS
+from poh_ext.training.presets import SOLVE
 
 __all__ = ["ConfigError", "flag", "validate"]
 
 _COUNTS = ("test", "epochs", "steps_per_epoch", "R", "T", "multi_horizon", "seeds", "batch_size",
-           "d_model", "n_heads", "d_ff", "depth")  # fmt: skip
+           "d_model", "n_heads", "d_ff", "depth", "deep_supervision")  # fmt: skip
+# What the published planners and their training do not have.
+_NOT_PUBLISHED = ("valid_heads", "norm", "head", "positions", "cell_features", "reinject", "residual", "route_scale",
+                  "routing", "supervision", "train_R", "grad_passes", "test_R", "deep_supervision", "ema")  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -45,7 +49,7 @@ def validate(config) -> None:
         value = getattr(config, name)
         for given in (value if isinstance(value, tuple) else (value,)) if choices else ():
             if given not in choices:
-                raise ConfigError(f"{flag(name)} {given}: must be one of {', '.join(choices)}")
+                raise ConfigError(f"{flag(name)} {given}: must be one of {', '.join(map(str, choices))}")
         if value == () and choices:
             raise ConfigError(f"{flag(name)}: name at least one of {', '.join(choices)}")
     for scale, shape in config.shapes.items():
@@ -63,7 +67,63 @@ def validate(config) -> None:
     if config.algorithm not in GENERATORS:
         raise ConfigError(f"--algorithm {config.algorithm}: must be one of {', '.join(GENERATORS)}")
     _require(config, "ray", lambda v: v in ("off", "auto", "local") or ":" in v, "off, auto, local or HOST:PORT")
+    _check_planners(config)
+    _check_training(config)
     _check_experiments(config)
+
+
+def _check_planners(config) -> None:
+    """The levers of the planners."""
+    _require(config, "valid_heads", lambda v: v == "all" or (isinstance(v, int) and v >= 0), "at least 0, or all")
+    for scale, shape in config.shapes.items():
+        if config.heads_in_sight(shape.n_heads) > shape.n_heads:
+            of = f" of {scale}" if scale else ""
+            raise ConfigError(f"--valid-heads {config.valid_heads}: at most the {shape.n_heads} heads{of}")
+    _require(config, "route_scale", lambda v: v == "heads" or (not isinstance(v, str) and 0 < v < math.inf),
+             "a finite number above 0, or heads")
+    if config.head == "moves" and config.multi_horizon > 1:
+        raise ConfigError(f"--multi-horizon {config.multi_horizon} contradicts --head moves: it scores the next move")
+    if config.routing == "token" and "poh_token" in config.row_names:
+        raise ConfigError("--routing token contradicts --rows poh_token: it would be the row poh again")
+    if config.protocol == "as-published":
+        for name in _NOT_PUBLISHED:
+            value = getattr(config, name)
+            if value != next(f.default for f in dataclasses.fields(config) if f.name == name):
+                raise ConfigError(f"{flag(name)} {_words(value)} contradicts --protocol as-published: nothing of the "
+                                  "kind was published")
+
+
+def _check_training(config) -> None:
+    """The levers of the training."""
+    counts = "at least 1, or "
+    _require(config, "grad_passes", lambda v: v == "all" or (isinstance(v, int) and v >= 1), counts + "all")
+    _require(config, "test_R", lambda v: v == "R" or (isinstance(v, int) and v >= 1), counts + "R")
+    _require(config, "ema", lambda v: 0 <= v < 1, "at least 0 and below 1")
+    _require(config, "weight_decay", lambda v: 0 <= v < math.inf, "a finite number, at least 0")
+    for name, least, most in (("train_R", 1, 10_000), ("train_sizes", 2, 256)):
+        value = getattr(config, name)
+        if value is not None and not (len(value) == 2 and least <= value[0] <= value[1] <= most):
+            raise ConfigError(f"{flag(name)} {_words(value)}: must be the lowest and the highest, from {least} to "
+                              f"{most}")
+    for name in ("train_R", "test_R"):
+        if config.R == 1 and getattr(config, name) not in (None, "R"):
+            raise ConfigError(f"--R 1 contradicts {flag(name)}: planners of one pass never run another number")
+    if config.train_R_growth is not None:
+        if config.train_R is None:
+            raise ConfigError(f"--train-R-growth {config.train_R_growth}: needs --train-R, whose highest grows")
+        if not config.train_R[1] <= config.train_R_growth <= 10_000:
+            raise ConfigError(f"--train-R-growth {config.train_R_growth}: must be from the highest of --train-R, "
+                              f"{config.train_R[1]}, to 10000")
+    if config.supervision == "all" and config.head != "moves":
+        raise ConfigError("--supervision all: needs --head moves")
+    if config.train_sizes is not None:
+        for name, value in (("train", "online"), ("head", "moves"), ("positions", "none")):
+            if getattr(config, name) != value:
+                raise ConfigError(f"--train-sizes {_words(config.train_sizes)}: needs {flag(name)} {value}")
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _check_experiments(config) -> None:
@@ -71,7 +131,7 @@ def _check_experiments(config) -> None:
     if config.ablation and config.ablate:
         raise ConfigError("--ablate contradicts --ablation: run one after the other, each with its own --output")
     chosen = "--ablation" if config.ablation else "--ablate" if config.ablate else None
-    if chosen and config.rows != type(config).rows:
+    if chosen and config.rows not in (type(config).rows, SOLVE["rows"] if config.preset == "solve" else None):
         raise ConfigError(f"--rows contradicts {chosen}, which has rows of its own: give one of them")
     if chosen and config.parity != "depth":
         raise ConfigError(f"--parity {config.parity} contradicts {chosen}, whose PoH is matched with its depth kept")

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.device import choose_device
-from poh_ext.training.objective import term_weights
+from poh_ext.training.objective import part_weights
+from poh_ext.training.passes import Passes
 
 __all__ = ["ALONE", "Workers", "joined"]
 
@@ -70,14 +71,18 @@ class Workers:
             dist.all_reduce(values)
         return values
 
-    def parallel(self, objective: nn.Module) -> nn.Module:
-        """The module with its gradients averaged over the processes, all starting from the first one's weights."""
+    def parallel(self, objective: nn.Module, *, static: bool = True) -> nn.Module:
+        """The module with its gradients averaged over the processes, all starting from the first one's weights.
+
+        `static`: each step's loss reaches the same parameters.
+        """
         if self.count == 1:
             return objective
-        # A static graph may have parameters that no loss reaches, which DDP would otherwise refuse.
-        return nn.parallel.DistributedDataParallel(objective, static_graph=True)
+        # Either way there may be parameters that no loss reaches, which DDP would otherwise refuse.
+        return nn.parallel.DistributedDataParallel(objective, static_graph=static, find_unused_parameters=not static)
 
-    def part(self, batch: MazeTasks, config: BenchmarkConfig) -> tuple[MazeTasks, Tensor | None, float]:
+    def part(self, batch: MazeTasks, config: BenchmarkConfig, passes: Passes | None = None
+             ) -> tuple[MazeTasks, Tensor | None, float]:
         """(this process's part, the weights of its terms, its share of the mazes): see Objective.forward.
 
         A process without a maze, where a batch is smaller than the number of processes, takes one with weight 0: it
@@ -85,7 +90,7 @@ class Workers:
         """
         if self.count == 1:
             return batch, None, 1.0
-        weights = term_weights(batch.length, config)
+        weights = part_weights(batch, config, passes)
         index = torch.arange(len(batch))[self.rank :: self.count]
         if len(index) == 0:
             return batch[:1], torch.zeros_like(weights), 0.0

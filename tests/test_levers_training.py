@@ -1,0 +1,151 @@
+"""The levers of the training: each acts, gradients go as far as they should, averages follow their formula."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from poh_ext.training import loop, protocol
+from poh_ext.training.average import Average
+from poh_ext.training.config import Benchmark12x12Config
+from poh_ext.training.evaluate import evaluate
+from poh_ext.training.every_cell import UNSUPERVISED
+from poh_ext.training.objective import Objective, moves_targets
+from poh_ext.training.passes import Passes, passes_at_test, step_passes
+from poh_ext.training.planners import build_planner
+from poh_ext.training.workers import Workers
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+BASE = {"train": "online", "steps_per_epoch": 3, "epochs": 2, "test": 6, "maze_size": 5, "batch_size": 4, "R": 4,
+        "d_model": 16, "n_heads": 4, "d_ff": 24, "depth": 1, "parity": "none", "warmup_steps": 1, "lr": 1e-2,
+        "dropout": 0.0, "cell_features": 6, "valid_heads": "all", "norm": "post", "head": "moves", "positions": "none",
+        "reinject": "on", "residual": "none", "route_scale": "heads", "supervision": "all", "train_R": (2, 5),
+        "grad_passes": 2, "ema": 0.5, "device": "cpu", "precision": "float32"}
+
+
+def small(**changes):
+    return Benchmark12x12Config(**{**BASE, **changes})
+
+
+def train(config, name="poh", seed=3):
+    config.validate()
+    model = build_planner(name, config, seed=seed)
+    training = loop.train_planner(model, protocol.make_data(config, seed).batches, config, seed=seed, label=name)
+    return model, [point["loss"] for point in training.curve]
+
+
+@pytest.mark.parametrize("changes", [
+    {"valid_heads": 2}, {"norm": "pre"}, {"head": "cells", "supervision": "path"}, {"positions": "absolute"},
+    {"cell_features": 4}, {"reinject": "off"}, {"residual": "rezero"}, {"route_scale": 1.0}, {"routing": "token"},
+    {"supervision": "path"}, {"train_R": None}, {"train_R": (2, 9)}, {"train_R_growth": 30}, {"grad_passes": 1},
+    {"deep_supervision": 2}, {"train_sizes": (3, 5)}, {"weight_decay": 0.9}, {"label_smoothing": 0.3},
+    {"validity_mask": True}, {"dropout": 0.2}, {"route_ent_weight": 0.5},
+], ids=str)
+def test_every_lever_acts_on_the_training(changes):
+    assert train(small())[1] != train(small(**changes))[1]
+
+
+def test_the_average_and_the_passes_at_test_act_on_the_evaluation():
+    (plain, losses), (averaged, same) = train(small(ema=0.0)), train(small(ema=0.9))
+    assert losses == same  # what is trained is the same
+    assert any(not torch.equal(a, b) for a, b in zip(plain.parameters(), averaged.parameters(), strict=True))
+    tasks = protocol.make_data(small(), 3).test
+    tables = []
+    policy = plain.policy
+    plain.policy = lambda *given, **chosen: tables.append(policy(*given, **chosen)) or tables[-1]
+    for passes in (None, 4, 9):
+        evaluate(plain, tasks, passes=passes)
+    assert torch.equal(tables[0], tables[1]) and not torch.equal(tables[0], tables[2])
+    assert passes_at_test(plain, small(test_R=9)) == 9 and passes_at_test(plain, small()) == 4
+    assert passes_at_test(build_planner("baseline", small(), seed=0), small(test_R=9)) is None
+
+
+def test_the_average_follows_its_formula():
+    model = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.constant_(model.weight, 1.0)
+    average, expected = Average(model, 0.3), 1.0
+    for steps, value in enumerate((5.0, -2.0, 7.0, 0.5, 4.0)):
+        torch.nn.init.constant_(model.weight, value)
+        average.update(model, steps)
+        decay = min(0.3, (1 + steps) / (10 + steps))
+        expected = decay * expected + (1 - decay) * value
+        assert average.model.weight.tolist()[0] == pytest.approx([expected] * 2, rel=1e-6)
+    average.into(model)
+    assert torch.equal(model.weight, average.model.weight) and model.weight.requires_grad
+
+
+@pytest.mark.parametrize("name", ["poh", "looped_baseline"])
+@pytest.mark.parametrize("grad, states", [("all", 1), (3, 1), (3, 2), (4, 4), (7, 3)])
+def test_gradients_go_through_the_last_passes_and_no_others(name, grad, states, monkeypatch):
+    config = small(grad_passes=grad, deep_supervision=states)
+    model, seen = build_planner(name, config, seed=1), []
+    one_pass = type(model)._pass
+    monkeypatch.setattr(type(model), "_pass", lambda self, *given: seen.append(
+        (given[3], torch.is_grad_enabled())) or one_pass(self, *given))
+    monkeypatch.setattr(type(model), "_without_graph", lambda self, *given: None)
+    tasks = protocol.make_data(config, 1).train
+    loss, *_ = Objective(model, config, "float32")(tasks, 0.0, passes=step_passes(config, 11, True))
+    loss.backward()
+    graded = 11 if grad == "all" else grad
+    assert seen == [(step, step >= 11 - graded) for step in range(11)]
+
+
+def test_the_loss_is_the_mean_over_states_of_means_over_cells_within_reach():
+    config = small(deep_supervision=3, grad_passes=9)
+    model, tasks = build_planner("looped_baseline", config, seed=1), protocol.make_data(config, 1).train
+    passes = step_passes(config, 9, True)
+    assert passes == Passes(9, (3, 6, 9))
+    distance = tasks.mazes.distances(tasks.goal)
+    expected = 0.0
+    for n in passes.after:
+        log_p = model(tasks.mazes, tasks.start, tasks.goal, passes=n).double().log_softmax(-1)
+        targets = moves_targets(tasks, config, Passes(n, (n,)))[0]
+        assert torch.equal(targets != UNSUPERVISED, (distance > 0) & (distance <= n))
+        cells = (targets != UNSUPERVISED).nonzero().tolist()
+        of = [-(0.9 * log_p[b, i, targets[b, i]] + 0.1 * log_p[b, i].mean()) for b, i in cells]
+        expected += sum(of).item() / len(of) / 3
+    loss, cross_entropy, _ = Objective(model, config, "float32")(tasks, 0.0, passes=passes)
+    assert loss.item() == cross_entropy.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_control_without_a_loop_is_given_the_same_targets():
+    config = small()
+    model, tasks = build_planner("baseline", config, seed=1), protocol.make_data(config, 1).train
+    objective = Objective(model, config, "float32")
+    losses = [objective(tasks, 0.0, passes=step_passes(config, run, False))[0].item() for run in (1, 5, 24)]
+    assert len(set(losses)) == 3  # one pass each, but other cells
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"supervision": "path"}, {"deep_supervision": 2, "validity_mask": True},
+    {"head": "cells", "supervision": "path", "deep_supervision": 2},
+], ids=["all", "path", "deep", "cells"])
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(count, changes):
+    config = small(batch_size=5, **changes)
+    batch, passes = protocol.make_data(config, 1).train, step_passes(config, 6, True)
+    model = build_planner("poh", config, seed=1)
+    objective = Objective(model, config, "float32")
+
+    def values(*given):
+        found = objective(*given, passes)
+        gradients = torch.autograd.grad(found[0], list(model.parameters()), allow_unused=True)
+        return torch.stack(found).detach(), [torch.zeros(()) if g is None else g for g in gradients]
+
+    whole, expected = values(batch, 0.05, None, 1.0)
+    parts = []
+    for rank in range(count):
+        part, weights, share = Workers(count, rank).part(batch, config, passes)
+        assert (weights is None) == (count == 1)
+        parts.append(values(part, 0.05, weights, share))
+    torch.testing.assert_close(sum(part for part, _ in parts), whole, rtol=1e-5, atol=1e-6)
+    for i, gradient in enumerate(expected):
+        torch.testing.assert_close(sum(gradients[i] for _, gradients in parts), gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_training_with_levers_is_a_function_of_the_seed():
+    config = small(train_sizes=(3, 5), train_R_growth=8)
+    (a, losses), (b, again) = train(config), train(config)
+    assert losses == again and all(map(torch.equal, a.parameters(), b.parameters()))
+    assert train(config, seed=4)[1] != losses
+    assert train(dataclasses.replace(config, lr=2e-2))[1] != losses

@@ -1,0 +1,235 @@
+"""--preset solve and the levers it sets: what they are, what is refused, and a short run from end to end."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from poh_ext.models import parameter_count
+from poh_ext.models.weights import load
+from poh_ext.report import Results
+from poh_ext.training import benchmark, cli, protocol
+from poh_ext.training.batches import draw
+from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
+from poh_ext.training.passes import Passes, draw_passes, step_passes
+from poh_ext.training.planners import build_planner, planner_class, planner_options
+from poh_ext.training.presets import SOLVE, with_presets
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+TINY = {"train": 8, "test": 6, "epochs": 2, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
+        "depth": 1, "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32"}
+MOVES = {"head": "moves", "positions": "none", "train": "online"}
+
+
+def tiny(**changes):
+    return Benchmark12x12Config(**{**TINY, **changes})
+
+
+def solve(**changes):
+    return dataclasses.replace(with_presets(Benchmark12x12Config(), quick=False, preset="solve"), **changes)
+
+
+def parse(*words, program=Benchmark12x12Config):
+    pytest.importorskip("tyro")
+    config = cli.parse(program, words)
+    config.validate()
+    return config
+
+
+# -- the preset --------------------------------------------------------------------------------------------------
+
+
+def test_the_preset_is_the_recipe():
+    config = parse("--preset", "solve")
+    assert config == solve(preset="solve") == parse("--preset=solve")
+    assert config.min_path_cells == 50 and config.total_steps(0) == 3000 and config.test_passes == 220
+    assert (config.train_R, config.train_R_growth, config.size_range) == ((4, 40), 100, (5, 12))
+    counts = {name: parameter_count(planner_class(name), 12, **planner_options(name, config))
+              for name in ("baseline", "looped_baseline", "poh", "poh_token")}
+    assert counts == {"baseline": 19_992, "looped_baseline": 19_992, "poh": 30_728, "poh_token": 30_728}
+    common = {"d_model": 48, "n_heads": 4, "d_ff": 96, "depth": 1, "cell_features": 6, "maze_enc": False,
+              "dropout": 0.0, "valid_heads": 4, "norm": "post", "head": "moves", "positions": "none", "reinject": True}
+    assert planner_options("looped_baseline", config) == {**common, "loops": 220}
+    assert planner_options("baseline", config) == common
+    assert planner_options("poh", config) == {**common, "R": 220, "T": 4, "residual": "none", "route_scale": 4.0}
+    assert planner_options("poh_token", config)["routing"] == "token"
+
+
+def test_flags_beside_the_presets_win_and_presets_combine():
+    config = parse("--quick", "--preset", "solve", "--valid-heads", "2", "--train-R", "3,9", "--lr", "1e-3")
+    assert config.quick and config.total_steps(0) == 1200 and config.test == 200 and config.train_R_growth is None
+    assert (config.valid_heads, config.train_R, config.lr, config.d_model) == (2, (3, 9), 1e-3, 48)
+    assert planner_options("poh", config)["valid_heads"] == 2
+    assert parse("--preset", "none") == Benchmark12x12Config()
+    both = parse("--preset", "solve", "--depth", "2", "--parity", "depth", "--rows",
+                 "baseline,looped_baseline,poh,poh_token,poh_shallow")
+    shapes = {name: planner_options(name, both) for name in both.row_names}
+    assert shapes["poh"]["n_heads"] == 4 and shapes["poh"]["d_model"] < 48  # narrower heads, none fewer
+    assert shapes["poh_shallow"]["depth"] == 1 and shapes["poh_shallow"]["d_model"] == 48
+    scaling = parse("--preset", "solve", "--models", "tiny,medium", program=ScalingBenchmarkConfig)
+    assert planner_options("poh", scaling, "medium")["valid_heads"] == 8 and scaling.parity == "depth"
+
+
+@pytest.mark.parametrize("program", [Benchmark12x12Config, ScalingBenchmarkConfig])
+def test_the_defaults_are_the_published_planners(program):
+    config = program()
+    for scale in config.shapes:
+        for name in ("baseline", "looped_baseline", "poh"):
+            assert set(planner_options(name, config, scale)) <= {"d_model", "n_heads", "d_ff", "depth", "cell_features",
+                                                                 "maze_enc", "dropout", "loops", "R", "T"}
+    assert torch.optim.AdamW(build_planner("poh", tiny(), seed=0).parameters()).defaults["weight_decay"] == (
+        config.weight_decay)
+    assert config.size_range == (config.maze_size, config.maze_size) and config.test_passes == config.R
+    assert config.pass_range(0, 9) == (config.R, config.R)
+    assert set(SOLVE) < {f.name for f in dataclasses.fields(Benchmark12x12Config)}
+
+
+def test_a_short_run_of_the_preset_learns_and_says_what_its_rows_are(tmp_path, capsys):
+    flags = ["--quick", "--preset", "solve", "--epochs", "2", "--steps-per-epoch", "15", "--test", "8", "--maze-size",
+             "6", "--train-sizes", "4,6", "--R", "24", "--train-R", "4", "12", "--min-path", "0.3", "--save-weights",
+             "--warmup-steps", "5", "--ema", "0.8", "--rows", "baseline,looped_baseline,poh,poh_token", "--cpu",
+             "--precision", "float32", "--output", str(tmp_path / "run")]
+    pytest.importorskip("tyro")
+    assert cli.main(Benchmark12x12Config, flags) == 0
+    results = Results.load(tmp_path / "run" / "results.json")
+    assert [row.model for row in results.rows] == ["baseline", "poh", "looped_baseline", "poh_token"]
+    for row in results.rows:
+        losses = [point["loss"] for point in row.curve]
+        assert row.steps == len(losses) == 30 and sum(losses[-5:]) < 0.8 * sum(losses[:5]), row.model
+        path = tmp_path / "run" / "weights" / f"{row.model}-seed42.pt"
+        model, notes = load(path)
+        assert notes["row"] == row.model and notes["steps"] == 30 and notes["config"]["train_sizes"] == [4, 6]
+        assert parameter_count(model) == row.params
+    costs = {row.model: row.gflop_per_maze for row in results.rows}
+    assert costs["looped_baseline"] > 15 * costs["baseline"]  # 24 passes at test
+    assert {record["model"]: len(record["weights"]) for record in results.routing} == {"poh": 24, "poh_token": 24}
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "the looped baseline is the recurrent one" in report and "PoH per token" in report
+    assert "routing per maze or per cell" in report
+    assert "(--quick --preset solve)" in capsys.readouterr().out
+
+
+# -- what is refused, and what is told ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"valid_heads": -1}, "--valid-heads -1: must be at least 0, or all"),
+    ({"valid_heads": 5}, "--valid-heads 5: at most the 4 heads"),
+    ({"norm": "none"}, "--norm none: must be one of published, pre, post"),
+    ({"head": "both"}, "--head both: must be one of cells, moves"),
+    ({"positions": "relative"}, "--positions relative"),
+    ({"cell_features": 5}, "--cell-features 5: must be one of 4, 6"),
+    ({"reinject": "yes"}, "--reinject yes"),
+    ({"residual": "add"}, "--residual add"),
+    ({"route_scale": 0.0}, "--route-scale 0.0: must be a finite number above 0, or heads"),
+    ({"route_scale": "many"}, "--route-scale many"),
+    ({"routing": "head"}, "--routing head"),
+    ({"routing": "token", "rows": ("poh", "poh_token")}, "--routing token contradicts --rows poh_token"),
+    ({"head": "moves", "multi_horizon": 2}, "--multi-horizon 2 contradicts --head moves"),
+    ({"supervision": "some"}, "--supervision some"),
+    ({"supervision": "all"}, "--supervision all: needs --head moves"),
+    ({"train_R": (0, 4)}, "--train-R 0 4: must be the lowest and the highest, from 1 to 10000"),
+    ({"train_R": (5, 4)}, "--train-R 5 4"),
+    ({"train_R": (2, 4), "R": 1}, "--R 1 contradicts --train-R"),
+    ({"test_R": 4, "R": 1}, "--R 1 contradicts --test-R"),
+    ({"train_R_growth": 9}, "--train-R-growth 9: needs --train-R"),
+    ({"train_R": (2, 8), "train_R_growth": 7}, "--train-R-growth 7: must be from the highest of --train-R, 8"),
+    ({"grad_passes": 0}, "--grad-passes 0: must be at least 1, or all"),
+    ({"test_R": 0}, "--test-R 0: must be at least 1, or R"),
+    ({"deep_supervision": 0}, "--deep-supervision 0: must be at least 1"),
+    ({"train_sizes": (1, 4), **MOVES}, "--train-sizes 1 4: must be the lowest and the highest, from 2 to 256"),
+    ({"train_sizes": (3, 4), **MOVES, "train": 8}, "--train-sizes 3 4: needs --train online"),
+    ({"train_sizes": (3, 4), **MOVES, "head": "cells"}, "--train-sizes 3 4: needs --head moves"),
+    ({"train_sizes": (3, 4), **MOVES, "positions": "absolute"}, "--train-sizes 3 4: needs --positions none"),
+    ({"ema": 1.0}, "--ema 1.0: must be at least 0 and below 1"),
+    ({"ema": float("nan")}, "--ema nan"),
+    ({"weight_decay": -1.0}, "--weight-decay -1.0: must be a finite number, at least 0"),
+    ({"preset": "fast"}, "--preset fast: must be one of none, solve"),
+    ({"depth": 1, "rows": ("poh_shallow",), "d_model": 48, "d_ff": 96, **MOVES}, "poh_shallow needs --depth 2"),
+    *(({"protocol": "as-published", name: value}, "contradicts --protocol as-published") for name, value in {
+        "valid_heads": 1, "norm": "post", "head": "moves", "positions": "none", "cell_features": 6, "reinject": "on",
+        "residual": "none", "route_scale": 2.0, "routing": "token", "train_R": (2, 3), "grad_passes": 1, "test_R": 3,
+        "deep_supervision": 2, "ema": 0.9}.items()),
+])
+def test_what_cannot_be_run_is_named(changes, words, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        benchmark.run_benchmark(tiny(output=tmp_path / "out", **changes))
+    assert words in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"rows": ("baseline",), "residual": "none"}, "--residual does nothing: there is no PoH row"),
+    ({"rows": ("baseline",), "route_scale": "heads"}, "--route-scale does nothing"),
+    ({"rows": ("poh_token",), "routing": "token"}, None),  # refused
+    ({"rows": ("baseline",), "train_R": (2, 3)}, "--train-R does nothing: all trained planners run one pass"),
+    ({"rows": ("baseline",), "test_R": 3}, "--test-R does nothing"),
+    ({"rows": ("baseline",), "deep_supervision": 2}, "--deep-supervision does nothing"),
+    ({"grad_passes": 2}, "--grad-passes 2 does nothing: no step runs more than 2 passes"),
+    ({"deep_supervision": 3}, "--deep-supervision 3: no more than 2 passes have gradients"),
+    ({"train_R": (2, 3), "test_R": 9}, "--R does nothing beside --train-R and --test-R"),
+    ({"train_R": (2, 3)}, "the baseline runs one pass"),
+    ({**MOVES, "supervision": "all", "min_path": 0.2}, "--min-path holds for the test mazes"),
+])
+def test_what_does_nothing_is_told(changes, words):
+    config = tiny(**changes)
+    if words is None:
+        with pytest.raises(ConfigError):
+            config.validate()
+        return
+    config.validate()
+    assert any(words in note for note in config.notes())
+    assert tiny().notes() == []
+
+
+# -- passes and sizes --------------------------------------------------------------------------------------------
+
+
+def test_passes_grow_between_a_fifth_and_three_fifths_of_the_run():
+    config = tiny(train_R=(4, 40), train_R_growth=100)
+    spans = [config.pass_range(step, 1000) for step in range(1000)]
+    assert spans[0] == spans[199] == (4, 40) and spans[400] == (4, 70) and spans[600] == spans[999] == (4, 100)
+    assert all(a <= b for a, b in itertools.pairwise(spans))
+    assert tiny(train_R=(4, 40)).mean_passes() == 22
+    assert config.mean_passes() == pytest.approx((4 + (0.2 * 40 + 0.4 * 70 + 0.4 * 100)) / 2, abs=0.5)
+
+
+def test_each_step_draws_its_passes_and_its_size_by_itself():
+    config = tiny(**MOVES, train_R=(3, 6), train_sizes=(3, 5), batch_size=2, min_path=0.3)
+    runs = [draw_passes(config, 7, step, 200, True).run for step in range(200)]
+    assert set(runs) == {3, 4, 5, 6}
+    assert runs == [draw_passes(config, 7, step, 200, False).run for step in range(200)]  # for every planner
+    assert runs != [draw_passes(config, 8, step, 200, True).run for step in range(200)]
+    batches = protocol.make_data(config, 7).batches
+    sizes = [tasks.mazes.height for tasks, _ in batches.run(0, 40)]
+    assert sizes == [draw(7, step, (3, 5), (9, 99)).size for step in range(40)] and set(sizes) == {3, 4, 5}
+    for tasks, _ in batches.run(0, 20):
+        assert int(tasks.length.min()) >= config.min_path_at(tasks.mazes.height)
+
+
+def test_with_all_cells_supervised_start_and_goal_are_any_cells_and_no_test_maze_is_met():
+    config = tiny(**MOVES, supervision="all", train_sizes=(2, 3), maze_size=3, min_path=0.3, test=60, batch_size=50)
+    data = protocol.make_data(config, 1)
+    lengths, rejected = set(), 0
+    for step in range(30):
+        tasks, left_out = data.batches.draw(step)
+        again, _ = data.batches.draw(step)
+        assert torch.equal(tasks.start, again.start) and torch.equal(tasks.mazes.passages, again.mazes.passages)
+        assert not torch.isin(tasks.keys(), data.test.keys()).any()
+        assert tasks.mazes.height == 3 or left_out == 0
+        lengths |= set(tasks.length.tolist())
+        rejected += left_out
+        walked = tasks.mazes.distances(tasks.goal).gather(1, tasks.start[:, None])[:, 0] + 1
+        assert torch.equal(walked.long(), tasks.length)
+    assert rejected > 50 and {1, 2, 3} <= lengths
+
+
+@pytest.mark.parametrize("run, grad, states, expected", [
+    (30, 12, 3, Passes(30, (22, 26, 30), 4)), (30, 12, 1, Passes(30, (30,), 12)), (30, "all", 1, Passes(30, (30,))),
+    (5, 12, 2, Passes(5, (3, 5))), (10, 5, 2, Passes(10, (8, 10), 3)), (3, 2, 5, Passes(3, (2, 3), 1)),
+    (7, "all", 7, Passes(7, (1, 2, 3, 4, 5, 6, 7))),
+])
+def test_states_are_spread_over_the_passes_with_gradients(run, grad, states, expected):
+    assert step_passes(tiny(grad_passes=grad, deep_supervision=states), run, True) == expected
+    assert step_passes(tiny(grad_passes=grad, deep_supervision=states), run, False) == Passes(run, (run,), None, False)
