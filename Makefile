@@ -1,7 +1,7 @@
 # make benchmark   set up .venv, build, run the 12x12 benchmark's quick preset (a few minutes)
 # make test        the same set-up, then the tests
 # make bench       kernel timings against PyTorch (pytest-benchmark)
-# make solve       train the two small planners whose weights come with the package anew (some minutes)
+# make solve       train the two small planners whose weights come with the package anew (goes on where interrupted)
 # make lint        ruff
 # Needs Python >= 3.11; a C++20 compiler for the kernels (without one the PyTorch fallback is installed).
 # PYTHON=python3.12 chooses an interpreter, PIP_ARGS passes options to pip (an index, say).
@@ -23,8 +23,10 @@ bench: install
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-autosave
 
 solve: install
-	$(BIN)/python -m poh_ext solve train --planner baseline --output poh_ext/solve/baseline.pt
-	$(BIN)/python -m poh_ext solve train --planner poh --output poh_ext/solve/poh.pt
+	$(BIN)/python experiments/run_12x12_8m_benchmark.py --preset solve --seed 0 --rows looped_baseline,poh \
+		--save-weights --output experiments/results/solve
+	run=$$(ls -td experiments/results/solve*/weights | head -n 1) && \
+		cp "$$run/looped_baseline-seed0.pt" poh_ext/solve/baseline.pt && cp "$$run/poh-seed0.pt" poh_ext/solve/poh.pt
 
 lint: install
 	$(BIN)/ruff check .
