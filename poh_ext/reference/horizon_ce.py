@@ -10,6 +10,7 @@ import os
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 MASKED_LOGIT = -1e4  # what a class that is not allowed at horizon 1 gets instead of its logit
 
@@ -22,8 +23,9 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _readable(t: Tensor) -> bool:
-    """True where looking at the values is possible (not under compile, vmap, on meta) and no costly sync (CUDA)."""
-    if torch.compiler.is_compiling() or t.is_meta or torch._C._functorch.is_batchedtensor(t):
+    """True where there are values to look at (not under compile, vmap, on meta, fake) and no costly sync (CUDA)."""
+    without = t.is_meta or isinstance(t, FakeTensor) or torch._C._functorch.is_batchedtensor(t)
+    if torch.compiler.is_compiling() or without:
         return False
     return not t.is_cuda or _CHECK_CUDA
 
