@@ -23,7 +23,7 @@ from poh_ext.bench.case import OURS, Case
 from poh_ext.bench.cases import GROUPS
 from poh_ext.bench.timing import Spread, interleave, ratio
 
-TOO_LONG_FOR_QUICK = {("loss", "lm"), ("linear", "lm"), ("train", "poh")}
+TOO_LONG_FOR_QUICK = {("loss", "lm"), ("linear", "lm"), ("train", "poh"), ("passes", "poh30"), ("passes", "baseline60")}
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
