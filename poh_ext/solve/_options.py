@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 
 from poh_ext.report._optional import require
+from poh_ext.solve.evaluate import SETTLED
 
-__all__ = ["at_least", "needs", "weights", "writable"]
+__all__ = ["at_least", "needs", "tolerance", "weights", "writable"]
+
+
+def tolerance(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tolerance", type=_not_negative, default=SETTLED, metavar="T",
+                        help="a cell that a pass moves by no more rests until a neighbour moves, which takes the time "
+                        f"out of large mazes; 0: every cell in every pass ({SETTLED:g})")
+
+
+def _not_negative(text: str) -> float:
+    if not 0 <= (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and finite, got {text}")
+    return value
 
 
 def weights(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from poh_ext.mazes import GENERATORS, generate_mazes
 from poh_ext.rollout import greedy_rollout
-from poh_ext.solve._options import at_least, needs, weights, writable
+from poh_ext.solve._options import at_least, needs, tolerance, weights, writable
 from poh_ext.solve.animation import animate, passes_shown, save_gif
 from poh_ext.solve.evaluate import states_after
 from poh_ext.solve.evaluate_cli import evaluate
@@ -58,6 +58,7 @@ def _demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     parser.add_argument("--gif", type=Path, metavar="FILE", help="animate the policy over the passes, then the walk")
     parser.add_argument("--passes", type=at_least(1),
                         help="of the planner; one carries news by one cell (as many as the maze has cells)")
+    tolerance(parser)
     weights(parser)
     options = parser.parse_args(arguments)
     writable(parser, "--png", options.png)
@@ -72,7 +73,7 @@ def _demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         after = passes_shown(int(task.mazes.distances(task.goal).max()), passes)
     began = time.perf_counter()
     with torch.no_grad():
-        scores = [model.head(state) for state in states_after(model, task, after)]
+        scores = [model.head(state) for state in states_after(model, task, after, tolerance=options.tolerance)]
     seconds = time.perf_counter() - began
     rollout = greedy_rollout(scores[-1], task, moves=True)
     moves, shortest = int(rollout.steps[0]), int(task.length[0]) - 1

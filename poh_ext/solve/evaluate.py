@@ -11,16 +11,18 @@ from torch import Tensor
 from poh_ext.rollout import greedy_rollout
 from poh_ext.tasks import MazeTasks
 
-__all__ = ["check_factors", "exact_over_passes", "solved_exactly", "states_after"]
+__all__ = ["SETTLED", "check_factors", "exact_over_passes", "solved_exactly", "states_after"]
 
+SETTLED = 1e-3  # the planners' `tolerance` of the programs: on all mazes tried the moves are those of 0
 CELLS_AT_ONCE = 16_384  # of a batch: large enough for the threads, small enough for a cache
-STATES_AT_ONCE = 1_500_000  # of cells, kept until a batch is done: some 300 MB
+STATES_AT_ONCE = 3_000_000  # of cells, kept until a batch is done: some 600 MB
 
 
-def states_after(model: torch.nn.Module, tasks: MazeTasks, after: Sequence[int]) -> list[Tensor]:
+def states_after(model: torch.nn.Module, tasks: MazeTasks, after: Sequence[int], *, tolerance: float = 0.0
+                 ) -> list[Tensor]:
     """The state of every cell, [n, N, d], after each of the rising numbers of passes, of one run; `model.head` makes
-    the scores of the moves of it."""
-    return model.hidden_passes(tasks.mazes, tasks.start, tasks.goal, after=after)
+    the scores of the moves of it. `tolerance`: see the planners' forward."""
+    return model.hidden_passes(tasks.mazes, tasks.start, tasks.goal, after=after, tolerance=tolerance)
 
 
 def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
@@ -38,7 +40,7 @@ def check_factors(factors: Sequence[float]) -> list[float]:
 
 @torch.no_grad()
 def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequence[float], *,
-                      check: Callable[[], None] = lambda: None) -> Tensor:
+                      tolerance: float = 0.0, check: Callable[[], None] = lambda: None) -> Tensor:
     """bool [len(factors), n]: which mazes are solved exactly with `factor` passes for each move of the shortest path.
 
     One run per batch serves all factors: its state is read after each number of passes that a maze asks for.
@@ -47,6 +49,7 @@ def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequenc
         model: a planner with head="moves"; it is evaluated in eval mode, in float32, and left in its own mode.
         tasks: n tasks with a goal other than the start.
         factors: positive numbers; 1: as many passes as moves, rounded up.
+        tolerance: see the planners' forward.
         check: called before each batch; may raise to stop.
 
     Raises:
@@ -58,7 +61,7 @@ def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequenc
     try:
         for part in _parts(tasks, factors):
             check()
-            result[:, part] = _batch(model, tasks[part], factors)
+            result[:, part] = _batch(model, tasks[part], factors, tolerance)
     finally:
         model.train(was_training)
     return result
@@ -75,7 +78,7 @@ def _parts(tasks: MazeTasks, factors: Sequence[float]) -> Iterator[list[int]]:
     for i in sorted(range(len(tasks)), key=lambda i: -lengths[i]):
         mine = set(_passes(lengths[i], factors))
         cells = (len(part) + 1) * tasks.mazes.n_cells
-        if part and (cells > CELLS_AT_ONCE or cells * len(numbers | mine) > STATES_AT_ONCE):
+        if part and (cells > max(CELLS_AT_ONCE, torch.get_num_threads() * tasks.mazes.n_cells) or cells * len(numbers | mine) > STATES_AT_ONCE):
             yield part
             part, numbers = [], set()
         part.append(i)
@@ -84,11 +87,11 @@ def _parts(tasks: MazeTasks, factors: Sequence[float]) -> Iterator[list[int]]:
         yield part
 
 
-def _batch(model: torch.nn.Module, tasks: MazeTasks, factors: Sequence[float]) -> Tensor:
+def _batch(model: torch.nn.Module, tasks: MazeTasks, factors: Sequence[float], tolerance: float) -> Tensor:
     wanted = [_passes(cells, factors) for cells in tasks.length.tolist()]
     after = sorted({passes for row in wanted for passes in row})
     place = {passes: i for i, passes in enumerate(after)}
-    states = states_after(model, tasks, after)
+    states = states_after(model, tasks, after, tolerance=tolerance)
     tables = []
     for row in zip(*wanted, strict=True):
         state = torch.stack([states[place[passes]][i] for i, passes in enumerate(row)])

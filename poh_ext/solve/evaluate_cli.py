@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from poh_ext.mazes import GENERATORS
-from poh_ext.solve._options import needs, weights, writable
+from poh_ext.solve._options import needs, tolerance, weights, writable
 from poh_ext.solve.outcomes import DEFAULT_SETS, MazeSet, Outcome, measure, save_json
 from poh_ext.solve.table import lines
 from poh_ext.solve.weights import load
@@ -45,6 +45,7 @@ def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
                         + " (any)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the outcome on every maze, written after each set")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG: shares over passes, with 95 %% bands")
+    tolerance(parser)
     weights(parser)
     options = parser.parse_args(arguments)
     writable(parser, "--json", options.json)
@@ -57,8 +58,9 @@ def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
 
     algorithms, starts = list(dict.fromkeys(options.algorithm)), list(dict.fromkeys(options.start))
     count = len(options.mazes) * len(algorithms) * len(starts)
-    about = {"weights": options.weights, "notes": notes}
-    measured = measure(model, recipe, options.mazes, factors, algorithms=algorithms, starts=starts)
+    about = {"weights": options.weights, "notes": notes, "tolerance": options.tolerance}
+    measured = measure(model, recipe, options.mazes, factors, algorithms=algorithms, starts=starts,
+                       tolerance=options.tolerance)
 
     def kept() -> Iterator[Outcome]:
         """The outcomes, written down as they come."""

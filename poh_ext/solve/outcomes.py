@@ -97,21 +97,23 @@ class Outcome:
 
 
 def measure(model: torch.nn.Module, recipe: Recipe, sets: Sequence[MazeSet], factors: Sequence[float], *,
-            algorithms: Sequence[str] = ("dfs",), starts: Sequence[str] = ("any",)) -> Iterator[Outcome]:
-    """Every set, with every algorithm and every kind of start, each as soon as it is known.
+            algorithms: Sequence[str] = ("dfs",), starts: Sequence[str] = ("any",), tolerance: float = 0.0
+            ) -> Iterator[Outcome]:
+    """Every set, with every algorithm and every kind of start, each as soon as it is known. `tolerance`: see the
+    planners' forward.
 
     Raises:
         ValueError, when called: a set asks for mazes that there are not; or as `exact_over_passes`.
     """
     factors = check_factors(factors)
     wanted = [(*which, which[0].tasks(*which[1:])) for which in product(sets, algorithms, starts)]
-    return (_measured(model, recipe, factors, *which) for which in wanted)
+    return (_measured(model, recipe, factors, tolerance, *which) for which in wanted)
 
 
-def _measured(model: torch.nn.Module, recipe: Recipe, factors: list[float], mazes: MazeSet, algorithm: str,
-              start: str, tasks: MazeTasks) -> Outcome:
+def _measured(model: torch.nn.Module, recipe: Recipe, factors: list[float], tolerance: float, mazes: MazeSet,
+              algorithm: str, start: str, tasks: MazeTasks) -> Outcome:
     began = time.perf_counter()
-    solved = exact_over_passes(model, tasks, factors)
+    solved = exact_over_passes(model, tasks, factors, tolerance=tolerance)
     seconds = time.perf_counter() - began
     return Outcome(mazes, algorithm, start, factors, tasks.length.tolist(), solved.tolist(),
                    seen_in_training(recipe, tasks), seconds)
