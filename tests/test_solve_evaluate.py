@@ -9,8 +9,9 @@ from solve_cases import ROWS, fresh
 
 from poh_ext import greedy_rollout, sample_tasks
 from poh_ext.mazes import MazeBatch
-from poh_ext.solve import evaluate
-from poh_ext.solve.evaluate import exact_over_passes, solved_exactly
+from poh_ext.solve import cli, evaluate
+from poh_ext.solve.evaluate import SETTLED, exact_over_passes, solved_exactly
+from poh_ext.solve.weights import load
 from poh_ext.tasks import MazeTasks
 
 
@@ -83,3 +84,21 @@ def test_batches_change_nothing(monkeypatch):
     calls = []
     assert torch.equal(exact_over_passes(model, tasks, factors, check=lambda: calls.append(1)), whole)
     assert len(calls) == 30 and 0 < int(whole.sum()) < whole.numel()
+
+
+def test_settled_cells_solve_the_same_mazes():
+    model, _, _ = load("baseline")
+    tasks = sample_tasks(20, 12, min_path=50, seed=7)
+    factors = (0.3, 0.6, 1.0, 2.0)
+    every_cell = exact_over_passes(model, tasks, factors)
+    assert torch.equal(exact_over_passes(model, tasks, factors, tolerance=SETTLED), every_cell)
+    assert every_cell.any() and not every_cell.all()
+    assert exact_over_passes(model, tasks, (2.0,), tolerance=100.0).float().mean() < 0.5  # it reaches the planner
+
+
+@pytest.mark.parametrize("value", ["-1", "inf", "nan"])
+@pytest.mark.parametrize("command", [[], ["evaluate"]])
+def test_bad_tolerances_are_named(command, value, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*command, f"--tolerance={value}"])
+    assert f"must be at least 0 and finite, got {value}" in capsys.readouterr().err

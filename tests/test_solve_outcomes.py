@@ -151,7 +151,7 @@ def test_one_command_makes_table_file_and_plot(tmp_path, capsys):
 def test_what_was_measured_before_a_stop_is_kept(tmp_path, monkeypatch):
     data, calls = tmp_path / "e.json", []
 
-    def stopped_at_the_second(model, tasks, factors):
+    def stopped_at_the_second(model, tasks, factors, *, tolerance):
         calls.append(len(tasks))
         if len(calls) == 2:
             raise KeyboardInterrupt

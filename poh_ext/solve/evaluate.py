@@ -77,8 +77,9 @@ def _parts(tasks: MazeTasks, factors: Sequence[float]) -> Iterator[list[int]]:
     lengths, part, numbers = tasks.length.tolist(), [], set()
     for i in sorted(range(len(tasks)), key=lambda i: -lengths[i]):
         mine = set(_passes(lengths[i], factors))
-        cells = (len(part) + 1) * tasks.mazes.n_cells
-        if part and (cells > max(CELLS_AT_ONCE, torch.get_num_threads() * tasks.mazes.n_cells) or cells * len(numbers | mine) > STATES_AT_ONCE):
+        cells, kept = (len(part) + 1) * tasks.mazes.n_cells, len(numbers | mine)
+        most = max(CELLS_AT_ONCE, torch.get_num_threads() * tasks.mazes.n_cells)  # a thread takes whole mazes
+        if part and (cells > most or cells * kept > STATES_AT_ONCE):
             yield part
             part, numbers = [], set()
         part.append(i)
