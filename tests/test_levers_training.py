@@ -38,7 +38,7 @@ def train(config, name="poh", seed=3):
     {"valid_heads": 2}, {"norm": "pre"}, {"head": "cells", "supervision": "path"}, {"positions": "absolute"},
     {"cell_features": 4}, {"reinject": "off"}, {"residual": "rezero"}, {"route_scale": 1.0}, {"routing": "token"},
     {"supervision": "path"}, {"train_R": None}, {"train_R": (2, 9)}, {"train_R_growth": 30}, {"grad_passes": 1},
-    {"deep_supervision": 2}, {"train_sizes": (3, 5)}, {"weight_decay": 0.9}, {"label_smoothing": 0.3},
+    {"reach": "all"}, {"deep_supervision": 2}, {"train_sizes": (3, 5)}, {"weight_decay": 0.9}, {"label_smoothing": 0.3},
     {"validity_mask": True}, {"dropout": 0.2}, {"route_ent_weight": 0.5},
 ], ids=str)
 def test_every_lever_acts_on_the_training(changes):

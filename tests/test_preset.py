@@ -43,7 +43,7 @@ def parse(*words, program=Benchmark12x12Config):
 def test_the_preset_is_the_recipe():
     config = parse("--preset", "solve")
     assert config == solve(preset="solve") == parse("--preset=solve")
-    assert config.min_path_cells == 50 and config.total_steps(0) == 3000 and config.test_passes == 220
+    assert config.min_path_cells == 50 and config.total_steps(0) == 12000 and config.test_passes == 220
     assert (config.train_R, config.train_R_growth, config.size_range) == ((4, 40), 100, (5, 12))
     counts = {name: parameter_count(planner_class(name), 12, **planner_options(name, config))
               for name in ("baseline", "looped_baseline", "poh", "poh_token")}

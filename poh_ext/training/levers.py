@@ -66,9 +66,12 @@ class TrainingLevers:
     """What the planners are trained on, and how."""
 
     supervision: Literal["path", "all"] = "path"
-    """Cells that are trained: those of the true path, or all from which the goal is no more moves away than passes are
-    run (their next move toward it; needs --head moves). With all and --train online start and goal are any cells, and
-    --min-path holds for the test mazes only."""
+    """Cells that are trained: those of the true path, or all within --reach of the goal (their next move toward it;
+    needs --head moves). With all and --train online start and goal are any cells, and --min-path holds for the test
+    mazes only."""
+    reach: Literal["passes", "all"] = "passes"
+    """Cells that --supervision all trains: those from which the goal is no more moves away than passes are run, which
+    is how far heads that see neighbours carry news, or all, so that heads that see all cells must jump ahead."""
     train_R: tuple[int, int] | None = None
     """Passes in training: drawn for each step from lowest to highest [passes]. None: always --R."""
     train_R_growth: int | None = None

@@ -108,13 +108,15 @@ class Objective(nn.Module):
 def moves_targets(tasks: MazeTasks, config: BenchmarkConfig, passes: Passes) -> list[Tensor]:
     """int64 [B, N] for each supervised state: the moves that it should give.
 
-    --supervision all: of all cells whose goal is within reach of the passes that led to the state; path: of the
-    cells of the path, whatever the passes.
+    --supervision all: of all cells, with --reach passes of those only whose goal is within reach of the passes that
+    led to the state; path: of the cells of the path, whatever the passes.
     """
-    if config.supervision == "all":
+    if config.supervision == "all" and config.reach == "passes":
         return [next_move_targets(tasks.mazes, tasks.goal, reach=reach) for reach in passes.after]
     targets = next_move_targets(tasks.mazes, tasks.goal, reach=tasks.mazes.n_cells)
-    return [on_paths(targets, tasks)] * len(passes.after)
+    if config.supervision == "path":
+        targets = on_paths(targets, tasks)
+    return [targets] * len(passes.after)
 
 
 def moves_weights(targets: list[Tensor]) -> Tensor:
