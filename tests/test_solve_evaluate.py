@@ -58,6 +58,21 @@ def test_a_way_round_a_loop_is_not_exact():
     assert greedy_rollout(round_, task, moves=True).reached.all()
 
 
+def test_a_corridor_does_not_help():
+    """1 x 4 cells, goal at the right end: the second cell points back, which a walk that avoids its steps ignores."""
+    task = MazeTasks(MazeBatch(torch.tensor([[[8, 12, 12, 4]]], dtype=torch.uint8)), torch.tensor([0]),
+                     torch.tensor([3]), torch.tensor([[0, 1, 2, 3]]), torch.tensor([4]))
+    table = torch.zeros(1, 4, 4)
+    table[0, :, 3] = 1
+    assert solved_exactly(table, task).tolist() == [True]
+    table[0, 1, 2] = 2
+    rollout = greedy_rollout(table, task, moves=True)
+    assert rollout.optimal.all() and solved_exactly(table, task).tolist() == [False]
+    table[0, 1, 0] = 9  # into a wall: no choice
+    table[0, 1, 2] = 0
+    assert solved_exactly(table, task).tolist() == [True]
+
+
 def test_batches_hold_every_maze_once_and_few_states(monkeypatch):
     tasks, factors = sample_tasks(70, 7, min_path=6, seed=1), [0.5, 1.0, 2.0]
     monkeypatch.setattr(evaluate, "CELLS_AT_ONCE", 16 * 49)

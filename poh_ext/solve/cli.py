@@ -22,7 +22,7 @@ from poh_ext.mazes import GENERATORS, generate_mazes
 from poh_ext.rollout import greedy_rollout
 from poh_ext.solve._options import at_least, needs, tolerance, weights, writable
 from poh_ext.solve.animation import animate, passes_shown, save_gif
-from poh_ext.solve.evaluate import states_after
+from poh_ext.solve.evaluate import solved_exactly, states_after
 from poh_ext.solve.evaluate_cli import evaluate
 from poh_ext.solve.picture import maze_picture, save_png
 from poh_ext.solve.weights import load
@@ -78,7 +78,7 @@ def _demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     rollout = greedy_rollout(scores[-1], task, moves=True)
     moves, shortest = int(rollout.steps[0]), int(task.length[0]) - 1
     reached = bool(rollout.reached[0])
-    exact = reached and moves == shortest
+    exact = bool(solved_exactly(scores[-1], task)[0])
     print(f"{options.size}x{options.size} {options.algorithm} maze, seed {options.seed}, corner to corner: "
           f"the shortest path has {shortest} moves")
     print(f"{recipe.planner} ({sum(p.numel() for p in model.parameters()):,} parameters, trained on mazes of "

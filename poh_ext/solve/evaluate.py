@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from poh_ext.rollout import greedy_rollout
 from poh_ext.tasks import MazeTasks
 
 __all__ = ["SETTLED", "check_factors", "exact_over_passes", "solved_exactly", "states_after"]
@@ -26,9 +25,24 @@ def states_after(model: torch.nn.Module, tasks: MazeTasks, after: Sequence[int],
 
 
 def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
-    """bool [n]: the walk by the scores [n, N, 4] reaches the goal in as few moves as there can be."""
-    rollout = greedy_rollout(table, tasks, moves=True)
-    return rollout.reached & (rollout.steps == tasks.length - 1)
+    """bool [n]: from the start, the best-scored passable move of each cell leads to the goal in as few moves as there
+    can be.
+
+    The policy alone walks: unlike `greedy_rollout`, which prefers cells that it has not visited and so cannot go wrong
+    in a corridor, nothing remembers where it came from.
+
+    Args:
+        table: scores [n, N, 4] of the moves up, down, left, right.
+        tasks: n tasks. Of moves with the same score, the first counts.
+    """
+    neighbors = tasks.mazes.neighbors()
+    best = table.masked_fill(neighbors < 0, -math.inf).argmax(-1, keepdim=True)
+    following = neighbors.gather(2, best).squeeze(2)  # -1 from a cell that is walled in
+    at, moves = tasks.start.clone(), tasks.length - 1
+    for step in range(int(moves.max()) if len(tasks) else 0):
+        stepped = following.gather(1, at.clamp(min=0)[:, None]).squeeze(1)
+        at = torch.where(step < moves, stepped, at)
+    return at == tasks.goal
 
 
 def check_factors(factors: Sequence[float]) -> list[float]:

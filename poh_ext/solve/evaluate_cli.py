@@ -4,7 +4,8 @@
     python -m poh_ext solve evaluate --mazes 20:30:200 --algorithm dfs wilson prim kruskal percolation
     python -m poh_ext solve evaluate --mazes 20:90:200 --start any dead-end corridor junction
 
-Exactly: the goal is reached in as few moves as there can be, also in mazes with loops (percolation).
+Exactly: the best move of each cell, followed from the start by nothing that remembers, reaches the goal in as few moves
+as there can be, also in mazes with loops (percolation).
 """
 
 from __future__ import annotations
