@@ -55,4 +55,4 @@ def passes_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str
 
     yield case("baseline30", "baseline", 30, 225, 8)
     yield case("poh30", "poh", 30, 225, 8)
-    yield case("baseline60", "baseline", 60, 900, 2)
+    yield case("baseline60", "baseline", 60, 900, 1)
