@@ -138,6 +138,9 @@ def test_a_short_run_of_the_preset_learns_and_says_what_its_rows_are(tmp_path, c
     ({"grad_passes": 0}, "--grad-passes 0: must be at least 1, or all"),
     ({"test_R": 0}, "--test-R 0: must be at least 1, or R"),
     ({"deep_supervision": 0}, "--deep-supervision 0: must be at least 1"),
+    ({"tolerance": -1e-3}, "--tolerance -0.001: must be a finite number, at least 0"),
+    ({"tolerance": float("nan")}, "--tolerance nan"),
+    ({"tolerance": float("inf")}, "--tolerance inf"),
     ({"train_sizes": (1, 4), **MOVES}, "--train-sizes 1 4: must be the lowest and the highest, from 2 to 256"),
     ({"train_sizes": (3, 4), **MOVES, "train": 8}, "--train-sizes 3 4: needs --train online"),
     ({"train_sizes": (3, 4), **MOVES, "head": "cells"}, "--train-sizes 3 4: needs --head moves"),
@@ -150,7 +153,7 @@ def test_a_short_run_of_the_preset_learns_and_says_what_its_rows_are(tmp_path, c
     *(({"protocol": "as-published", name: value}, "contradicts --protocol as-published") for name, value in {
         "valid_heads": 1, "norm": "post", "head": "moves", "positions": "none", "cell_features": 6, "reinject": "on",
         "residual": "none", "route_scale": 2.0, "routing": "token", "train_R": (2, 3), "grad_passes": 1, "test_R": 3,
-        "deep_supervision": 2, "ema": 0.9}.items()),
+        "deep_supervision": 2, "ema": 0.9, "tolerance": 1e-3}.items()),
 ])
 def test_what_cannot_be_run_is_named(changes, words, tmp_path):
     with pytest.raises(ConfigError) as error:
@@ -166,6 +169,12 @@ def test_what_cannot_be_run_is_named(changes, words, tmp_path):
     ({"rows": ("baseline",), "train_R": (2, 3)}, "--train-R does nothing: all trained planners run one pass"),
     ({"rows": ("baseline",), "test_R": 3}, "--test-R does nothing"),
     ({"rows": ("baseline",), "deep_supervision": 2}, "--deep-supervision does nothing"),
+    ({"rows": ("baseline",), "tolerance": 0.1}, "--tolerance does nothing: all trained planners run one pass"),
+    ({"R": 1, "tolerance": 0.1}, "--tolerance does nothing with --R 1"),
+    ({"tolerance": 0.1}, "--tolerance 0.1: it saves time only in planners of one layer whose heads all see neighbours"),
+    ({"tolerance": 0.1, "valid_heads": "all", "depth": 2}, "it saves time only in planners of one layer"),
+    ({"tolerance": 0.1, "valid_heads": "all"}, "--tolerance 0.1: GFLOP per maze counts every cell in every pass"),
+    ({"tolerance": 0.1}, "the baseline runs one pass"),
     ({"grad_passes": 2}, "--grad-passes 2 does nothing: no step runs more than 2 passes"),
     ({"deep_supervision": 3}, "--deep-supervision 3: no more than 2 passes have gradients"),
     ({"train_R": (2, 3), "test_R": 9}, "--R does nothing beside --train-R and --test-R"),

@@ -12,10 +12,9 @@ from torch.nn.utils.rnn import pad_sequence
 from poh_ext.report import MazeSample, Row
 from poh_ext.report.sheet import maze_sheet
 from poh_ext.tasks import MazeTasks
+from poh_ext.training.at_test import arguments_at_test
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.evaluate import evaluate
-from poh_ext.training.passes import passes_at_test
-from poh_ext.training.protocol import planner_view
 
 __all__ = ["Board", "require_tensorboard"]
 
@@ -62,8 +61,7 @@ class Board:
 
     def _picture(self, model: torch.nn.Module):
         tasks = self.tasks
-        outcome = evaluate(model, tasks, passes=passes_at_test(model, self.config), precision=self.precision,
-                           view=lambda m: planner_view(m, self.config))
+        outcome = evaluate(model, tasks, **arguments_at_test(model, self.config, self.precision))
         paths = pad_sequence([torch.tensor(path) for path in outcome.paths], batch_first=True, padding_value=-1)
         sample = MazeSample(tasks.mazes.passages, tasks.start, tasks.goal, tasks.path, {"planner": paths})
         return maze_sheet(sample, max_mazes=MAZES)

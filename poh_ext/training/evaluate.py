@@ -41,7 +41,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table", batch_size: int = 64,
-             passes: int | None = None, precision: str = "float32",
+             passes: int | None = None, tolerance: float = 0.0, precision: str = "float32",
              view: Callable[[MazeBatch], MazeBatch] = lambda mazes: mazes,
              check: Callable[[], None] = lambda: None, observe: Callable[[], None] = lambda: None,
              label: str = "evaluating") -> Evaluation:
@@ -54,6 +54,7 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
             each new position as the start. Next moves are scored from the table in both.
         batch_size: mazes per forward pass.
         passes: of a planner whose `policy` takes them; None: its own number.
+        tolerance: below which its cells are at rest: see the planners' forward. 0: not given to `policy`.
         precision: "float32" or "bfloat16" (autocast).
         view: what the planner is shown of the mazes; the rollout itself always meets their walls.
         check: called before each forward pass; may raise to stop.
@@ -64,7 +65,7 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
     was_training = model.training
     model.eval()
     tables, rollouts = [], []
-    chosen = {} if passes is None else {"passes": passes}
+    chosen = ({} if passes is None else {"passes": passes}) | ({"tolerance": tolerance} if tolerance else {})
 
     def policy(mazes, start, goal) -> torch.Tensor:
         check()
@@ -93,7 +94,7 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
 
 @torch.no_grad()
 def first_maze_routing(model: torch.nn.Module, tasks: MazeTasks, *, passes: int | None = None,
-                       precision: str = "float32",
+                       tolerance: float = 0.0, precision: str = "float32",
                        view: Callable[[MazeBatch], MazeBatch] = lambda mazes: mazes) -> tuple[torch.Tensor, float]:
     """(routing weights [R, depth, 1, ...], entropy in nats) of a PoH planner in eval mode on the first of `tasks`."""
     device = next(model.parameters()).device
@@ -102,7 +103,7 @@ def first_maze_routing(model: torch.nn.Module, tasks: MazeTasks, *, passes: int 
     model.eval()
     try:
         with autocast(device, precision):
-            model.hidden(view(task.mazes), task.start, task.goal, passes=passes)
+            model.hidden(view(task.mazes), task.start, task.goal, passes=passes, tolerance=tolerance)
     finally:
         model.train(was_training)
     return model.routing_weights().float().cpu(), float(model.routing_entropy())

@@ -80,6 +80,10 @@ class TrainingLevers:
     """Gradients through the last so many passes; the others run without a graph [passes, or all]."""
     test_R: int | Literal["R"] = "R"
     """Passes at test [passes]. R: as many as --R says."""
+    tolerance: float = 0.0
+    """At test a cell that a pass moves by no more, in any feature of its state, stays as it is, and is at rest until a
+    neighbour moves [in units of the state]. Where all heads see neighbours, cells at rest cost nothing. 0: every cell
+    in every pass."""
     deep_supervision: int = 1
     """States that the loss is averaged over, evenly spread over the passes with gradients, the last of them among them
     [count]. 1: the last state alone."""

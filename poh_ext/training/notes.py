@@ -33,7 +33,8 @@ def _levers(config, rows: set[str], poh: set[str], looped: set[str]) -> list[str
                   for name in ("residual", "route_scale", "routing") if _chosen(config, name)]
     elif config.routing == "token" and not {"poh", "untrained_poh", "poh_shallow"} & rows:
         found.append("--routing does nothing: the row poh_token has it anyway")
-    passes = [name for name in ("train_R", "grad_passes", "test_R", "deep_supervision", "R") if _chosen(config, name)]
+    passes = [name for name in ("train_R", "grad_passes", "test_R", "deep_supervision", "tolerance", "R")
+              if _chosen(config, name)]
     if passes and not looped:
         found += [f"{_flag(name)} does nothing: all trained planners run one pass" for name in passes]
         return found
@@ -49,6 +50,14 @@ def _levers(config, rows: set[str], poh: set[str], looped: set[str]) -> list[str
     if set(passes) - {"R"} and "baseline" in rows:
         found.append("the baseline runs one pass whatever the options of passes say: on the same mazes and targets, it "
                      "is the control without a loop; the looped baseline is the recurrent one")
+    if config.tolerance and config.R == 1:
+        found.append("--tolerance does nothing with --R 1: planners of one pass compute every cell")
+    elif config.tolerance:
+        near = all(config.heads_in_sight(shape.n_heads) == shape.n_heads for shape in config.shapes.values())
+        found.append(f"--tolerance {config.tolerance:g}: " + (
+            "GFLOP per maze counts every cell in every pass, also those at rest"
+            if near and all(shape.depth == 1 for shape in config.shapes.values()) else
+            "it saves time only in planners of one layer whose heads all see neighbours"))
     if config.supervision == "all" and config.train == "online" and _chosen(config, "min_path"):
         found.append("--min-path holds for the test mazes: with --supervision all and --train online the training's "
                      "start and goal are any cells")

@@ -22,7 +22,7 @@ QUICK_SCALING: dict[str, Any] = {
 SOLVE: dict[str, Any] = {
     "train": "online", "train_sizes": (5, 12), "maze_size": 12, "min_path": 50 / 144, "test": 1000,
     "epochs": 120, "steps_per_epoch": 100, "batch_size": 32, "supervision": "all",
-    "R": 220, "train_R": (4, 40), "train_R_growth": 100, "grad_passes": 12,
+    "R": 220, "train_R": (4, 40), "train_R_growth": 100, "grad_passes": 12, "tolerance": 1e-3,
     "lr": 2e-3, "warmup_steps": 50, "ema": 0.999, "label_smoothing": 0.0, "dropout": 0.0, "multi_horizon": 1,
     "validity_mask": False, "maze_enc": False, "route_ent_weight": 0.0,
     "cell_features": 6, "valid_heads": "all", "norm": "post", "head": "moves", "positions": "none", "reinject": "on",

@@ -19,6 +19,7 @@ from poh_ext.models import gflop_per_maze, parameter_count
 from poh_ext.models.weights import save
 from poh_ext.report import Row
 from poh_ext.report.results import label, plain
+from poh_ext.training.at_test import arguments_at_test
 from poh_ext.training.board import Board
 from poh_ext.training.checkpoint import Checkpoints
 from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_random
@@ -28,7 +29,7 @@ from poh_ext.training.loop import Diverged, Training, train_planner
 from poh_ext.training.passes import passes_at_test
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.planners import planner_class
-from poh_ext.training.protocol import Data, make_data, planner_view
+from poh_ext.training.protocol import Data, make_data
 from poh_ext.training.resume import identity
 from poh_ext.training.routing_study import RoutingStudy
 from poh_ext.training.workers import ALONE, Workers
@@ -140,13 +141,7 @@ class _Watchers:
 
 def _evaluate(model: torch.nn.Module, planned: PlannedRow, seed: int, data: Data, place: Place,
               check: Callable[[], None], name: str, training: Training) -> Outcome:
-    def view(mazes):
-        return planner_view(mazes, planned.config)
-
-    # Many passes without a graph have a kernel of their own, in float32; and rounding would add up over them.
-    precision = "float32" if planned.config.valid_heads else place.precision
-    how = {"passes": passes_at_test(model, planned.config), "precision": precision, "view": view, "check": check,
-           "label": f"evaluating {name}"}
+    how = {**arguments_at_test(model, planned.config, place.precision), "check": check, "label": f"evaluating {name}"}
     study = RoutingStudy(model, data.test, how) if planned.trained and hasattr(model, "routing_weights") else None
     evaluation = evaluate(model, data.test, decode=planned.config.decode_used, observe=study or (lambda: None), **how)
     routing = study.record(planned, seed, evaluation) if study else None

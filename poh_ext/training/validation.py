@@ -17,7 +17,8 @@ _COUNTS = ("test", "epochs", "steps_per_epoch", "R", "T", "multi_horizon", "seed
            "d_model", "n_heads", "d_ff", "depth", "deep_supervision")  # fmt: skip
 # What the published planners and their training do not have.
 _NOT_PUBLISHED = ("valid_heads", "norm", "head", "positions", "cell_features", "reinject", "residual", "route_scale",
-                  "routing", "supervision", "train_R", "grad_passes", "test_R", "deep_supervision", "ema")  # fmt: skip
+                  "routing", "supervision", "train_R", "grad_passes", "test_R", "deep_supervision", "ema",
+                  "tolerance")  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -98,6 +99,7 @@ def _check_training(config) -> None:
     counts = "at least 1, or "
     _require(config, "grad_passes", lambda v: v == "all" or (isinstance(v, int) and v >= 1), counts + "all")
     _require(config, "test_R", lambda v: v == "R" or (isinstance(v, int) and v >= 1), counts + "R")
+    _require(config, "tolerance", lambda v: 0 <= v < math.inf, "a finite number, at least 0")
     _require(config, "ema", lambda v: 0 <= v < 1, "at least 0 and below 1")
     _require(config, "weight_decay", lambda v: 0 <= v < math.inf, "a finite number, at least 0")
     for name, least, most in (("train_R", 1, 10_000), ("train_sizes", 2, 256)):

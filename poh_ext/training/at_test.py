@@ -1,0 +1,30 @@
+"""How a planner is evaluated: the same way after its training, on the way, and in TensorBoard's pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from poh_ext.training.config import BenchmarkConfig
+from poh_ext.training.passes import is_looped, passes_at_test
+from poh_ext.training.protocol import planner_view
+
+__all__ = ["arguments_at_test"]
+
+
+def arguments_at_test(model: torch.nn.Module, config: BenchmarkConfig, precision: str) -> dict[str, Any]:
+    """Arguments of `evaluate`: passes, tolerance, arithmetic, and what the planner is shown.
+
+    Args:
+        model: the planner; one that does not loop has its own number of passes, and no cell at rest in them.
+        config: of its row.
+        precision: of the run.
+    """
+    return {
+        "passes": passes_at_test(model, config),
+        "tolerance": config.tolerance if is_looped(model) else 0.0,
+        # Many passes without a graph have a kernel of their own, in float32; and rounding would add up over them.
+        "precision": "float32" if config.valid_heads else precision,
+        "view": lambda mazes: planner_view(mazes, config),
+    }
