@@ -27,7 +27,7 @@ def read(folder):
 
 def test_scalars_pictures_and_hyperparameters_are_those_of_the_run(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
-    config = tiny(output=tmp_path, tensorboard=True, route_ent_weight=0.01)
+    config = tiny(output=tmp_path, tensorboard=True, route_ent_weight=0.01, validate_every=1, validation=5)
 
     def stop_after_three(*args, check, **kwargs):
         calls = iter(range(100))
@@ -44,10 +44,19 @@ def test_scalars_pictures_and_hyperparameters_are_those_of_the_run(tmp_path, mon
     assert benchmark.run_benchmark(config) == 0  # goes on in a second file of events
     events = read(tmp_path / "tensorboard" / "poh-seed42")
     log = [json.loads(line) for line in (tmp_path / "logs" / "poh-seed42.jsonl").read_text().splitlines()]
+    points, log = [line for line in log if "validation" in line], [line for line in log if "loss" in line]
     for name in ("loss", "cross_entropy", "routing_entropy", "lr", "gradient_norm"):
         shown = [(event.step, event.value) for event in events.Scalars(f"training/{name}")]
         assert shown == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in log] and len(shown) == 6
     row, = Results.load(tmp_path / "results.json").rows
+    assert [(p["step"], p["epoch"], p["seconds"], p["validation"]) for p in points] == [
+        (p["step"], p["epoch"], p["seconds"], {name: p[name] for name in ("mazes", "reached", "optimal")})
+        for p in row.validation] and [p["step"] for p in points] == [2, 4, 6]
+    for measure in ("reached", "optimal"):
+        shown = [(event.step, event.value) for event in events.Scalars(f"validation/{measure} %")]
+        assert shown == [(p["step"], pytest.approx(100 * p[measure], rel=1e-6)) for p in row.validation]
+    seconds = [event.value for event in events.Scalars("validation/training seconds")]
+    assert seconds == pytest.approx([p["seconds"] for p in row.validation], rel=1e-6)
     assert events.Scalars("test/reached %")[0].value == pytest.approx(100 * sum(row.reached) / 6)
     pictures = events.Images("rollouts on test mazes")
     assert [picture.step for picture in pictures] == [2, 4, 6]

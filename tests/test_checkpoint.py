@@ -18,6 +18,7 @@ from poh_ext.training import benchmark, checkpoint, history, loop, protocol, tri
 from poh_ext.training.checkpoint import Checkpoints
 from poh_ext.training.config import Benchmark12x12Config
 from poh_ext.training.interrupt import Interrupted
+from poh_ext.training.on_the_way import Validation
 from poh_ext.training.planners import build_planner
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +32,7 @@ SOLVE = {"train": "online", "steps_per_epoch": 3, "train_sizes": (3, 5), "superv
          "d_model": 16, "d_ff": 24, "dropout": 0.1, "cell_features": 6, "valid_heads": 3, "norm": "post",
          "head": "moves", "positions": "none", "reinject": "on", "residual": "none", "route_scale": "heads",
          "parity": "none"}
+VALIDATED = {**SOLVE, "validate_every": 2, "validation": 4}
 ME = {"experiment": "a test", "parts": {"row": "poh"}, "config": {"lr": 1e-3}, "environment": {"device": "cpu"}}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,10 +61,11 @@ def train(folder, config, name="poh", check=lambda: None, identity=ME):
         logs.append(history.History(folder / "log.jsonl", step=step))
         return logs
 
-    checkpoints = Checkpoints(folder / "checkpoints", identity)
+    checkpoints, data = Checkpoints(folder / "checkpoints", identity), protocol.make_data(config, 5)
+    validation = Validation(config, data.validation, "float32") if data.validation else None
     try:
-        training = loop.train_planner(model, protocol.make_data(config, 5).batches, config, seed=5, label=name,
-                                      check=check, checkpoints=checkpoints, watch=watch)
+        training = loop.train_planner(model, data.batches, config, seed=5, label=name,
+                                      check=check, checkpoints=checkpoints, watch=watch, validation=validation)
     finally:
         for log in logs:
             log.close()
@@ -70,8 +73,15 @@ def train(folder, config, name="poh", check=lambda: None, identity=ME):
 
 
 def lines(path):
-    """The log without its times."""
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()]
+    """The log without its times and its lines of validation."""
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()
+            if "validation" not in json.loads(line)]
+
+
+def points(path):
+    """The lines of validation, as a row has them; without times."""
+    found = [json.loads(line) for line in path.read_text().splitlines() if "validation" in json.loads(line)]
+    return [{"step": line["step"], "epoch": line["epoch"], **line["validation"]} for line in found]
 
 
 def same(a, b):
@@ -84,8 +94,9 @@ def same(a, b):
 @pytest.mark.parametrize("name, changes", [
     ("poh", {}), ("baseline", {"ent_anneal": True}), ("poh", {"train": "online", "steps_per_epoch": 3}),
     ("poh", {"precision": "bfloat16"}), ("looped_baseline", SOLVE), ("poh_token", {**SOLVE, "precision": "bfloat16"}),
+    ("poh", VALIDATED),
     ("poh", {"ema": 0.9, "train_R": (1, 4), "grad_passes": 2, "R": 3, "deep_supervision": 2, "weight_decay": 0.3}),
-], ids=["poh", "baseline", "online", "bfloat16", "solve", "solve-token", "levers"])
+], ids=["poh", "baseline", "online", "bfloat16", "solve", "solve-token", "validated", "levers"])
 def test_a_training_stopped_before_any_step_goes_on_bit_for_bit(name, changes, tmp_path, capsys):
     config = tiny(**changes)
     weights, whole, log = train(tmp_path / "straight", config, name)
@@ -99,6 +110,9 @@ def test_a_training_stopped_before_any_step_goes_on_bit_for_bit(name, changes, t
         assert f"going on after step {step} " in capsys.readouterr().out
         assert same(again, weights)
         assert log_again == log and training.curve == whole.curve and training.steps == whole.steps
+        kept = [{name: value for name, value in point.items() if name != "seconds"} for point in training.validation]
+        assert kept == points(folder / "log.jsonl") == points(tmp_path / "straight" / "log.jsonl")
+        assert [point["step"] for point in kept] == ([6, 9] if config.validate_every else [])
     assert not same(train(tmp_path / "other", dataclasses.replace(config, lr=2e-2), name)[0], weights)
 
 

@@ -45,6 +45,7 @@ def test_the_preset_is_the_recipe():
     assert config == solve(preset="solve") == parse("--preset=solve")
     assert config.min_path_cells == 50 and config.total_steps(0) == 12000 and config.test_passes == 220
     assert (config.train_R, config.train_R_growth, config.size_range) == ((4, 40), 100, (5, 12))
+    assert config.tolerance == 1e-3 and config.validate_every == 0
     counts = {name: parameter_count(planner_class(name), 12, **planner_options(name, config))
               for name in ("baseline", "looped_baseline", "poh", "poh_token")}
     assert counts == {"baseline": 19_992, "looped_baseline": 19_992, "poh": 30_728, "poh_token": 30_728}

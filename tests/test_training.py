@@ -128,6 +128,8 @@ def test_help_tells_default_and_unit_of_every_flag(capsys):
     ({"seeds": 10_001}, "--seeds 10001"),
     ({"seed": -1}, "--seed -1"),
     ({"batch_size": 0}, "--batch-size 0"),
+    ({"validate_every": -1}, "--validate-every -1: must be at least 0"),
+    ({"validation": 0}, "--validation 0: must be at least 1"),
     ({"maze_size": 1}, "--maze-size 1"),
     ({"min_path": 1.5}, "--min-path 1.5"),
     ({"n_heads": 5}, "--n-heads 5: must divide --d-model 64"),
@@ -172,6 +174,10 @@ def test_options_that_do_nothing_are_told():
     assert "--ent-anneal" in tiny(ent_anneal=True).notes()[0]
     assert "--route-ent-weight" in tiny(route_ent_weight=0.1, rows=("baseline",)).notes()[0]
     assert tiny(route_ent_weight=0.1, ent_anneal=True).notes() == []
+    assert "--validation does nothing without --validate-every" in tiny(validation=7).notes()[0]
+    assert "--validate-every does nothing" in tiny(validate_every=1, rows=("random", "untrained_poh")).notes()[0]
+    assert "only the end of the training" in tiny(validate_every=50, epochs=49).notes()[0]
+    assert tiny(validate_every=1, validation=7).notes() == []
 
 
 # -- output folder ----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import re
 from poh_ext.report.ablation import ablation_blocks
 from poh_ext.report.document import Block, Bullets, Code, Grid, Heading, Pairs, Paragraph, Picture, Span
 from poh_ext.report.grouping import group_rows, sizes
-from poh_ext.report.pictures import PICTURES
+from poh_ext.report.pictures import ACCURACY_PNG, PICTURES
 from poh_ext.report.published import published_blocks
 from poh_ext.report.results import Results, plain
 from poh_ext.report.routing_heads import head_blocks
@@ -16,6 +16,7 @@ from poh_ext.report.routing_matters import routing_blocks
 from poh_ext.report.scaling import OPPONENTS
 from poh_ext.report.statistics import LEVEL, MEASURES, Comparison, compare
 from poh_ext.report.tables import results_table
+from poh_ext.report.training_accuracy import accuracy_blocks
 from poh_ext.report.verdicts import verdicts
 
 __all__ = ["contents", "title_of"]
@@ -46,12 +47,13 @@ def contents(results: Results, pictures: list[str], files: dict[str, str]) -> li
         out.append(Paragraph(f"With {mazes[0]} test mazes per seed, one maze is {100 / mazes[0]:.2f} points."))
     out += [Heading("Verdict"), *_summary(results)]
     out += [Bullets([_stressed(line) for line in verdicts(results)]), *ablation_blocks(results)]
+    shown = {name: Picture(name, PICTURES[name].alt, PICTURES[name].caption) for name in pictures}
     out += [*routing_blocks(results), *head_blocks(results), *_per_seed(results)]
+    out += accuracy_blocks(results, shown.pop(ACCURACY_PNG, None))
     if results.warnings:
         out += [Heading("Warnings"), Bullets(list(results.warnings))]
-    if pictures:
-        out.append(Heading("Pictures"))
-        out += [Picture(name, PICTURES[name].alt, PICTURES[name].caption) for name in pictures]
+    if shown:
+        out += [Heading("Pictures"), *shown.values()]
     out += [Heading("How it was run"), *_test_sets(results)]
     out += [Pairs("Options", _flat(results.config)), Pairs("Environment", _flat(results.environment))]
     out += [Heading("Files"), Bullets([[Span("link", name), f": {about}"] for name, about in files.items()])]

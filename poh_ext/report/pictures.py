@@ -10,8 +10,9 @@ from poh_ext.report.results import Results
 from poh_ext.report.routing import entropy_curves, routing_heatmaps
 from poh_ext.report.routing_heads import head_curves
 from poh_ext.report.scaling import scaling_panels
+from poh_ext.report.training_accuracy import accuracy_curves
 
-__all__ = ["MAZES_PNG", "PICTURES", "PictureKind"]
+__all__ = ["ACCURACY_PNG", "MAZES_PNG", "PICTURES", "PictureKind"]
 
 
 class PictureKind(NamedTuple):
@@ -27,6 +28,7 @@ def _entropy(results: Results):
     return entropy_curves({"": results})
 
 
+ACCURACY_PNG = "accuracy_over_training.png"  # has a section of its own
 MAZES_PNG = "mazes.png"  # drawn from a MazeSample, not from Results
 PICTURES = {
     "scaling.png": PictureKind(
@@ -53,6 +55,14 @@ PICTURES = {
         "Lines of the share of test mazes reached and solved optimally, against the length of the shortest path.",
         "The same shares by the length of the shortest path; n is the number of mazes in a bin, and the intervals are "
         "Wilson's, 95 %, over its mazes.",
+    ),
+    ACCURACY_PNG: PictureKind(
+        accuracy_curves,
+        "validation mazes reached and solved optimally against the time of training",
+        "Lines of the share of validation mazes each model reached and solved optimally, against the time of training.",
+        "Share of validation mazes reached (left) and solved optimally (right) while training, against its time alone. "
+        "Of several seeds each is a thin line and their mean a thick one; a single seed has Wilson's 95 % interval as "
+        "a band.",
     ),
     "learning_curves.png": PictureKind(
         plots.learning_curves,

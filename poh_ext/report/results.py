@@ -21,6 +21,7 @@ import torch
 
 from poh_ext._files import write_atomically
 from poh_ext.report.routing_record import check_routing
+from poh_ext.report.validation_record import check_validation
 
 __all__ = ["SCHEMA_VERSION", "Results", "Row", "label", "plain", "write_atomically"]
 
@@ -60,6 +61,7 @@ class Row:
         note: shown below the table, e.g. "stopped at the time limit".
         scale: size class in a scaling benchmark ("tiny"); "" where there is one size only.
         paths: cells walked on the first few test mazes, start first: what a picture of them shows.
+        validation: accuracy while training, one dict per validation (validation_record.py); empty without any.
     """
 
     model: str
@@ -80,6 +82,7 @@ class Row:
     note: str = ""
     scale: str = ""
     paths: list[list[int]] = field(default_factory=list)
+    validation: list[dict] = field(default_factory=list)
 
     @property
     def key(self) -> tuple[str, str, bool]:
@@ -156,6 +159,7 @@ class Results:
                 raise ValueError(f"{row.describe()} counts a maze as optimal that it did not reach")
             if not 0 <= row.moves_correct <= row.moves_total:
                 raise ValueError(f"{row.describe()}: moves_correct={row.moves_correct} of {row.moves_total}")
+            check_validation(row.describe(), row.validation)
             if (row.key, row.seed) in seen:
                 raise ValueError(f"{row.describe()} occurs twice")
             seen.add((row.key, row.seed))

@@ -10,6 +10,7 @@ import torch
 from poh_ext.models import gflop_per_maze, parameter_count
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.memory import available_memory, describe_bytes, misfit, training_memory
+from poh_ext.training.on_the_way import validations
 from poh_ext.training.passes import passes_at_test
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.planners import planner_class
@@ -63,8 +64,9 @@ def print_estimate(rows: list[PlannedRow], data: Data, device: torch.device, pre
             each = seconds_per_maze(row, data.train, device=device, precision=precision, check=check)
             # To recondition is a forward pass for each cell of a path.
             forwards = 1 if config.decode_used == "table" else float(data.test.length.double().mean())
+            validated = forwards * validations(config) * (len(data.validation) if data.validation else 0)
             forwards += interventions(row, len(data.test))
-            tested = forwards * len(data.test) * _forward_share(row, data)
+            tested = (forwards * len(data.test) + validated) * _forward_share(row, data)
             seconds = each * (config.epochs * data.batches.mazes_per_epoch + tested)
             total += runs(row) * seconds
             time = f"{each * min(config.batch_size, data.n_train):>7.2g}  {describe_seconds(seconds)}"

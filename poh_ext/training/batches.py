@@ -70,7 +70,7 @@ class FixedBatches:
 
 
 class OnlineBatches:
-    """New mazes in every step, none of the test set's, made while the step before is computed.
+    """New mazes in every step, none of those held out, made while the step before is computed.
 
     Each step has a stream of mazes of its own, named by the seed and the step: no maze depends on what was drawn
     before, on the number of threads or on the prefetching. The generator's kernels run outside the GIL, so that one
@@ -79,7 +79,7 @@ class OnlineBatches:
     Args:
         batch_size, per_epoch: mazes of a step, steps of an epoch.
         seed: of the training.
-        exclude: int64 [m], MazeTasks.keys() of the test mazes.
+        exclude: int64 [m], MazeTasks.keys() of the mazes held out: test and validation mazes.
         size: side of the mazes, or the (lowest, highest) from which each step draws it.
         min_path: least number of cells on a shortest path, or a function that says it of a side.
         algorithm: one of poh_ext.GENERATORS.
@@ -87,7 +87,7 @@ class OnlineBatches:
             min_path is of no effect.
 
     Raises:
-        ConfigError: by `run`: so few mazes are not in the test set that no batch can be made of them.
+        ConfigError: by `run`: so few mazes are not held out that no batch can be made of them.
     """
 
     def __init__(self, batch_size: int, per_epoch: int, seed: int, exclude: Tensor, *, size: int | tuple[int, int],
@@ -110,8 +110,8 @@ class OnlineBatches:
                 yield batch
 
     def draw(self, step: int, size: int | None = None) -> tuple[MazeTasks, int]:
-        """(batch of the step, how many mazes were rejected because they are in the test set); `size` replaces the side
-        that is drawn."""
+        """(batch of the step, how many mazes were rejected because they are held out); `size` replaces the side that
+        is drawn."""
         own, _, generator = draw(self.seed, step, self.sizes)
         size, drawn = size or own, self.batch_size
         ends = torch.randint(size * size, (2, self.batch_size), generator=generator) if self.anywhere else None
@@ -126,8 +126,8 @@ class OnlineBatches:
                     tasks = MazeTasks(tasks, *ends, path, (path >= 0).sum(1))
                 return tasks, int(kept[-1]) + 1 - self.batch_size
             if drawn > 1000 * self.batch_size:
-                raise ConfigError(f"--train online: {drawn - len(kept)} of {drawn} mazes drawn are test mazes; lower "
-                                  "--test or raise --maze-size")
+                raise ConfigError(f"--train online: {drawn - len(kept)} of {drawn} mazes drawn are test mazes, or "
+                                  "validation mazes; lower --test or --validation, or raise --maze-size")
             drawn += 2 * (self.batch_size - len(kept))
 
     def _stream(self, step: int, size: int, n: int):

@@ -102,7 +102,9 @@ class _Run:
         print(f"{first.n_train} training and {len(first.test)} test mazes of {config.maze_size}x{config.maze_size}"
               f"{several}, shortest paths of {config.min_path_cells} cells or more; {config.epochs} epochs = "
               f"{config.total_steps(first.n_train)} steps of {config.batch_size}"
-              + (", new mazes in each" if config.train == "online" else ""), flush=True)
+              + (", new mazes in each" if config.train == "online" else "")
+              + (f"; validation of {len(first.validation)} mazes every {config.validate_every} epochs, and at the end"
+                 if first.validation else ""), flush=True)
         for warning in self.results.warnings:
             print(f"note: {warning}")
         finished = self.finished()

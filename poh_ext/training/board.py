@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a training: losses, rollouts on test mazes as they get better, hyper-parameters."""
+"""What TensorBoard shows of a training: losses, validation, rollouts on test mazes as they get better, options."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ class Board:
         for name, value in record.items():
             if name not in ("step", "epoch") and value is not None:
                 self._writer.add_scalar(f"training/{name}", value, record["step"])
+
+    def validated(self, point: dict[str, Any]) -> None:
+        for measure in ("reached", "optimal"):
+            self._writer.add_scalar(f"validation/{measure} %", 100 * point[measure], point["step"])
+        self._writer.add_scalar("validation/training seconds", point["seconds"], point["step"])
 
     def epoch(self, model: torch.nn.Module, epoch: int, step: int) -> None:
         """Before the checkpoint of the epoch: so nothing up to it is missing when a killed training goes on."""

@@ -1,4 +1,4 @@
-"""The training log: one JSON object per step, on disk as it goes, so that nothing is lost with the process."""
+"""The training log: a JSON object per step and validation, on disk as it goes: nothing is lost with the process."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ class History:
 
     def step(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(plain(record), allow_nan=False).encode() + b"\n")
+
+    def validated(self, point: dict[str, Any]) -> None:
+        """A line of its own, after that of the step."""
+        when = {name: point[name] for name in ("step", "epoch", "seconds")}
+        self.step({**when, "validation": {name: value for name, value in point.items() if name not in when}})
 
     def epoch(self, *_: Any) -> None:
         """Nothing is written at the end of an epoch: each step says its own."""

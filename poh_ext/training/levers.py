@@ -95,6 +95,11 @@ class TrainingLevers:
     steps at most (1 + n) / (10 + n)]. 0: the last weights."""
     weight_decay: float = 0.01
     """AdamW's decay of all weights [per step and unit of the learning rate]."""
+    validate_every: int = 0
+    """Evaluate the planner on validation mazes after every so many epochs, and after the last [epochs]: accuracy over
+    training time. What is trained stays the same, and the time it takes does not count. 0: never."""
+    validation: int = 200
+    """Validation mazes, neither training nor test mazes, of --validate-every [count]."""
 
     def pass_range(self, step: int, total_steps: int) -> tuple[int, int]:
         """Lowest and highest number of passes that step `step` (from 0) may draw."""

@@ -19,6 +19,7 @@ from poh_ext.training.checkpoint import Checkpoints
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.interrupt import Interrupted
 from poh_ext.training.objective import Objective
+from poh_ext.training.on_the_way import Validation
 from poh_ext.training.passes import Passes, draw_passes, is_looped
 from poh_ext.training.progress import Progress
 from poh_ext.training.random_state import random_state, restore_random_state
@@ -38,13 +39,17 @@ class Diverged(RuntimeError):
 
 @dataclass
 class Training:
-    """What training took and showed: steps, seconds, mazes rejected (online), and a dict per logged step."""
+    """What training took and showed: steps, seconds, mazes rejected (online), a dict per logged step and validation.
+
+    Seconds are those of the training alone: not of validation, nor of what watchers do between epochs.
+    """
 
     steps: int = 0
     seconds: float = 0.0
     mazes_per_second: float = 0.0
     rejected: int = 0
     curve: list[dict] = field(default_factory=list)
+    validation: list[dict] = field(default_factory=list)
 
 
 class Watcher(Protocol):
@@ -53,6 +58,9 @@ class Watcher(Protocol):
     def step(self, record: dict[str, Any]) -> None:
         """A step was taken: its number (from 1), epoch, losses, learning rate, gradient norm, seconds so far."""
 
+    def validated(self, point: dict[str, Any]) -> None:
+        """The model was validated: step, epoch, seconds of training so far, mazes, shares reached and optimal."""
+
     def epoch(self, model: nn.Module, epoch: int, step: int) -> None:
         """An epoch is over; the model may be evaluated."""
 
@@ -60,9 +68,9 @@ class Watcher(Protocol):
 def train_planner(model: nn.Module, data: MazeTasks | Batches, config: BenchmarkConfig, *, seed: int, label: str,
                   precision: str = "float32", check: Callable[[], None] = lambda: None, quiet: bool = False,
                   checkpoints: Checkpoints | None = None, watch: Callable[[int], Sequence[Watcher]] = lambda step: (),
-                  workers: Workers = ALONE) -> Training:
+                  workers: Workers = ALONE, validation: Validation | None = None) -> Training:
     """Train `model` in place, on the device of its weights. The same seed gives the same order, passes and dropout.
-    With --ema the model ends with the averaged weights, and the watchers are shown these.
+    With --ema the model ends with the averaged weights, and validation and the watchers are shown these.
 
     Args:
         model: see Objective; the routing entropy of one that has it is weighted by route_ent_weight.
@@ -76,7 +84,8 @@ def train_planner(model: nn.Module, data: MazeTasks | Batches, config: Benchmark
         checkpoints: go on from the last one there; write one after each epoch, and when `check` stops the training.
         watch: called with the number of steps that are done already; what it returns is shown the others.
         workers: that train this model together, each calling this function; the first alone has checkpoints and
-            watchers.
+            watchers and validation.
+        validation: evaluates the model between epochs.
 
     Raises:
         Diverged: the loss is not finite.
@@ -88,7 +97,7 @@ def train_planner(model: nn.Module, data: MazeTasks | Batches, config: Benchmark
         torch.manual_seed(seed + (workers.rank << 40))  # dropout of its own in each process
         state = _State(model, config, precision, checkpoints, workers)
         state.load()
-        _run(state, batches, seed, label, check, quiet, watch(state.result.steps))
+        _run(state, batches, seed, label, check, quiet, watch(state.result.steps), validation)
         if state.average:
             state.average.into(model)
     result = state.result
@@ -140,6 +149,19 @@ class _State:
     def seconds(self) -> float:
         return time.perf_counter() - self._started
 
+    def between_epochs(self, epoch: int, watchers: Sequence[Watcher], validation: Validation | None) -> None:
+        """Show the model to those who look at it, in no time of the training."""
+        seconds, result = self.seconds(), self.result
+        model = self.average.model if self.average else self.model
+        if validation is not None and validation.due(epoch):
+            point = {"step": result.steps, "epoch": epoch, "seconds": seconds, **validation(model)}
+            result.validation.append(point)
+            for watcher in watchers:
+                watcher.validated(point)
+        for watcher in watchers:
+            watcher.epoch(model, epoch, result.steps)
+        self._started = time.perf_counter() - seconds
+
     def step(self, batch: MazeTasks, passes: Passes, lr: float, entropy_weight: float) -> dict[str, float]:
         """One update; not taken where the loss is not finite."""
         for group in self.optimizer.param_groups:
@@ -172,7 +194,7 @@ def _stop_if_asked(state: _State, check: Callable[[], None], label: str) -> None
 
 
 def _run(state: _State, batches: Batches, seed: int, label: str, check: Callable[[], None], quiet: bool,
-         watchers: Sequence[Watcher]) -> None:
+         watchers: Sequence[Watcher], validation: Validation | None) -> None:
     config, result = state.config, state.result
     total = config.epochs * batches.per_epoch
     keep_every = max(1, total // CURVE_POINTS)
@@ -197,9 +219,9 @@ def _run(state: _State, batches: Batches, seed: int, label: str, check: Callable
                 result.curve.append({name: record[name] for name in CURVE})
             for watcher in watchers:
                 watcher.step(record)
-            progress.step(loss=values["loss"], lr=lr)
+            latest = {"validated optimal": result.validation[-1]["optimal"]} if result.validation else {}
+            progress.step(loss=values["loss"], lr=lr, **latest)
             if (step + 1) % batches.per_epoch == 0:
-                for watcher in watchers:
-                    watcher.epoch(state.average.model if state.average else state.model, epoch, step + 1)
+                state.between_epochs(epoch, watchers, validation)
                 state.save(label)
     result.seconds = state.seconds()

@@ -19,6 +19,13 @@ def notes(config) -> list[str]:
         found.append("--route-ent-weight does nothing: no PoH row is trained")
     if config.train != "online" and _chosen(config, "steps_per_epoch"):
         found.append("--steps-per-epoch does nothing without --train online")
+    if config.validate_every and not (rows - {"random", "untrained_baseline", "untrained_poh"}):
+        found.append("--validate-every does nothing: no planner is trained")
+    elif config.validate_every > config.epochs:
+        found.append(f"--validate-every {config.validate_every}: there are {config.epochs} epochs, so that only the "
+                     "end of the training is validated")
+    if not config.validate_every and _chosen(config, "validation"):
+        found.append("--validation does nothing without --validate-every")
     if config.parity == "none" and "poh" in rows:
         found.append("--parity none: PoH has the baseline's shape and more parameters than it")
     if config.parity == "width" and "poh" in rows:

@@ -12,27 +12,30 @@ from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
 from poh_ext.training.batches import Batches, FixedBatches, OnlineBatches
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 
-__all__ = ["TEST_SEED_OFFSET", "Data", "make_data", "planner_view", "protocol_settings"]
+__all__ = ["TEST_SEED_OFFSET", "VALIDATION_SEED_OFFSET", "Data", "make_data", "planner_view", "protocol_settings"]
 
-TEST_SEED_OFFSET = 10_000
+TEST_SEED_OFFSET = 10_000  # --seeds is at most this, so that no seeds meet
+VALIDATION_SEED_OFFSET = 20_000
 CANDIDATES_PER_MAZE = 3  # as published: this many mazes are drawn for each one asked for
 
 
 @dataclass(frozen=True)
 class Data:
-    """Training and test mazes of one seed.
+    """Training, test and validation mazes of one seed.
 
     Attributes:
         train: the training set; with --train online the mazes of the first step, of a middling size, to time a step on.
         test: the test mazes.
         batches: what each step trains on.
         n_train: different mazes trained on.
+        validation: None without --validate-every.
     """
 
     train: MazeTasks
     test: MazeTasks
     batches: Batches
     n_train: int
+    validation: MazeTasks | None = None
 
 
 def protocol_settings(config: BenchmarkConfig) -> dict:
@@ -58,22 +61,32 @@ def make_data(config: BenchmarkConfig, seed: int) -> Data:
     default: exactly --train and --test mazes. as-published: 3x as many candidates with random start and goal, of
     which those whose shortest path is long enough are kept, at most as many as asked for: usually fewer. With
     --train online the training mazes are drawn step by step, those of the test set left out (of several sizes only
-    --maze-size has any).
+    --maze-size has any). Validation mazes come from `seed + 20000`, as the test mazes are drawn: a fixed training set
+    is the same with them and without; with --train online they are left out of the training too.
 
     Raises:
-        ConfigError: no maze of the size has so long a path, or too few mazes are not in the training set.
+        ConfigError: no maze of the size has so long a path, or too few mazes are not in the other sets.
     """
     if config.train == "online":
         test = _sample(config, "test", config.test, seed + TEST_SEED_OFFSET, None)
-        online = OnlineBatches(config.batch_size, config.steps_per_epoch, seed, test.keys(), size=config.size_range,
+        validation = _validation(config, seed, test.keys())
+        held_out = test.keys() if validation is None else torch.cat([test.keys(), validation.keys()])
+        online = OnlineBatches(config.batch_size, config.steps_per_epoch, seed, held_out, size=config.size_range,
                                min_path=config.min_path_at, algorithm=config.algorithm,
                                anywhere=config.supervision == "all")
         low, high = config.size_range
         middling = round(math.sqrt(sum(size**2 for size in range(low, high + 1)) / (high - low + 1)))
-        return Data(online.draw(0, middling)[0], test, online, config.epochs * online.mazes_per_epoch)
+        return Data(online.draw(0, middling)[0], test, online, config.epochs * online.mazes_per_epoch, validation)
     train = _sample(config, "train", config.train, seed, None)
     test = _sample(config, "test", config.test, seed + TEST_SEED_OFFSET, train.keys())
-    return Data(train, test, FixedBatches(train, config.batch_size, seed), len(train))
+    validation = _validation(config, seed, torch.cat([train.keys(), test.keys()]))
+    return Data(train, test, FixedBatches(train, config.batch_size, seed), len(train), validation)
+
+
+def _validation(config: BenchmarkConfig, seed: int, exclude: torch.Tensor) -> MazeTasks | None:
+    if not config.validate_every:
+        return None
+    return _sample(config, "validation", config.validation, seed + VALIDATION_SEED_OFFSET, exclude)
 
 
 def _sample(config: BenchmarkConfig, which: str, n: int, seed: int, exclude: torch.Tensor | None) -> MazeTasks:

@@ -26,6 +26,7 @@ from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_random
 from poh_ext.training.history import History
 from poh_ext.training.interrupt import Interrupted
 from poh_ext.training.loop import Diverged, Training, train_planner
+from poh_ext.training.on_the_way import Validation
 from poh_ext.training.passes import passes_at_test
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.planners import planner_class
@@ -85,9 +86,12 @@ def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: C
         training = Training()
         if planned.trained:
             place.workers.share((planned, seed, place.precision))  # to `assist`
+            validation = None if data.validation is None else Validation(planned.config, data.validation,
+                                                                         place.precision)
             training = train_planner(model, data.batches, planned.config, seed=seed, label=name,
                                      precision=place.precision, check=check, watch=watchers.open,
-                                     checkpoints=trial_checkpoints(planned, seed, place), workers=place.workers)
+                                     checkpoints=trial_checkpoints(planned, seed, place), workers=place.workers,
+                                     validation=validation)
         outcome = _evaluate(model, planned, seed, data, place, check, name, training)
         watchers.result(outcome.row)
     if planned.trained and planned.config.save_weights:
@@ -160,7 +164,8 @@ def _save_weights(model: torch.nn.Module, planned: PlannedRow, outcome: Outcome,
 
 def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training, model) -> Row:
     trained = planned.trained
-    online = f"{training.rejected} of the training mazes drawn were test mazes and were rejected"
+    kinds = "test or validation mazes" if planned.config.validate_every else "test mazes"
+    online = f"{training.rejected} of the training mazes drawn were {kinds} and were rejected"
     return Row(
         model=planned.model, trained=trained, seed=seed, scale=planned.scale,
         params=parameter_count(model) if model is not None else 0,
@@ -170,6 +175,6 @@ def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training
         eval_mazes_per_second=outcome.mazes_per_second,
         reached=outcome.reached.tolist(), optimal=outcome.optimal.tolist(),
         moves_correct=outcome.moves_correct, moves_total=outcome.moves_total, curve=training.curve,
-        config=planned.options, paths=outcome.paths[:MAZES_SHOWN],
+        validation=training.validation, config=planned.options, paths=outcome.paths[:MAZES_SHOWN],
         note=online if trained and planned.config.train == "online" else "",
     )

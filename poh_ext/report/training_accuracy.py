@@ -1,0 +1,130 @@
+"""Accuracy over training time: shares of validation mazes solved while the planners are trained.
+
+The validation mazes are neither test nor training mazes, and the time to validate is no training time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from poh_ext.report.document import Block, Grid, Heading, Paragraph, Picture
+from poh_ext.report.figures import legend, new_figure, percent_top, style_of
+from poh_ext.report.grouping import group_rows, sizes, unchanged
+from poh_ext.report.results import Results, Row, label
+from poh_ext.report.statistics import MEASURES, Proportion, estimate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["SOLVED", "accuracy_blocks", "accuracy_curves", "solved_from"]
+
+SOLVED = 0.999  # of the validation mazes
+MINUTES_FROM = 300.0  # seconds: a longer axis is in minutes
+
+
+def solved_from(points: list[dict]) -> dict | None:
+    """The first point of `Row.validation` from which on, to the last, SOLVED of the mazes or more are optimal."""
+    found = None
+    for point in reversed(points):
+        if point["optimal"] < SOLVED:
+            break
+        found = point
+    return found
+
+
+def accuracy_curves(results: Results) -> Figure | None:
+    """Reached and optimal against seconds of training; a line of panels per size. Each seed is a thin line and their
+    mean a thick one, at the mean of their seconds; a single seed is thick, with Wilson's 95 % interval as a band."""
+    groups = {key: found for key, rows in unchanged(group_rows(results)).items()
+              if (found := [row for row in rows if row.validation])}
+    if not groups:
+        return None
+    points = [point for rows in groups.values() for row in rows for point in row.validation]
+    longest = max(point["seconds"] for point in points)
+    unit, per = ("minutes", 60.0) if longest > MINUTES_FROM else ("seconds", 1.0)
+    names = list(dict.fromkeys(model for _, model, _ in groups))
+    scales = sizes(groups)
+    figure = new_figure(11, 0.6 + 4.0 * len(scales))
+    axes = figure.subplots(len(scales), 2, squeeze=False, sharey="row")
+    handles, seeds = {}, max(map(len, groups.values()))
+    for line_of_axes, scale in zip(axes, scales, strict=True):
+        highest = 0.0
+        for axis, measure in zip(line_of_axes, MEASURES, strict=True):
+            for (of, model, trained), rows in groups.items():
+                if of == scale:
+                    drawn, top = _draw(axis, rows, measure, per, style_of(model, names))
+                    handles.setdefault(label(model, trained), drawn)
+                    highest = max(highest, top)
+            axis.set(xlabel=f"{unit} of training", ylabel=f"{measure} (% of validation mazes)", title=scale,
+                     xlim=(-0.02 * longest / per, 1.03 * max(longest, 1e-9) / per))  # fmt: skip
+            axis.tick_params(labelleft=True)
+            axis.grid(alpha=0.3)
+        line_of_axes[0].set_ylim(-0.04 * percent_top(highest), 1.04 * percent_top(highest))  # shared
+    mazes = sorted({point["mazes"] for point in points})
+    said = f"{mazes[0]:,}" if len(mazes) == 1 else f"{mazes[0]:,} to {mazes[-1]:,}"
+    figure.suptitle(f"Accuracy over training time on {said} validation mazes ("
+                    + (f"thin: {seeds} seeds; thick: their mean)" if seeds > 1 else "band: 95 % interval)"))
+    legend(figure, list(handles.values()), list(handles))
+    return figure
+
+
+def _draw(axis, rows: list[Row], measure: str, per: float, style: tuple):
+    """The lines of one model; returns the thick one, and the highest percentage."""
+    color, line, marker, _ = style
+    curves = [{p["step"]: (p["seconds"] / per, 100 * p[measure]) for p in row.validation} for row in rows]
+    if len(rows) == 1:
+        shares = [_share(point, measure) for point in rows[0].validation]
+        at = [x for x, _ in curves[0].values()]
+        axis.fill_between(at, *zip(*(share.wilson for share in shares), strict=True), color=color, alpha=0.15,
+                          linewidth=0)
+    else:
+        for curve in curves:
+            axis.plot(*zip(*curve.values(), strict=True), color=color, linestyle=line, linewidth=0.7, alpha=0.45)
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))  # a mean of fewer seeds would jump
+    mean = np.array([[curve[step] for curve in curves] for step in steps]).reshape(len(steps), len(curves), 2).mean(1)
+    drawn, = axis.plot(mean[:, 0], mean[:, 1], color=color, linestyle=line, marker=marker, linewidth=1.8,
+                       markersize=4.5, markevery=max(1, len(steps) // 10))  # fmt: skip
+    return drawn, max(y for curve in curves for _, y in curve.values())
+
+
+def accuracy_blocks(results: Results, picture: Picture | None) -> list[Block]:
+    """The section: the picture, and when each planner solved the validation mazes for good."""
+    rows = [(key, row) for key, rows in group_rows(results).items() for row in rows if row.validation]
+    if not rows:
+        return []
+    lines = []
+    for (scale, model, trained), row in rows:
+        last, since = row.validation[-1], solved_from(row.validation)
+        best = max(row.validation, key=lambda point: point["optimal"])
+        when = ["-", "-"] if since is None else [f"{since['step']:,}", _seconds(since["seconds"])]
+        lines.append([label(model, trained, scale), str(row.seed), f"{last['mazes']:,}", *when,
+                      f"{100 * best['optimal']:.1f} (step {best['step']:,})", _percent(_share(last, "optimal")),
+                      f"{last['step']:,}", _seconds(last["seconds"])])  # fmt: skip
+    share = f"{100 * SOLVED:g} %"
+    header = ["model", "seed", "validation mazes", f"optimal >= {share} from step", "from second", "best optimal %",
+              "last optimal % [95 % CI]", "last step", "last second"]
+    few = min(row.validation[-1]["mazes"] for _, row in rows)
+    note = ("Validation mazes are neither test nor training mazes, and are solved as the test mazes are. From step and "
+            f"second: the first validation from which on, to the last, {share} of them or more are solved optimally "
+            "(-: never). Seconds are those of the training alone, without the validation. Intervals: Wilson, over "
+            "mazes.")
+    if few * (1 - SOLVED) < 1:
+        note += f" Of {few:,} mazes, {share} means all."
+    return [Heading("Accuracy over training time"), *([picture] if picture else []),
+            Grid(header, lines, left=1, caption="Validation while training"), Paragraph(note)]
+
+
+def _share(point: dict, measure: str) -> Proportion:
+    count = round(point[measure] * point["mazes"])
+    return estimate({0: [True] * count + [False] * (point["mazes"] - count)})
+
+
+def _percent(share: Proportion) -> str:
+    low, high = share.wilson
+    return f"{share.percent:.1f} [{low:.1f}-{high:.1f}]"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
