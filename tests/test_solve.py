@@ -22,17 +22,17 @@ def test_shipped_weights_solve_mazes_they_never_met(planner):
     path = weights.SHIPPED / f"{planner}.pt"
     assert path.stat().st_size < 200_000
     model, recipe, notes = weights.load(planner)
-    assert recipe.planner == ROWS[planner] and recipe.sizes == (5, 12) and recipe.steps == 3000
-    assert notes["optimal"] > 0.95  # `make solve` rebuilds them
+    assert recipe.planner == ROWS[planner] and recipe.sizes == (5, 12) and recipe.steps == 12_000
+    assert notes["optimal"] >= 0.999  # `make solve` rebuilds them
     built = fresh(planner).state_dict()
     assert {k: v.shape for k, v in built.items()} == {k: v.shape for k, v in model.state_dict().items()}
     assert sum(p.numel() for p in model.parameters()) == {"baseline": 19_992, "poh": 30_728}[planner]
     assert model.passes == planner_options("poh", SOLVE)["R"] == 220 and not model.training
     tasks = sample_tasks(60, 12, min_path=50, seed=77)
     solved = exact_over_passes(model, tasks, (0.25, 2.0)).float().mean(1)
-    assert solved[0] <= 0.5 and solved[1] >= 0.95  # with few passes only dead ends can be told from the way
+    assert solved[0] <= 0.1 and solved[1] == 1  # news goes one cell a pass
     larger = sample_tasks(6, 18, min_path=80, seed=78)
-    assert exact_over_passes(model, larger, (2.0,)).float().mean() >= 0.8
+    assert exact_over_passes(model, larger, (2.0,)).all()
 
 
 def test_files_that_hold_no_weights_are_refused(tmp_path):
