@@ -34,10 +34,15 @@ template <class... Parts>
   throw std::out_of_range(message(parts...));
 }
 
-inline void check_tensor(const Tensor& t, const char* name, ScalarType dtype, int64_t dim) {
-  check(t.is_cpu(), name, " must be on the CPU");
+inline void check_form(const Tensor& t, const char* name, ScalarType dtype, int64_t dim) {
   check(t.scalar_type() == dtype, name, " has the wrong dtype");
   check(t.dim() == dim, name, " must have ", dim, " dimensions, got ", t.dim());
+}
+
+// Of a tensor whose numbers the CPU reads in their order.
+inline void check_tensor(const Tensor& t, const char* name, ScalarType dtype, int64_t dim) {
+  check(t.is_cpu(), name, " must be on the CPU");
+  check_form(t, name, dtype, dim);
   check(t.is_contiguous(), name, " must be contiguous");
 }
 

@@ -1,4 +1,4 @@
-// Tensors for the CUDA kernels: packed, fresh ones on the device of another, and the form of given ones.
+// Tensors for the CUDA kernels: packed, and fresh ones on the device of another.
 #pragma once
 
 #include <array>
@@ -29,11 +29,6 @@ inline Tensor packed(const Tensor& t, const Tensor& like, const char* name) {
 
 inline std::optional<Tensor> packed(const std::optional<Tensor>& t, const Tensor& like, const char* name) {
   return t ? std::optional<Tensor>(packed(*t, like, name)) : std::nullopt;
-}
-
-inline void check_form(const Tensor& t, const char* name, ScalarType dtype, int64_t dim) {
-  check(t.scalar_type() == dtype, name, " has the wrong dtype");
-  check(t.dim() == dim, name, " must have ", dim, " dimensions, got ", t.dim());
 }
 
 }  // namespace poh::cuda
