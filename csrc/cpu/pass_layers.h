@@ -1,4 +1,4 @@
-// The layers of a pass without a graph, float32: weights are made ready once, rows are many.
+// The layers of a pass without a graph and the block they make up, float32: weights are made ready once, rows are many.
 #pragma once
 
 #include <vector>
@@ -93,6 +93,44 @@ class LayerNorm {
     const A scale = A(1) / std::sqrt(squares / static_cast<A>(d) + eps_);
 #pragma omp simd
     for (int64_t j = 0; j < d; ++j) to[j] = (to[j] - mean) * scale * gain_[j] + shift_[j];
+  }
+};
+
+// The weights of a block in the order of poh_ext/ops/neighbor_passes.py, made ready.
+struct PassBlock {
+  using A = float;
+  static constexpr int64_t W = kLanes<A>;
+
+  Linear qkv;
+  std::vector<A> bias, key_offset, value_offset;
+  Linear out;
+  LayerNorm norm1;
+  Linear expand, contract;
+  LayerNorm norm2;
+  std::vector<A> head_scale;
+
+  // Each row of a table of offsets is filled up to whole vectors.
+  static std::vector<A> table(const A*& from, int64_t rows, int64_t width, int64_t padded) {
+    std::vector<A> to(static_cast<size_t>(rows * padded), A(0));
+    for (int64_t r = 0; r < rows; ++r) std::copy(from + r * width, from + (r + 1) * width, to.data() + r * padded);
+    from += rows * width;
+    return to;
+  }
+
+  PassBlock(const A* from, const AttentionShape& s, int64_t d, int64_t ff, double eps)
+      : qkv(from, d, 3 * d),
+        bias(table(from, s.H * s.slots(), 1, 1)),
+        key_offset(table(from, s.H * s.slots(), s.D, vectors_for<A>(s.D) * W)),
+        value_offset(table(from, s.H * s.slots(), s.D, vectors_for<A>(s.D) * W)),
+        out(from, d, d),
+        norm1(from, d, eps),
+        expand(from, d, ff),
+        contract(from, ff, d),
+        norm2(from, d, eps),
+        head_scale(from, from + s.H) {}
+
+  static int64_t parameters(const AttentionShape& s, int64_t d, int64_t ff) {
+    return 4 * d * (d + 1) + s.H * s.slots() * (1 + 2 * s.D) + 2 * d * ff + ff + d + 4 * d + s.H;
   }
 };
 
