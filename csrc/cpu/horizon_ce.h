@@ -1,4 +1,5 @@
-// The loss and the gradient of one row in the multi-horizon cross-entropy. The dense and the linear form differ only in where the logits of a row come from.
+// The loss and the gradient of one row in the multi-horizon cross-entropy. The dense and the linear form differ only in
+// where the logits of a row come from.
 #pragma once
 
 #include <cstring>
@@ -6,6 +7,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "cpu/horizon_ce_allowed.h"
 #include "cpu/horizon_ce_terms.h"
 #include "cpu/rows.h"
 #include "math/horizon_ce.h"
@@ -22,22 +24,9 @@ struct Term {
 template <class A>
 struct RowScratch {
   std::vector<A> row, gradient;  // of the V classes
-  std::vector<int32_t> allowed;  // the classes allowed at horizon 1, ascending
-  int64_t n = 0;                 // how many
-  std::vector<A> compact, compact_gradient;  // of the allowed classes, padded to whole vectors
-  A best = 0;  // the largest of compact
-  int64_t b = 0;  // the batch of the row
+  Allowed<A> allowed;            // at horizon 1
+  int64_t b = 0;                 // the batch of the row
   std::vector<Term<A>> terms;
-
-  // Room for n allowed classes; the padding is -inf, which no maximum and no sum of exponentials sees.
-  void pad_compact() {
-    const size_t padded = (n + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
-    if (compact.size() < padded) {
-      compact.resize(padded);
-      compact_gradient.resize(padded);
-    }
-    for (size_t j = n; j < padded; ++j) compact[j] = -std::numeric_limits<A>::infinity();
-  }
 };
 
 // The loss of single rows. T is the dtype of the logits, A of all arithmetic.
@@ -78,7 +67,7 @@ struct RowLoss {
         (k == 1 ? near : far) = true;
       }
     }
-    const bool masked = near && find_allowed(row, s);
+    const bool masked = near && find_allowed(row, s.allowed);
     return {far || (near && !masked), masked};
   }
 
@@ -98,16 +87,16 @@ struct RowLoss {
       all = {static_cast<A>(V), total_mass, sums.dot};
     }
     if (need.masked) {
-      gather(z, s);
-      masked_forward(q, some, s);
+      s.allowed.gather(z, softcap);
+      masked_forward(q, some, s.allowed);
     }
     write_terms(q, row, best, need.masked, all, some, terms, s);
   }
 
-  // The same for horizon 1 only, from s.compact, the logits of s.allowed (after prepare()).
+  // The same for horizon 1 only, from s.allowed.logits (after prepare()).
   void forward_compact(int64_t q, A* terms, RowScratch<A>& s) const {
     Smoothed<A> some{};
-    masked_forward(q, some, s);
+    masked_forward(q, some, s.allowed);
     write_terms(q, nullptr, A{0}, true, {}, some, terms, s);
   }
 
@@ -116,15 +105,15 @@ struct RowLoss {
   void backward(int64_t q, const T* z, T* out, const Coefficient& coefficient, RowScratch<A>& s) const {
     const Need need = prepare(q, s);
     if (need.masked) {
-      gather(z, s);
+      s.allowed.gather(z, softcap);
       masked_backward(q, coefficient, s);
     }
     if (!need.dense) {
       std::memset(static_cast<void*>(out), 0, V * sizeof(T));
-      for (int64_t j = 0; need.masked && j < s.n; ++j) {
-        A g = s.compact_gradient[j];
-        if (softcap != 0) g *= cap_slope(s.compact[j]);
-        out[s.allowed[j]] = static_cast<T>(g);
+      for (int64_t j = 0; need.masked && j < s.allowed.n; ++j) {
+        A g = s.allowed.gradient[j];
+        if (softcap != 0) g *= cap_slope(s.allowed.logits[j]);
+        out[s.allowed.classes[j]] = static_cast<T>(g);
       }
       return;
     }
@@ -139,7 +128,7 @@ struct RowLoss {
     for (const Term<A>& t : s.terms) {
       if (t.k > 1 || !need.masked) g[t.y] -= t.hit;
     }
-    for (int64_t j = 0; need.masked && j < s.n; ++j) g[s.allowed[j]] += s.compact_gradient[j];
+    for (int64_t j = 0; need.masked && j < s.allowed.n; ++j) g[s.allowed.classes[j]] += s.allowed.gradient[j];
     if (softcap != 0) {
 #pragma omp simd
       for (int64_t v = 0; v < V; ++v) g[v] *= cap_slope(row[v]);
@@ -147,37 +136,34 @@ struct RowLoss {
     if constexpr (!std::is_same_v<T, A>) convert(g, out, V);
   }
 
-  // s.compact_gradient: the gradient of horizon 1 to s.compact (before the slope of the soft cap).
+  // s.allowed.gradient: the gradient of horizon 1 to s.allowed.logits (before the slope of the soft cap).
   template <class Coefficient>
   void masked_backward(int64_t q, const Coefficient& coefficient, RowScratch<A>& s) const {
+    Allowed<A>& set = s.allowed;
     const LogSumExp<A> lse1 = near_lse[q];
-    const A count = static_cast<A>(s.n), mass = allowed_mass(s);
+    const A count = static_cast<A>(set.n), mass = set.mass(class_weight);
     RowGradient<A> sum;
     for (Term<A>& t : s.terms) {
       if (t.k == 1) t.hit = sum.add(coefficient(s.b, t.i, t.k), lse1, weight(t.y), mass, count, options);
     }
-    A* g = s.compact_gradient.data();
-    const A* z = s.compact.data();
-    const int64_t whole = (s.n + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
+    A* g = set.gradient.data();
+    const A* z = set.logits.data();
+    const int64_t whole = (set.n + kLanes<A> - 1) / kLanes<A> * kLanes<A>;
     const auto slope = [&](A x) { return sum.prob * exp_nonpositive(x - lse1.max - lse1.log_sum) - sum.spread; };
-    if (s.n <= kFew) {
-      for (int64_t j = 0; j < s.n; ++j) g[j] = slope(z[j]);
+    if (set.n <= Allowed<A>::kFew) {
+      for (int64_t j = 0; j < set.n; ++j) g[j] = slope(z[j]);
     } else {
 #pragma omp simd
       for (int64_t j = 0; j < whole; ++j) g[j] = slope(z[j]);
     }
     if (class_weight != nullptr) {
-      for (int64_t j = 0; j < s.n; ++j) g[j] += sum.spread * (1 - class_weight[s.allowed[j]]);
+      for (int64_t j = 0; j < set.n; ++j) g[j] += sum.spread * (1 - class_weight[set.classes[j]]);
     }
     for (const Term<A>& t : s.terms) {
-      const int64_t j = t.k == 1 ? place(t.y, s) : -1;  // -1: not allowed, so that its logit was replaced
+      const int64_t j = t.k == 1 ? set.place(t.y) : -1;  // -1: not allowed, so that its logit was replaced
       if (j >= 0) g[j] -= t.hit;
     }
   }
-
-  // A maze cell has 2 to 4 candidates: so few are quicker one by one, as a vector load just after the scalar stores
-  // of its elements has to wait for them.
-  static constexpr int64_t kFew = 4;
 
   A cap_slope(A capped) const { return 1 - (capped / softcap) * (capped / softcap); }
 
@@ -185,34 +171,14 @@ struct RowLoss {
   A weight(int64_t y) const { return class_weight ? class_weight[y] : A{1}; }
 
   // Lists the allowed classes of a row; false if all are.
-  bool find_allowed(int64_t row, RowScratch<A>& s) const {
-    s.n = 0;
+  bool find_allowed(int64_t row, Allowed<A>& allowed) const {
+    allowed.n = 0;
     if (valid != nullptr) {
-      s.allowed.resize(V);
-      s.n = set_indices(valid + row * V, V, s.allowed.data(), V);
+      allowed.list(valid + row * V, V);
     } else if (candidates != nullptr) {
-      s.allowed.resize(C);
-      for (int64_t j = row * C; j < (row + 1) * C; ++j) {
-        if (candidates[j] >= 0) s.allowed[s.n++] = static_cast<int32_t>(candidates[j]);
-      }
-      std::sort(s.allowed.begin(), s.allowed.begin() + s.n);
-      s.n = std::unique(s.allowed.begin(), s.allowed.begin() + s.n) - s.allowed.begin();
+      allowed.list(candidates + row * C, C);
     }
-    return s.n > 0 && s.n < V;
-  }
-
-  // Index of class y in s.allowed, or -1.
-  int64_t place(int64_t y, const RowScratch<A>& s) const {
-    const int32_t* end = s.allowed.data() + s.n;
-    const int32_t* at = std::lower_bound(s.allowed.data(), end, static_cast<int32_t>(y));
-    return at != end && *at == y ? at - s.allowed.data() : -1;
-  }
-
-  A allowed_mass(const RowScratch<A>& s) const {
-    if (class_weight == nullptr) return static_cast<A>(s.n);
-    A mass = 0;
-    for (int64_t j = 0; j < s.n; ++j) mass += class_weight[s.allowed[j]];
-    return mass;
+    return allowed.n > 0 && allowed.n < V;
   }
 
   // The row in A, soft-capped: the logits themselves where they are that already.
@@ -235,60 +201,46 @@ struct RowLoss {
     }
   }
 
-  void gather(const T* z, RowScratch<A>& s) const {
-    s.pad_compact();
-    for (int64_t j = 0; j < s.n; ++j) s.compact[j] = static_cast<A>(z[s.allowed[j]]);
-    if (softcap != 0) soft_cap(s.compact.data(), s.n, softcap);
-  }
-
-  void masked_forward(int64_t q, Smoothed<A>& some, RowScratch<A>& s) const {
+  void masked_forward(int64_t q, Smoothed<A>& some, Allowed<A>& set) const {
     constexpr int64_t W = kLanes<A>;
     const A replaced = static_cast<A>(kMaskedLogit);  // the logit of the V - n others
-    const A* z = s.compact.data();
+    const A* z = set.logits.data();
     A max, sum = 0;
-    if (s.n <= kFew) {
-      s.best = -std::numeric_limits<A>::infinity();
-      for (int64_t j = 0; j < s.n; ++j) s.best = z[j] > s.best ? z[j] : s.best;
-      max = s.best > replaced ? s.best : replaced;
-      for (int64_t j = 0; j < s.n; ++j) sum += exp_nonpositive(z[j] - max);
+    if (set.n <= Allowed<A>::kFew) {
+      set.best = -std::numeric_limits<A>::infinity();
+      for (int64_t j = 0; j < set.n; ++j) set.best = z[j] > set.best ? z[j] : set.best;
+      max = set.best > replaced ? set.best : replaced;
+      for (int64_t j = 0; j < set.n; ++j) sum += exp_nonpositive(z[j] - max);
     } else {
-      s.best = row_max(z, (s.n + W - 1) / W * W);
-      max = s.best > replaced ? s.best : replaced;
+      set.best = row_max(z, (set.n + W - 1) / W * W);
+      max = set.best > replaced ? set.best : replaced;
       Vector<A> exp{};
-      for (int64_t i = 0; i < s.n; i += W) exp += exp_nonpositive(load(z + i) - max);
+      for (int64_t i = 0; i < set.n; i += W) exp += exp_nonpositive(load(z + i) - max);
       sum = fold_sum<A>(exp);
     }
-    if (max < 0) sum += static_cast<A>(V - s.n) * exp_nonpositive(replaced - max);  // else exp is 0
-    some = {static_cast<A>(s.n), allowed_mass(s), A{0}};
-    for (int64_t j = 0; j < s.n; ++j) some.dot += weight(s.allowed[j]) * (z[j] - max);
+    if (max < 0) sum += static_cast<A>(V - set.n) * exp_nonpositive(replaced - max);  // else exp is 0
+    some = {static_cast<A>(set.n), set.mass(class_weight), A{0}};
+    for (int64_t j = 0; j < set.n; ++j) some.dot += weight(set.classes[j]) * (z[j] - max);
     near_lse[q] = {max, std::log(sum)};
   }
 
   void write_terms(int64_t q, const A* row, A best, bool masked, const Smoothed<A>& all, const Smoothed<A>& some,
                    A* terms, const RowScratch<A>& s) const {
+    const Allowed<A>& set = s.allowed;
     for (const Term<A>& t : s.terms) {
       const int64_t at = t.i * asked.K + t.k - 1;
       bool hit;
       if (t.k == 1 && masked) {
-        const int64_t j = place(t.y, s);
-        const A z_y = j >= 0 ? s.compact[j] : static_cast<A>(kMaskedLogit);
+        const int64_t j = set.place(t.y);
+        const A z_y = j >= 0 ? set.logits[j] : static_cast<A>(kMaskedLogit);
         terms[at] = term_value(near_lse[q], z_y, weight(t.y), some, options);
-        hit = j >= 0 && is_first(s.compact.data(), j, s.best);
+        hit = j >= 0 && is_first(set.logits.data(), j, set.best);
       } else {
         terms[at] = term_value(lse[q], row[t.y], weight(t.y), all, options);
         hit = correct != nullptr && is_first(row, t.y, best);
       }
       if (correct != nullptr) correct[s.b * asked.L * asked.K + at] = hit;
     }
-  }
-
-  // Whether z[y] is the maximum and none before it is.
-  static bool is_first(const A* z, int64_t y, A max) {
-    if (z[y] != max) return false;
-    bool earlier = false;
-#pragma omp simd reduction(| : earlier)
-    for (int64_t v = 0; v < y; ++v) earlier |= z[v] == max;
-    return !earlier;
   }
 };
 

@@ -159,23 +159,24 @@ void horizon_ce_candidates(Tensor hidden, Tensor weight, optional<Tensor> bias, 
             RowScratch<A>& s = own.row;
             if (!loss.prepare(q[j], s).masked) continue;
             const A* x = widen(h + q[j] * D, own.h.data(), D);
-            s.pad_compact();
-            for (int64_t c = 0; c < s.n; ++c) {
-              const int64_t v = s.allowed[c];
-              s.compact[c] = row_dot(x, widen(w + v * D, own.w.data(), D), D);
-              if (shift != nullptr) s.compact[c] += static_cast<A>(shift[v]);
+            Allowed<A>& some = s.allowed;
+            some.pad();
+            for (int64_t c = 0; c < some.n; ++c) {
+              const int64_t v = some.classes[c];
+              some.logits[c] = row_dot(x, widen(w + v * D, own.w.data(), D), D);
+              if (shift != nullptr) some.logits[c] += static_cast<A>(shift[v]);
             }
-            if (softcap != 0) soft_cap(s.compact.data(), s.n, static_cast<A>(softcap));
+            if (softcap != 0) soft_cap(some.logits.data(), some.n, static_cast<A>(softcap));
             loss.forward_compact(q[j], results.terms + s.b * call.asked.L, s);
             if (!coefficient) continue;
             loss.masked_backward(q[j], *coefficient, s);
             std::fill(own.g.begin(), own.g.end(), A{0});
-            for (int64_t c = 0; c < s.n; ++c) {
-              A g = s.compact_gradient[c];
-              if (softcap != 0) g *= loss.cap_slope(s.compact[c]);
-              classes[j * C + c] = s.allowed[c];
+            for (int64_t c = 0; c < some.n; ++c) {
+              A g = some.gradient[c];
+              if (softcap != 0) g *= loss.cap_slope(some.logits[c]);
+              classes[j * C + c] = some.classes[c];
               gradient[j * C + c] = g;
-              add_scaled(own.g.data(), widen(w + s.allowed[c] * D, own.w.data(), D), g, D);
+              add_scaled(own.g.data(), widen(w + some.classes[c] * D, own.w.data(), D), g, D);
             }
             convert(own.g.data(), gh + q[j] * D, D);
           }

@@ -72,6 +72,16 @@ A row_max(const A* z, int64_t n) {
   return fold_max<A>(larger(larger(m0, m1), larger(m2, m3)));
 }
 
+// Whether z[y] is the maximum and none before it is.
+template <class A>
+bool is_first(const A* z, int64_t y, A max) {
+  if (z[y] != max) return false;
+  bool earlier = false;
+#pragma omp simd reduction(| : earlier)
+  for (int64_t v = 0; v < y; ++v) earlier |= z[v] == max;
+  return !earlier;
+}
+
 // Bit j: whether mask[j] is set, for 64 of them.
 inline uint64_t mask_bits(const bool* mask) {
 #if defined(__AVX512BW__)
