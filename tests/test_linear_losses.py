@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import DTYPES, needs_kernels, tolerance
-from test_losses import problem
+from loss_cases import problem
 
 from poh_ext import (
     MultiHorizonLinearCrossEntropy,

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import KERNELS
-from test_losses import compare, problem
+from loss_cases import compare, problem
 
 from poh_ext import multi_horizon_cross_entropy
 

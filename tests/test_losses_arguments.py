@@ -1,0 +1,63 @@
+"""What multi_horizon_cross_entropy says of arguments it does not accept."""
+
+import math
+
+import pytest
+import torch
+from loss_cases import problem
+
+from poh_ext import multi_horizon_cross_entropy
+
+BAD_CALLS = {
+    "logits type": ({"logits": [1.0]}, TypeError, "logits must be a tensor, got list"),
+    "logits dtype": ({"logits": torch.zeros(3, 7, 11, dtype=torch.int64)}, TypeError, "logits must be float32"),
+    "logits shape": ({"logits": torch.zeros(7, 11)}, ValueError, r"logits must have shape \[B, N, V\], got \[7, 11\]"),
+    "targets dtype": ({"targets": torch.zeros(3, 6, dtype=torch.int32)}, TypeError, "targets must be int64, got int32"),
+    "targets batch": ({"targets": torch.zeros(2, 6, dtype=torch.int64)}, ValueError, r"targets must have shape \[3, L"),
+    "targets device": ({"targets": torch.zeros(3, 6, dtype=torch.int64, device="meta")}, ValueError, "on cpu, as the"),
+    "rows shape": ({"rows": torch.zeros(3, 5, dtype=torch.int64)}, ValueError, r"rows must have shape \[3, 6\]"),
+    "rows dtype": ({"rows": torch.zeros(3, 6)}, TypeError, "rows must be int64"),
+    "too long": ({"rows": None, "targets": torch.zeros(3, 8, dtype=torch.int64)}, ValueError, "8 positions .* 7 rows"),
+    "horizons": ({"horizons": 0}, ValueError, "horizons must be at least 1, got 0"),
+    "horizons type": ({"horizons": 1.0}, TypeError, "horizons must be an int, got float"),
+    "horizons bool": ({"horizons": True}, TypeError, "horizons must be an int, got bool"),
+    "smoothing": ({"label_smoothing": 1.5}, ValueError, r"label_smoothing must be in \[0, 1\], got 1.5"),
+    "smoothing nan": ({"label_smoothing": math.nan}, ValueError, "label_smoothing"),
+    "ignore_index": ({"ignore_index": None}, TypeError, "ignore_index must be an int"),
+    "reduction": ({"reduction": "avg"}, ValueError, "reduction must be one of mean, sum, .* got 'avg'"),
+    "valid shape": ({"valid": torch.ones(3, 7, 10, dtype=torch.bool)}, ValueError, r"valid must have shape \[3, 7, 11"),
+    "valid dtype": ({"valid": torch.ones(3, 7, 11)}, TypeError, "valid must be bool"),
+    "candidates": ({"candidates": torch.zeros(3, 6, 4, dtype=torch.int64)}, ValueError, "candidates must have shape"),
+    "both masks": ({"valid": torch.ones(3, 7, 11, dtype=torch.bool),
+                    "candidates": torch.zeros(3, 7, 4, dtype=torch.int64)}, ValueError, "at most one of the two"),
+    "weights number": ({"horizon_weights": [1.0, 2.0]}, ValueError, r"horizon_weights must have shape \[1\], got \[2"),
+    "weights type": ({"horizon_weights": 2.0}, TypeError, "horizon_weights must be a tensor or a sequence"),
+    "weights dtype": ({"horizon_weights": torch.tensor([1])}, TypeError, "horizon_weights must be float32"),
+    "weights grad": ({"horizon_weights": torch.ones(1, requires_grad=True)}, ValueError, "must not require a gradient"),
+    "weight number": ({"weight": [1.0]}, ValueError, r"weight must have shape \[11\], got \[1\]"),
+    "weight grad": ({"weight": torch.ones(11, requires_grad=True)}, ValueError, "weight must not require a gradient"),
+    "z_loss": ({"z_loss": -1.0}, ValueError, "z_loss must be at least 0, got -1.0"),
+    "softcap": ({"softcap": 0.0}, ValueError, "softcap must be positive, or None for no cap, got 0.0"),
+    "target high": ({"targets": (3, 11)}, IndexError, r"targets\[1, 4\] is 11, but there are 11 classes"),
+    "target low": ({"targets": (3, -7)}, IndexError, r"targets\[1, 4\] is -7, .*ignore_index is -1"),
+    "row high": ({"rows": (2, 7)}, IndexError, r"rows\[1, 4\] is 7, but there are 7 rows"),
+    "row low": ({"rows": (2, -2)}, IndexError, r"rows\[1, 4\] is -2, but there are 7 rows"),
+    "candidate": ({"candidates": (3, 11)}, IndexError, r"candidates\[1, 4, 2\] is 11, but there are 11 classes"),
+    "candidate low": ({"candidates": (3, -2)}, IndexError, r"candidates\[1, 4, 2\] is -2, .*-1 pads"),
+}
+
+
+@pytest.mark.parametrize("change, error, text", BAD_CALLS.values(), ids=BAD_CALLS)
+def test_bad_arguments_are_named(change, error, text):
+    logits, targets, kwargs = problem()
+    kwargs |= {"logits": logits, "targets": targets}
+    for name, value in change.items():
+        if isinstance(value, tuple):  # good everywhere, but bad at [1, 4] and later
+            good, bad = value
+            t = torch.full((3, 7, 4) if name == "candidates" else (3, 6), good)
+            t[(1, 4, 2)[: t.dim()]] = bad
+            t[2] = bad
+            value = t
+        kwargs[name] = value
+    with pytest.raises(error, match=text):
+        multi_horizon_cross_entropy(**kwargs)

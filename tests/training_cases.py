@@ -1,0 +1,22 @@
+"""Runs of the trainer that take a moment."""
+
+import pytest
+
+from poh_ext.training import loop, protocol
+from poh_ext.training.config import Benchmark12x12Config
+from poh_ext.training.planners import build_planner
+
+TINY = {"train": 8, "test": 6, "epochs": 2, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
+        "depth": 1, "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32"}
+TINY_FLAGS = [part for name, value in TINY.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+needs_tyro = pytest.mark.skipif(not pytest.importorskip("tyro"), reason="tyro")
+
+
+def tiny(**changes) -> Benchmark12x12Config:
+    return Benchmark12x12Config(**{**TINY, **changes})
+
+
+def train(config, name="baseline", seed=3):
+    data = protocol.make_data(config, seed)
+    model = build_planner(name, config, seed=seed)
+    return model, loop.train_planner(model, data.train, config, seed=seed, label=name), data
