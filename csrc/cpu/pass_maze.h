@@ -48,9 +48,10 @@ class PassMaze {
     if (c.settles()) front_.start(b);
     sum_valid_ = false;
     token_sum_.clear();
-    bool all = true;
+    bool stale = true;  // the inputs of all cells, and with them q, k and v
     for (int64_t p = c.step; p < c.step + c.passes; ++p) {
       const A* added = c.inject && p > 0 ? tokens : nullptr;
+      bool all = stale;
       for (size_t i = 0; i < c.blocks.size(); ++i, added = nullptr) {
         const A* gates = nullptr;
         if (!c.routers.empty()) {
@@ -62,10 +63,10 @@ class PassMaze {
           for (int64_t h = 0; h < s.H; ++h) gates_[h] = used[h] * c.blocks[i].head_scale[h];
           gates = gates_.data();
         }
-        pass<NV, S>(c.blocks[i], added, gates, all);
+        pass<NV, S>(c.blocks[i], added, gates, all, stale);
       }
-      all = !c.settles() || (c.inject && p == 0);  // the second pass is the first to see the tokens again
-      if (!all && c.routers.empty() && changed_.empty()) return;  // a fixed point
+      stale = !c.settles() || (c.inject && p == 0);  // the second pass is the first to see the tokens again
+      if (!stale && c.routers.empty() && changed_.empty()) return;  // a fixed point
     }
   }
 
@@ -111,18 +112,20 @@ class PassMaze {
     return moved;
   }
 
+  // Through a block: of all cells or of the front; q, k and v of the cells that changed, or of all if they are stale.
   template <int NV, int S>
-  void pass(const PassBlock& block, const A* added, const A* gates, bool all) {
+  void pass(const PassBlock& block, const A* added, const A* gates, bool all, bool stale) {
     const int64_t rows = s.N * padded;
-    const auto cell_of = [&](const std::vector<int32_t>& list, int64_t i) { return all ? i : list[i]; };
-    const int64_t fresh = all ? s.N : static_cast<int64_t>(changed_.size());
+    const auto cell_of = [&](int64_t i) { return all ? i : front_.active[i]; };
+    const auto fresh_cell = [&](int64_t i) { return stale ? i : changed_[i]; };
+    const int64_t fresh = stale ? s.N : static_cast<int64_t>(changed_.size());
     for (int64_t i = 0; i < fresh; i += kTileRows) {
       const int64_t n = std::min(kTileRows, fresh - i);
-      for (int64_t r = 0; r < n; ++r) input(cell_of(changed_, i + r), added, input_.data() + r * d);
+      for (int64_t r = 0; r < n; ++r) input(fresh_cell(i + r), added, input_.data() + r * d);
       block.qkv.apply(input_.data(), d, n, wide_.data());
       for (int64_t r = 0; r < n; ++r) {
         const A* const from = wide_.data() + r * block.qkv.stride;
-        A* const to = qkv_.data() + cell_of(changed_, i + r) * padded;
+        A* const to = qkv_.data() + fresh_cell(i + r) * padded;
         for (int64_t part = 0; part < 3 * s.H; ++part) load_row(from + part * s.D, 1, s.D, to + part * rows);
       }
     }
@@ -140,7 +143,7 @@ class PassMaze {
       for (int64_t k = 0; gates != nullptr && k < n * d; ++k) heads[k] *= gates[k / s.D % s.H];
       block.out.apply(heads, d, n, first_.data());
       for (int64_t r = 0; r < n; ++r) {
-        input(cell_of(front_.active, i + r), added, input_.data());
+        input(cell_of(i + r), added, input_.data());
         block.norm1.apply(first_.data() + r * n1, input_.data(), first_.data() + r * n1);
       }
       block.expand.apply(first_.data(), n1, n, wide_.data());
@@ -148,9 +151,9 @@ class PassMaze {
       for (int64_t j = 0; j < n * block.expand.stride; ++j) wide_[j] = wide_[j] < 0 ? A(0) : wide_[j];  // NaN stays
       block.contract.apply(wide_.data(), block.expand.stride, n, second_.data());
       for (int64_t r = 0; r < n; ++r) {
-        A *const from = second_.data() + r * n2, *const to = x_ + cell_of(front_.active, i + r) * d;
+        A *const from = second_.data() + r * n2, *const to = x_ + cell_of(i + r) * d;
         block.norm2.apply(from, first_.data() + r * n1, c.settles() ? from : to);
-        if (c.settles()) settle(from, to, cell_of(front_.active, i + r));
+        if (c.settles()) settle(from, to, cell_of(i + r));
       }
     }
   }
