@@ -98,8 +98,8 @@ class _State(NamedTuple):
     cells: Tensor
     routers: list
     held: list
-    entropies: list
-    weights: list
+    entropies: list  # [passes x blocks] in parts: one of a pass and block, or of all that a kernel ran
+    weights: list  # likewise
 
 
 class PoHPlanner(Planner):
@@ -189,10 +189,10 @@ class PoHPlanner(Planner):
                 entropy = torch.special.entr(routed).sum(-1)
             held[i] = routed.detach()
             refined = block(refined, routed * scale[i], neighbors)
-            state.entropies.append(entropy.mean())
+            state.entropies.append(entropy.mean()[None])
             # Per token they are as large as the state itself: hundreds of passes at test must not add them up.
             if not self.per_token or step < self.R:
-                state.weights.append(held[i])
+                state.weights.append(held[i][None])
         new = refined if self.alpha is None else torch.lerp(x, refined, self.alpha)
         return _State(settled(x, new, tolerance), routers, held, state.entropies, state.weights)
 
@@ -205,15 +205,14 @@ class PoHPlanner(Planner):
         x, after, used = fused_passes(self, state.cells, tokens, neighbors, step, end, tolerance, routers)
         used = used.flatten(0, 1)
         entropies = torch.special.entr(used).sum(-1).mean(-1)
-        return _State(x, *routers_state(after, used.shape[-1]), state.entropies + list(entropies),
-                      state.weights + list(used))
+        return _State(x, *routers_state(after, used.shape[-1]), [*state.entropies, entropies], [*state.weights, used])
 
     def _cells(self, state: _State) -> Tensor:
         return state.cells
 
     def _end(self, state: _State) -> None:
-        self._entropy = torch.stack(state.entropies).mean()
-        self._weights = torch.stack(state.weights).unflatten(0, (-1, len(self.blocks)))
+        self._entropy = torch.cat(state.entropies).mean()
+        self._weights = torch.cat(state.weights).unflatten(0, (-1, len(self.blocks)))
 
     @contextlib.contextmanager
     def override_routing(self, how: str | Tensor) -> Iterator[None]:
