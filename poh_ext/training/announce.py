@@ -83,8 +83,7 @@ def _forward_share(row: PlannedRow, data: Data) -> float:
     if row.kind == "baseline":
         return cells / 3
     run = config.mean_passes()
-    graded = run if config.grad_passes == "all" else min(run, config.grad_passes)
-    return cells * config.test_passes / (run + 2 * graded)
+    return cells * config.test_passes / (run + 2 * config.graded(run))
 
 
 def warnings_of(config: BenchmarkConfig, mazes: int) -> list[str]:
@@ -101,8 +100,7 @@ def _memory(row: PlannedRow, config: BenchmarkConfig, device: torch.device, prec
     batch = config.batch_size if config.train == "online" else min(config.batch_size, config.train)
     passes = None
     if row.kind != "baseline" and config.R > 1:
-        most = max(config.pass_range(step, 100)[1] for step in range(100))
-        passes = most if config.grad_passes == "all" else min(most, config.grad_passes)
+        passes = config.graded(config.most_passes())
     return _traced_memory(row.kind, config.size_range[1], batch, device, precision, passes, tuple(row.options.items()))
 
 

@@ -127,7 +127,7 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
 
     parity_rule: ClassVar[str] = "scale"  # how PoH is narrowed: see models.match_width
 
-    quick_defaults: ClassVar[dict[str, Any]] = {}  # what --quick changes: see presets.preset_defaults
+    quick_defaults: ClassVar[dict[str, Any]] = {}  # what --quick changes: see presets.with_presets
 
     @property
     def title(self) -> str:

@@ -111,6 +111,14 @@ class TrainingLevers:
             high = round(high + grown * (self.train_R_growth - high))
         return low, high
 
+    def most_passes(self) -> int:
+        """That a step may draw, over a whole training."""
+        return max(self.pass_range(step, 100)[1] for step in range(100))
+
+    def graded(self, run):
+        """Of so many passes, those with gradients."""
+        return run if self.grad_passes == "all" else min(run, self.grad_passes)
+
     def mean_passes(self) -> float:
         """Over a whole training."""
         spans = [self.pass_range(step, 100) for step in range(100)]

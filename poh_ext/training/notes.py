@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from poh_ext.training.validation import flag
+
 __all__ = ["notes"]
 
 
@@ -36,19 +38,19 @@ def notes(config) -> list[str]:
 def _levers(config, rows: set[str], poh: set[str], looped: set[str]) -> list[str]:
     found = []
     if not poh and "untrained_poh" not in rows:
-        found += [f"--{name.replace('_', '-')} does nothing: there is no PoH row"
+        found += [f"{flag(name)} does nothing: there is no PoH row"
                   for name in ("residual", "route_scale", "routing") if _chosen(config, name)]
     elif config.routing == "token" and not {"poh", "untrained_poh", "poh_shallow"} & rows:
         found.append("--routing does nothing: the row poh_token has it anyway")
     passes = [name for name in ("train_R", "grad_passes", "test_R", "deep_supervision", "tolerance", "R")
               if _chosen(config, name)]
     if passes and not looped:
-        found += [f"{_flag(name)} does nothing: all trained planners run one pass" for name in passes]
+        found += [f"{flag(name)} does nothing: all trained planners run one pass" for name in passes]
         return found
-    most = max(config.pass_range(step, 100)[1] for step in range(100))
+    most = config.most_passes()
     if config.grad_passes != "all" and config.grad_passes >= most:
         found.append(f"--grad-passes {config.grad_passes} does nothing: no step runs more than {most} passes")
-    graded = most if config.grad_passes == "all" else min(most, config.grad_passes)
+    graded = config.graded(most)
     if config.deep_supervision > graded:
         found.append(f"--deep-supervision {config.deep_supervision}: no more than {graded} passes have gradients, and "
                      "no more states are supervised")
@@ -74,7 +76,3 @@ def _levers(config, rows: set[str], poh: set[str], looped: set[str]) -> list[str
 def _chosen(config, name: str) -> bool:
     """Whether the option has another value than the program's default."""
     return getattr(config, name) != next(f.default for f in dataclasses.fields(config) if f.name == name)
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

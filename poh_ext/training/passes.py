@@ -48,7 +48,7 @@ def step_passes(config: BenchmarkConfig, run: int, looped: bool) -> Passes:
     """
     if not looped:
         return Passes(run, (run,), looped=False)
-    graded = run if config.grad_passes == "all" else min(run, config.grad_passes)
+    graded = config.graded(run)
     states = min(config.deep_supervision, graded)
     # The first gap is the largest, so that gradients through as many passes before each state are through `graded`.
     after = tuple(run - graded + math.ceil(graded * i / states) for i in range(1, states + 1))
