@@ -9,8 +9,9 @@ from solve_cases import ROWS, fresh
 
 from poh_ext import greedy_rollout, sample_tasks
 from poh_ext.mazes import MazeBatch
+from poh_ext.models.without_graph import SETTLED
 from poh_ext.solve import cli, evaluate
-from poh_ext.solve.evaluate import SETTLED, exact_over_passes, solved_exactly
+from poh_ext.solve.evaluate import exact_over_passes, solved_exactly
 from poh_ext.solve.weights import load
 from poh_ext.tasks import MazeTasks
 

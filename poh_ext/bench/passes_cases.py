@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 
 from poh_ext.bench.case import OURS, Case
+from poh_ext.models.without_graph import SETTLED
 from poh_ext.solve.weights import load
 from poh_ext.tasks import sample_tasks
-
-SETTLED = 1e-3
 
 
 def same_moves(found, expected) -> str:

@@ -12,7 +12,9 @@ from poh_ext.ops.neighbor_passes import Routers, has_passes, neighbor_passes
 if TYPE_CHECKING:
     from poh_ext.models.base import Planner
 
-__all__ = ["fused_passes", "kernel_serves", "routers_of", "routers_state", "settled"]
+__all__ = ["SETTLED", "fused_passes", "kernel_serves", "routers_of", "routers_state", "settled"]
+
+SETTLED = 1e-3  # the `tolerance` of the programs: on all mazes tried the moves are those of 0
 
 
 def settled(old: Tensor, new: Tensor, tolerance: float) -> Tensor:

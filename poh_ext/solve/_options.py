@@ -7,8 +7,8 @@ import math
 import os
 from pathlib import Path
 
+from poh_ext.models.without_graph import SETTLED
 from poh_ext.report._optional import require
-from poh_ext.solve.evaluate import SETTLED
 
 __all__ = ["at_least", "needs", "tolerance", "weights", "writable"]
 

@@ -18,6 +18,7 @@ from poh_ext._files import write_atomically
 from poh_ext.report._optional import require
 from poh_ext.rollout import Rollout
 from poh_ext.solve import picture
+from poh_ext.solve.evaluate import best_neighbors
 from poh_ext.solve.picture import GOAL, PAPER, START, WALKED, WALL, Layout
 from poh_ext.tasks import MazeTasks
 
@@ -43,9 +44,7 @@ def passes_shown(farthest: int, passes: int) -> list[int]:
 
 def leads_to_goal(scores: Tensor, task: MazeTasks) -> Tensor:
     """bool [n, N]: from which cells the best-scored passable moves (scores [n, N, 4]) lead to the goal."""
-    neighbors, cells = task.mazes.neighbors(), torch.arange(task.mazes.n_cells, device=scores.device)
-    best = scores.masked_fill(neighbors < 0, -torch.inf).argmax(2, keepdim=True)
-    then = neighbors.gather(2, best)[..., 0]
+    cells, then = torch.arange(task.mazes.n_cells, device=scores.device), best_neighbors(scores, task.mazes)
     then = torch.where((then < 0) | (cells == task.goal[:, None]), cells, then)  # the goal, and a cell without a way
     for _ in range(task.mazes.n_cells.bit_length()):  # each time twice as many moves
         then = then.gather(1, then)

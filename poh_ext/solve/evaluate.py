@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from poh_ext.mazes import MazeBatch
 from poh_ext.tasks import MazeTasks
 
-__all__ = ["SETTLED", "check_factors", "exact_over_passes", "solved_exactly", "states_after"]
+__all__ = ["best_neighbors", "check_factors", "exact_over_passes", "solved_exactly", "states_after"]
 
-SETTLED = 1e-3  # the planners' `tolerance` of the programs: on all mazes tried the moves are those of 0
 CELLS_AT_ONCE = 16_384  # of a batch: large enough for the threads, small enough for a cache
 STATES_AT_ONCE = 3_000_000  # of cells, kept until a batch is done: some 600 MB
 
@@ -24,6 +24,14 @@ def states_after(model: torch.nn.Module, tasks: MazeTasks, after: Sequence[int],
     return model.hidden_passes(tasks.mazes, tasks.start, tasks.goal, after=after, tolerance=tolerance)
 
 
+def best_neighbors(table: Tensor, mazes: MazeBatch) -> Tensor:
+    """int64 [n, N]: where the best-scored passable move of each cell leads, by scores [n, N, 4] of the moves up, down,
+    left, right; -1 from a cell that is walled in. Of moves with the same score, the first counts."""
+    neighbors = mazes.neighbors()
+    best = table.masked_fill(neighbors < 0, -math.inf).argmax(-1, keepdim=True)
+    return neighbors.gather(2, best).squeeze(2)
+
+
 def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
     """bool [n]: from the start, the best-scored passable move of each cell leads to the goal in as few moves as there
     can be.
@@ -32,13 +40,10 @@ def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
     in a corridor, nothing remembers where it came from.
 
     Args:
-        table: scores [n, N, 4] of the moves up, down, left, right.
-        tasks: n tasks. Of moves with the same score, the first counts.
+        table: scores [n, N, 4], as of `best_neighbors`.
+        tasks: n tasks.
     """
-    neighbors = tasks.mazes.neighbors()
-    best = table.masked_fill(neighbors < 0, -math.inf).argmax(-1, keepdim=True)
-    following = neighbors.gather(2, best).squeeze(2)  # -1 from a cell that is walled in
-    at, moves = tasks.start.clone(), tasks.length - 1
+    following, at, moves = best_neighbors(table, tasks.mazes), tasks.start, tasks.length - 1
     for step in range(int(moves.max()) if len(tasks) else 0):
         stepped = following.gather(1, at.clamp(min=0)[:, None]).squeeze(1)
         at = torch.where(step < moves, stepped, at)

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from poh_ext.models.without_graph import SETTLED
+
 __all__ = ["QUICK_12X12", "QUICK_SCALING", "SOLVE", "with_presets"]
 
 # Sized for float32 on 2 cores without bfloat16 instructions: about 4 minutes there, half of it elsewhere.
@@ -22,7 +24,7 @@ QUICK_SCALING: dict[str, Any] = {
 SOLVE: dict[str, Any] = {
     "train": "online", "train_sizes": (5, 12), "maze_size": 12, "min_path": 50 / 144, "test": 1000,
     "epochs": 120, "steps_per_epoch": 100, "batch_size": 32, "supervision": "all",
-    "R": 220, "train_R": (4, 40), "train_R_growth": 100, "grad_passes": 12, "tolerance": 1e-3,
+    "R": 220, "train_R": (4, 40), "train_R_growth": 100, "grad_passes": 12, "tolerance": SETTLED,
     "lr": 2e-3, "warmup_steps": 50, "ema": 0.999, "label_smoothing": 0.0, "dropout": 0.0, "multi_horizon": 1,
     "validity_mask": False, "maze_enc": False, "route_ent_weight": 0.0,
     "cell_features": 6, "valid_heads": "all", "norm": "post", "head": "moves", "positions": "none", "reinject": "on",
