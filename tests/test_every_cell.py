@@ -1,13 +1,14 @@
 """Supervision of moves against breadth-first search and sums over single cells."""
 
 import itertools
+import math
 from collections import deque
 
 import pytest
 import torch
 
 from poh_ext import generate_mazes, sample_tasks
-from poh_ext.training.every_cell import UNSUPERVISED, moves_loss, next_move_targets, on_paths
+from poh_ext.training.every_cell import UNSUPERVISED, moves_loss, next_move_targets, on_paths, passes_to_know
 
 STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))  # up, down, left, right
 
@@ -61,6 +62,54 @@ def test_targets_agree_with_the_shortest_paths():
                 assert neighbors[i, here, targets[i, here]] == there
                 walked += 1
     assert walked > 10
+
+
+def depth(neighbors, cell, came_from, goal):
+    """Moves to the last end behind `cell`, seen from `came_from`; infinite if goal or a loop lies there."""
+    deepest, todo, seen = 1, [(cell, came_from, 1)], {came_from, cell}
+    while todo:
+        here, before, far = todo.pop()
+        if here == goal:
+            return math.inf
+        deepest = max(deepest, far)
+        for there in neighbors[here]:
+            if there >= 0 and there != before:
+                if there in seen:
+                    return math.inf
+                seen.add(there)
+                todo.append((there, here, far + 1))
+    return deepest
+
+
+@pytest.mark.parametrize("algorithm", ["dfs", "wilson", "percolation"])
+@pytest.mark.parametrize("size", [(5, 7), (1, 6), (2, 2), (9, 9)])
+def test_a_move_is_known_when_the_goal_or_the_ends_of_all_other_ways_are_seen(algorithm, size):
+    mazes = generate_mazes(6, size, algorithm=algorithm, seed=4)
+    goal = torch.arange(6) * 5 % mazes.n_cells
+    needed, distance = passes_to_know(mazes, goal), mazes.distances(goal).tolist()
+    early = 0
+    for b, neighbors in enumerate(mazes.neighbors().tolist()):
+        for cell in range(mazes.n_cells):
+            away = distance[b][cell]
+            ways = [depth(neighbors, there, cell, int(goal[b])) for there in neighbors[cell] if there >= 0]
+            if away > 0:
+                # The way to the goal has no end; of the others the longest counts.
+                ways.remove(math.inf)
+                away = min(away, max(ways, default=0))
+                early += away < distance[b][cell]
+            assert needed[b, cell] == (away if away >= 0 else 2**30)
+    assert early > 3 or size == (2, 2)
+    for most in (0, 1, 4):
+        assert torch.equal(passes_to_know(mazes, goal, most=most), needed.where(needed <= most, torch.tensor(2**30)))
+
+
+def test_dead_ends_are_supervised_beyond_the_reach_of_the_goal():
+    mazes, goal = generate_mazes(8, 8, seed=3), torch.arange(8)
+    near, more = (next_move_targets(mazes, goal, reach=3, dead_ends=d) for d in (False, True))
+    every = next_move_targets(mazes, goal, reach=64)
+    known = (passes_to_know(mazes, goal) <= 3) & (every != UNSUPERVISED)
+    assert torch.equal(more, every.where(known, torch.tensor(UNSUPERVISED)))
+    assert ((near == UNSUPERVISED) | (near == more)).all() and (near != more).sum() > 30
 
 
 def test_reach_must_be_positive():

@@ -1,7 +1,7 @@
 """Supervise moves, of every cell and not only of the path: the next one toward the goal from wherever it can be known.
 
 A planner that passes messages between neighbours knows after p passes what lies within p moves of a cell. So a cell
-farther from the goal than the passes run has no answer to give, and is left out instead of being punished for it.
+that sees no answer in there, neither the goal nor that all other ways end, is left out and not punished for it.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from torch import Tensor
 from poh_ext.mazes import MazeBatch
 from poh_ext.tasks import MazeTasks
 
-__all__ = ["UNSUPERVISED", "moves_loss", "next_move_targets", "on_paths"]
+__all__ = ["UNSUPERVISED", "moves_loss", "next_move_targets", "on_paths", "passes_to_know"]
 
 UNSUPERVISED = -100  # F.cross_entropy's ignore_index
 
 
-def next_move_targets(mazes: MazeBatch, goal: Tensor, *, reach: int) -> Tensor:
+def next_move_targets(mazes: MazeBatch, goal: Tensor, *, reach: int, dead_ends: bool = False) -> Tensor:
     """int64 [B, N]: the first move (0 up, 1 down, 2 left, 3 right) of a shortest way to the goal.
 
     Of several shortest ways, that of the lowest move, as in `MazeBatch.shortest_paths`. UNSUPERVISED at the goal
-    itself, where there is no way, and farther than `reach` moves.
+    itself, where there is no way, and where more than `reach` passes would be needed.
 
     Args:
         mazes: B mazes of N cells.
         goal: int64 [B], cell indices.
         reach: most moves to the goal, >= 1.
+        dead_ends: cells farther from it count too if they need no more than `reach` of `passes_to_know`.
 
     Raises:
         ValueError: reach < 1. Of goal: as `MazeBatch.distances`.
@@ -39,8 +40,44 @@ def next_move_targets(mazes: MazeBatch, goal: Tensor, *, reach: int) -> Tensor:
     around = distance.gather(1, neighbors.clamp(min=0).flatten(1)).view_as(neighbors)
     # A passable neighbour of a cell with a way to the goal has one too, so that -1 never wins where it counts.
     around = around.masked_fill(neighbors < 0, mazes.n_cells)
-    supervised = (distance > 0) & (distance <= reach)
+    needed = passes_to_know(mazes, goal, most=reach) if dead_ends else distance
+    supervised = (distance > 0) & (needed <= reach)
     return around.argmin(-1).masked_fill(~supervised, UNSUPERVISED)
+
+
+def passes_to_know(mazes: MazeBatch, goal: Tensor, *, most: int | None = None) -> Tensor:
+    """int64 [B, N]: passes between neighbours after which the next move of a cell toward the goal can be known.
+
+    Either the goal has been seen, as many moves away; or all ways but one have been seen to end without it, and it
+    must lie that way: the ends of a maze are filled from pass to pass, the goal excepted. No planner whose heads see
+    neighbours only can know it earlier in a maze without loops (with loops it might, of ways that lead back).
+
+    Args:
+        mazes: B mazes of N cells.
+        goal: int64 [B], cell indices.
+        most: higher numbers are not told apart from having no way: both are 2^30. None: all are found.
+
+    Raises:
+        Of goal: as `MazeBatch.distances`.
+    """
+    distance = mazes.distances(goal).long()
+    far = 1 << 30
+    needed = distance.masked_fill(distance < 0, far)
+    neighbors = mazes.neighbors()
+    neighbors = neighbors.masked_fill(neighbors < 0, mazes.n_cells).flatten(1)
+    # A column more, of what lies behind walls, is never open.
+    unfilled = torch.nn.functional.pad(torch.ones_like(needed, dtype=torch.bool), (0, 1))
+    ends = torch.ones_like(needed, dtype=torch.bool).scatter_(1, goal[:, None], False)
+    passes = 0
+    while most is None or passes <= most:
+        ways = unfilled.gather(1, neighbors).view(*needed.shape, 4).sum(-1)
+        filled = unfilled[:, :-1] & ends & (ways <= 1)
+        if not filled.any():
+            break
+        needed = torch.where(filled & (distance >= 0), needed.clamp(max=passes), needed)
+        unfilled[:, :-1] &= ~filled
+        passes += 1
+    return needed if most is None else needed.masked_fill(needed > most, far)
 
 
 def on_paths(targets: Tensor, tasks: MazeTasks) -> Tensor:

@@ -69,9 +69,10 @@ class TrainingLevers:
     """Cells that are trained: those of the true path, or all within --reach of the goal (their next move toward it;
     needs --head moves). With all and --train online start and goal are any cells, and --min-path holds for the test
     mazes only."""
-    reach: Literal["passes", "all"] = "passes"
-    """Cells that --supervision all trains: those from which the goal is no more moves away than passes are run, which
-    is how far heads that see neighbours carry news, or all, so that heads that see all cells must jump ahead."""
+    reach: Literal["passes", "seen", "all"] = "passes"
+    """Cells that --supervision all trains. passes: those from which the goal is no more moves away than passes are
+    run, which is how far heads that see neighbours carry news. seen: also those from which all other ways are seen to
+    end within so many moves, so that fewer passes than moves can do. all: heads that see all cells must jump ahead."""
     train_R: tuple[int, int] | None = None
     """Passes in training: drawn for each step from lowest to highest [passes]. None: always --R."""
     train_R_growth: int | None = None

@@ -108,11 +108,12 @@ class Objective(nn.Module):
 def moves_targets(tasks: MazeTasks, config: BenchmarkConfig, passes: Passes) -> list[Tensor]:
     """int64 [B, N] for each supervised state: the moves that it should give.
 
-    --supervision all: of all cells, with --reach passes of those only whose goal is within reach of the passes that
-    led to the state; path: of the cells of the path, whatever the passes.
+    --supervision all: of all cells, with --reach passes or seen of those only whose goal, or move, is within reach of
+    the passes that led to the state; path: of the cells of the path, whatever the passes.
     """
-    if config.supervision == "all" and config.reach == "passes":
-        return [next_move_targets(tasks.mazes, tasks.goal, reach=reach) for reach in passes.after]
+    if config.supervision == "all" and config.reach != "all":
+        return [next_move_targets(tasks.mazes, tasks.goal, reach=reach, dead_ends=config.reach == "seen")
+                for reach in passes.after]
     targets = next_move_targets(tasks.mazes, tasks.goal, reach=tasks.mazes.n_cells)
     if config.supervision == "path":
         targets = on_paths(targets, tasks)
