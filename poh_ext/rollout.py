@@ -1,4 +1,4 @@
-"""Walk a policy through its mazes and say whether it arrives, and how directly."""
+"""Walk a policy through its mazes and say whether it arrives, and how directly; with a memory, and without one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from poh_ext.reference.maze_rollout import walk
 from poh_ext.reference.philox import STREAM_POLICY, philox4x32
 from poh_ext.tasks import MazeTasks
 
-__all__ = ["Rollout", "greedy_rollout", "random_policy", "recondition_rollout"]
+__all__ = ["Rollout", "best_neighbors", "greedy_rollout", "random_policy", "recondition_rollout", "solved_exactly"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -119,6 +119,42 @@ def recondition_rollout(
 
     steps = _check_steps(max_steps, tasks)
     return _rollout(*walk(scores_at, mazes.passages, tasks.start, tasks.goal, steps), tasks)
+
+
+def best_neighbors(table: Tensor, mazes: MazeBatch) -> Tensor:
+    """int64 [n, N]: where the best-scored passable move of each cell leads; -1 from a cell that is walled in.
+
+    Ties go to the lower cell index, NaN scores below all but -inf, with which it ties: as in `greedy_rollout`.
+
+    Args:
+        table: scores [n, N, 4] of the moves up, down, left, right.
+        mazes: n mazes of N cells, on the same device.
+    """
+    order = [0, 2, 3, 1]  # up, left, right, down: rising cell indices, so that argmax takes the lower of a tie
+    neighbors = mazes.neighbors()[..., order]
+    lowest = torch.finfo(table.dtype).min
+    scores = table[..., order].nan_to_num(nan=lowest, posinf=torch.inf, neginf=lowest)
+    return neighbors.gather(2, scores.masked_fill(neighbors < 0, -torch.inf).argmax(-1, keepdim=True)).squeeze(2)
+
+
+def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
+    """bool [n]: from the start, the best-scored passable move of each cell leads to the goal in as few moves as there
+    can be.
+
+    The policy alone walks: unlike `greedy_rollout`, which prefers cells that it has not visited and so cannot go wrong
+    in a corridor, nothing remembers where it came from. What is solved exactly is optimal in `greedy_rollout` too.
+
+    Args:
+        table: scores [n, N, 4], as of `best_neighbors`.
+        tasks: n tasks, on the same device.
+
+    Example:
+        >>> solved_exactly(model.policy(tasks.mazes, tasks.start, tasks.goal), tasks).float().mean()
+    """
+    following, at, moves = best_neighbors(table, tasks.mazes), tasks.start, tasks.length - 1
+    for step in range(int(moves.max()) if len(tasks) else 0):
+        at = torch.where(step < moves, following.gather(1, at[:, None]).squeeze(1), at)
+    return at == tasks.goal
 
 
 def random_policy(tasks: MazeTasks, seed: int, *, start_index: int = 0) -> Tensor:

@@ -50,14 +50,15 @@ def test_scalars_pictures_and_hyperparameters_are_those_of_the_run(tmp_path, mon
         assert shown == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in log] and len(shown) == 6
     row, = Results.load(tmp_path / "results.json").rows
     assert [(p["step"], p["epoch"], p["seconds"], p["validation"]) for p in points] == [
-        (p["step"], p["epoch"], p["seconds"], {name: p[name] for name in ("mazes", "reached", "optimal")})
+        (p["step"], p["epoch"], p["seconds"], {name: p[name] for name in ("mazes", "reached", "optimal", "exact")})
         for p in row.validation] and [p["step"] for p in points] == [2, 4, 6]
-    for measure in ("reached", "optimal"):
+    for measure in ("reached", "optimal", "exact"):
         shown = [(event.step, event.value) for event in events.Scalars(f"validation/{measure} %")]
         assert shown == [(p["step"], pytest.approx(100 * p[measure], rel=1e-6)) for p in row.validation]
     seconds = [event.value for event in events.Scalars("validation/training seconds")]
     assert seconds == pytest.approx([p["seconds"] for p in row.validation], rel=1e-6)
     assert events.Scalars("test/reached %")[0].value == pytest.approx(100 * sum(row.reached) / 6)
+    assert events.Scalars("test/exact %")[0].value == pytest.approx(100 * sum(row.exact) / 6)
     pictures = events.Images("rollouts on test mazes")
     assert [picture.step for picture in pictures] == [2, 4, 6]
     assert all(picture.encoded_image_string.startswith(b"\x89PNG") and picture.width > 200 for picture in pictures)

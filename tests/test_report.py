@@ -68,6 +68,8 @@ class TestResults:
             ),
             ({"rows": [make_row(optimal=(1, 1, 0))]}, "4 reached and 3 optimal"),
             ({"rows": [make_row(optimal=(1, 1, 1, 1))]}, "optimal that it did not reach"),
+            ({"rows": [make_row(exact=[True, False])]}, "2 exact outcomes for 4 test mazes"),
+            ({"rows": [make_row(exact=[False, False, True, False])]}, "exact that is not optimal"),
             ({"rows": [make_row(moves_correct=401)]}, "moves_correct=401 of 400"),
             ({"rows": [make_row(), make_row()]}, "occurs twice"),
             ({"test_sets": {}}, "has no test set; test_sets has no seed"),

@@ -206,7 +206,7 @@ class TestTable:
         table = results_table(make_results(rows))
         full = "100 [51.0-100]"
         assert table.rows[0] == [
-            "PoH", "yes", "7,412,688", "1.09", full, "0.0 [0.0-49.0]", "75.0", "81.5", "148", "911",
+            "PoH", "yes", "7,412,688", "1.09", full, "0.0 [0.0-49.0]", "-", "75.0", "81.5", "148", "911",
         ]  # fmt: skip
         assert table.rows[1][3] == "-" and table.rows[1][6:9] == ["-", "-", "-"]
         assert "PoH, seed 0: slow disk" in table.footnotes

@@ -42,6 +42,7 @@ class TestRecord:
         (lambda p: p[0].update(seconds=float("inf")), r"validation\[0\] must be finite numbers"),
         (lambda p: p[0].update(optimal=0.7), r"validation\[0\] must have shares .* not 0.7 and 0.5 of 200"),
         (lambda p: p[0].update(reached=1.5), "not 0.5 and 1.5 of 200"),
+        (lambda p: p[0].update(exact=0.6), "0 <= exact <= optimal .*not 0.6 and 0.5 and 0.5 of 200"),
         (lambda p: p[0].update(optimal=-0.5), "not -0.5 and 0.5 of 200"),
         (lambda p: p[0].update(mazes=0), "of 1 maze or more"),
         (lambda p: p.reverse(), "validation goes back, from step 20 at 40.0 s to step 10 at 20.0 s"),

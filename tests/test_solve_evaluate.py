@@ -10,8 +10,9 @@ from solve_cases import ROWS, fresh
 from poh_ext import greedy_rollout, sample_tasks
 from poh_ext.mazes import MazeBatch
 from poh_ext.models.without_graph import SETTLED
+from poh_ext.rollout import best_neighbors, solved_exactly
 from poh_ext.solve import cli, evaluate
-from poh_ext.solve.evaluate import exact_over_passes, solved_exactly
+from poh_ext.solve.evaluate import exact_over_passes
 from poh_ext.solve.weights import load
 from poh_ext.tasks import MazeTasks
 
@@ -118,3 +119,15 @@ def test_bad_tolerances_are_named(command, value, capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main([*command, f"--tolerance={value}"])
     assert f"must be at least 0 and finite, got {value}" in capsys.readouterr().err
+
+
+def test_what_is_exact_is_optimal_in_the_rollout_with_ties_and_what_is_not_finite():
+    for algorithm in ("dfs", "percolation"):
+        tasks = sample_tasks(400, 4, min_path=3, algorithm=algorithm, seed=5)
+        table = torch.randint(3, (400, 16, 4), generator=torch.Generator().manual_seed(0)).float()
+        table[table == 0] = math.nan
+        table[::2][table[::2] == 1] = -math.inf
+        exact, rollout = solved_exactly(table, tasks), greedy_rollout(table, tasks, moves=True)
+        assert 10 < exact.sum() < 200 and rollout.optimal[exact].all()
+        first = best_neighbors(table, tasks.mazes).gather(1, tasks.start[:, None]).squeeze(1)
+        assert torch.equal(first, rollout.path[:, 1])  # nothing was visited yet: the two choose alike

@@ -58,11 +58,12 @@ PICTURES = {
     ),
     ACCURACY_PNG: PictureKind(
         accuracy_curves,
-        "validation mazes reached and solved optimally against the time of training",
-        "Lines of the share of validation mazes each model reached and solved optimally, against the time of training.",
-        "Share of validation mazes reached (left) and solved optimally (right) while training, against its time alone. "
-        "Of several seeds each is a thin line and their mean a thick one; a single seed has Wilson's 95 % interval as "
-        "a band.",
+        "validation mazes solved against the time of training",
+        "Lines of the share of validation mazes each model reached, solved optimally and solved exactly, against the "
+        "time of training.",
+        "Share of validation mazes reached, solved optimally and (where it is measured) solved exactly while training, "
+        "against its time alone. Of several seeds each is a thin line and their mean a thick one; a single seed has "
+        "Wilson's 95 % interval as a band.",
     ),
     "learning_curves.png": PictureKind(
         plots.learning_curves,

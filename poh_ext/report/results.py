@@ -53,7 +53,7 @@ class Row:
         steps: optimiser steps taken.
         train_seconds, train_mazes_per_second: of training alone; None where nothing was trained.
         eval_mazes_per_second: test mazes planned and rolled out per second.
-        reached, optimal: one outcome per test maze, in the order of the seed's test set.
+        reached, optimal: one outcome of the rollout per test maze, in the order of the seed's test set.
         moves_correct, moves_total: cells of the true paths whose next move was predicted, of how many.
         curve: one dict per logged step: step, epoch, loss, cross_entropy, routing_entropy, lr. What is not
             finite (a diverged loss) is stored as null, as JSON has no NaN.
@@ -62,6 +62,8 @@ class Row:
         scale: size class in a scaling benchmark ("tiny"); "" where there is one size only.
         paths: cells walked on the first few test mazes, start first: what a picture of them shows.
         validation: accuracy while training, one dict per validation (validation_record.py); empty without any.
+        exact: likewise, whether the best move of each cell alone is a shortest path (`rollout.solved_exactly`); empty
+            where no single table of moves is followed, and in files of before it was measured.
     """
 
     model: str
@@ -83,6 +85,7 @@ class Row:
     scale: str = ""
     paths: list[list[int]] = field(default_factory=list)
     validation: list[dict] = field(default_factory=list)
+    exact: list[bool] = field(default_factory=list)
 
     @property
     def key(self) -> tuple[str, str, bool]:
@@ -157,6 +160,10 @@ class Results:
                 )
             if any(best and not done for done, best in zip(row.reached, row.optimal, strict=True)):
                 raise ValueError(f"{row.describe()} counts a maze as optimal that it did not reach")
+            if row.exact and len(row.exact) != n:
+                raise ValueError(f"{row.describe()} has {len(row.exact)} exact outcomes for {n} test mazes")
+            if any(exact and not best for best, exact in zip(row.optimal, row.exact, strict=False)):
+                raise ValueError(f"{row.describe()} counts a maze as exact that is not optimal")
             if not 0 <= row.moves_correct <= row.moves_total:
                 raise ValueError(f"{row.describe()}: moves_correct={row.moves_correct} of {row.moves_total}")
             check_validation(row.describe(), row.validation)

@@ -21,12 +21,15 @@ COLUMNS = (
     ("GFLOP per maze", ("GFLOP", "/maze")),
     ("reached % [95 % CI]", ("reached %", "[95 % CI]")),
     ("optimal % [95 % CI]", ("optimal %", "[95 % CI]")),
+    ("exact % [95 % CI]", ("exact %", "[95 % CI]")),
     ("next-move accuracy %", ("next", "move %")),
     ("train s", ("train", "s")),
     ("train mazes/s", ("train", "maze/s")),
     ("eval mazes/s", ("eval", "maze/s")),
 )
 NONE = "-"
+EXACT_NOTE = ("reached and optimal: of a rollout that prefers cells it has not visited, and so cannot turn back in a "
+              "corridor. exact: the best move of each cell alone, without that memory, is a shortest path.")
 
 
 @dataclass
@@ -48,10 +51,10 @@ class Table:
         return markdown([self.grid(), *map(Paragraph, self.footnotes)]).rstrip("\n")
 
     def text(self, width: int = 100) -> str:
-        """ASCII, aligned; columns move together, and the rates are left out, where `width` is too small."""
+        """ASCII, aligned; columns move together, and times and rates are left out, where `width` is too small."""
         headings = [list(pair) for _, pair in COLUMNS]
         rows = [[_short_params(c) if j == 2 else c for j, c in enumerate(row)] for row in self.rows]
-        for keep, gap in ((10, 2), (10, 1), (8, 1)):
+        for keep, gap in ((11, 2), (11, 1), (9, 1), (8, 1)):
             widths = [max(map(len, [*headings[j], *(row[j] for row in rows)])) for j in range(keep)]
             if sum(widths) + gap * (keep - 1) <= width:
                 break
@@ -85,6 +88,7 @@ def results_table(results: Results) -> Table:
                 f"{rows[0].params:,}",
                 _number(_mean(r.gflop_per_maze for r in rows)),
                 *(_percent(estimate_rows(rows, measure)) for measure in MEASURES),
+                _percent(estimate_rows(rows, "exact")) if all(row.exact for row in rows) else NONE,
                 f"{100 * correct / total:.1f}" if total else NONE,
                 _number(_mean(r.train_seconds for r in rows)),
                 _number(_mean(r.train_mazes_per_second for r in rows)),
@@ -100,9 +104,10 @@ def _explain(results: Results) -> list[str]:
     seeds = sorted({row.seed for row in results.rows})
     if not seeds:
         return ["No model was finished."]
+    exact = [EXACT_NOTE] if any(row.exact for row in results.rows) else []
     sizes = [results.test_sets[seed]["n"] for seed in seeds]
     if len(seeds) == 1:
-        return [f"{sizes[0]:,} test mazes of seed {seeds[0]}. Intervals: Wilson, over mazes."]
+        return [f"{sizes[0]:,} test mazes of seed {seeds[0]}. Intervals: Wilson, over mazes.", *exact]
     n = f"{sizes[0]:,}" if len(set(sizes)) == 1 else f"{min(sizes):,} to {max(sizes):,}"
     text = f"{len(seeds)} seeds, {n} test mazes each; times and rates: means over seeds. "
     text += "Intervals: t over seeds, widened where Wilson's over all mazes is wider (random policy: Wilson's)."
@@ -111,7 +116,7 @@ def _explain(results: Results) -> list[str]:
     shares = {len(rows) for rows in group_rows(results).values()}
     if shares != {len(seeds)}:
         text += " Not every row has every seed."
-    return [text]
+    return [text, *exact]
 
 
 def _percent(p: Proportion) -> str:

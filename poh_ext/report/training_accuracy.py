@@ -14,6 +14,7 @@ from poh_ext.report.figures import legend, new_figure, percent_top, style_of
 from poh_ext.report.grouping import group_rows, sizes, unchanged
 from poh_ext.report.results import Results, Row, label
 from poh_ext.report.statistics import MEASURES, Proportion, estimate
+from poh_ext.report.validation_record import EXACT, solved_measure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,19 +25,20 @@ SOLVED = 0.999  # of the validation mazes
 MINUTES_FROM = 300.0  # seconds: a longer axis is in minutes
 
 
-def solved_from(points: list[dict]) -> dict | None:
-    """The first point of `Row.validation` from which on, to the last, SOLVED of the mazes or more are optimal."""
+def solved_from(points: list[dict], solved: str = "optimal") -> dict | None:
+    """The first point of `Row.validation` from which on, to the last, SOLVED of the mazes or more are `solved`."""
     found = None
     for point in reversed(points):
-        if point["optimal"] < SOLVED:
+        if point[solved] < SOLVED:
             break
         found = point
     return found
 
 
 def accuracy_curves(results: Results) -> Figure | None:
-    """Reached and optimal against seconds of training; a line of panels per size. Each seed is a thin line and their
-    mean a thick one, at the mean of their seconds; a single seed is thick, with Wilson's 95 % interval as a band."""
+    """Reached, optimal and, where all points have it, exact against seconds of training; a line of panels per size.
+    Each seed is a thin line and their mean a thick one, at the mean of their seconds; a single seed is thick, with
+    Wilson's 95 % interval as a band."""
     groups = {key: found for key, rows in unchanged(group_rows(results)).items()
               if (found := [row for row in rows if row.validation])}
     if not groups:
@@ -46,12 +48,13 @@ def accuracy_curves(results: Results) -> Figure | None:
     unit, per = ("minutes", 60.0) if longest > MINUTES_FROM else ("seconds", 1.0)
     names = list(dict.fromkeys(model for _, model, _ in groups))
     scales = sizes(groups)
-    figure = new_figure(11, 0.6 + 4.0 * len(scales))
-    axes = figure.subplots(len(scales), 2, squeeze=False, sharey="row")
+    measures = [*MEASURES, EXACT] if solved_measure(points) == EXACT else MEASURES
+    figure = new_figure(5.5 * len(measures), 0.6 + 4.0 * len(scales))
+    axes = figure.subplots(len(scales), len(measures), squeeze=False, sharey="row")
     handles, seeds = {}, max(map(len, groups.values()))
     for line_of_axes, scale in zip(axes, scales, strict=True):
         highest = 0.0
-        for axis, measure in zip(line_of_axes, MEASURES, strict=True):
+        for axis, measure in zip(line_of_axes, measures, strict=True):
             for (of, model, trained), rows in groups.items():
                 if of == scale:
                     drawn, top = _draw(axis, rows, measure, per, style_of(model, names))
@@ -94,21 +97,21 @@ def accuracy_blocks(results: Results, picture: Picture | None) -> list[Block]:
     rows = [(key, row) for key, rows in group_rows(results).items() for row in rows if row.validation]
     if not rows:
         return []
-    lines = []
+    lines, solved = [], solved_measure([point for _, row in rows for point in row.validation])
     for (scale, model, trained), row in rows:
-        last, since = row.validation[-1], solved_from(row.validation)
-        best = max(row.validation, key=lambda point: point["optimal"])
+        last, since = row.validation[-1], solved_from(row.validation, solved)
+        best = max(row.validation, key=lambda point: point[solved])
         when = ["-", "-"] if since is None else [f"{since['step']:,}", _seconds(since["seconds"])]
         lines.append([label(model, trained, scale), str(row.seed), f"{last['mazes']:,}", *when,
-                      f"{100 * best['optimal']:.1f} (step {best['step']:,})", _percent(_share(last, "optimal")),
+                      f"{100 * best[solved]:.1f} (step {best['step']:,})", _percent(_share(last, solved)),
                       f"{last['step']:,}", _seconds(last["seconds"])])  # fmt: skip
     share = f"{100 * SOLVED:g} %"
-    header = ["model", "seed", "validation mazes", f"optimal >= {share} from step", "from second", "best optimal %",
-              "last optimal % [95 % CI]", "last step", "last second"]
+    header = ["model", "seed", "validation mazes", f"{solved} >= {share} from step", "from second", f"best {solved} %",
+              f"last {solved} % [95 % CI]", "last step", "last second"]
     few = min(row.validation[-1]["mazes"] for _, row in rows)
     note = ("Validation mazes are neither test nor training mazes, and are solved as the test mazes are. From step and "
-            f"second: the first validation from which on, to the last, {share} of them or more are solved optimally "
-            "(-: never). Seconds are those of the training alone, without the validation. Intervals: Wilson, over "
+            f"second: the first validation from which on, to the last, {share} of them or more are {solved} (-: "
+            "never). Seconds are those of the training alone, without the validation. Intervals: Wilson, over "
             "mazes.")
     if few * (1 - SOLVED) < 1:
         note += f" Of {few:,} mazes, {share} means all."

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from poh_ext._files import write_atomically
 from poh_ext.report._optional import require
-from poh_ext.rollout import Rollout
+from poh_ext.rollout import Rollout, best_neighbors
 from poh_ext.solve import picture
-from poh_ext.solve.evaluate import best_neighbors
 from poh_ext.solve.picture import GOAL, PAPER, START, WALKED, WALL, Layout
 from poh_ext.tasks import MazeTasks
 

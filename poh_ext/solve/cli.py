@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 
 from poh_ext.mazes import GENERATORS, generate_mazes
-from poh_ext.rollout import greedy_rollout
+from poh_ext.rollout import greedy_rollout, solved_exactly
 from poh_ext.solve._options import at_least, needs, tolerance, weights, writable
 from poh_ext.solve.animation import animate, passes_shown, save_gif
-from poh_ext.solve.evaluate import solved_exactly, states_after
+from poh_ext.solve.evaluate import states_after
 from poh_ext.solve.evaluate_cli import evaluate
 from poh_ext.solve.picture import maze_picture, save_png
 from poh_ext.solve.weights import load

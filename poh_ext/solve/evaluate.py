@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from poh_ext.mazes import MazeBatch
+from poh_ext.rollout import solved_exactly
 from poh_ext.tasks import MazeTasks
 
-__all__ = ["best_neighbors", "check_factors", "exact_over_passes", "solved_exactly", "states_after"]
+__all__ = ["check_factors", "exact_over_passes", "states_after"]
 
 CELLS_AT_ONCE = 16_384  # of a batch: large enough for the threads, small enough for a cache
 STATES_AT_ONCE = 3_000_000  # of cells, kept until a batch is done: some 600 MB
@@ -22,32 +22,6 @@ def states_after(model: torch.nn.Module, tasks: MazeTasks, after: Sequence[int],
     """The state of every cell, [n, N, d], after each of the rising numbers of passes, of one run; `model.head` makes
     the scores of the moves of it. `tolerance`: see the planners' forward."""
     return model.hidden_passes(tasks.mazes, tasks.start, tasks.goal, after=after, tolerance=tolerance)
-
-
-def best_neighbors(table: Tensor, mazes: MazeBatch) -> Tensor:
-    """int64 [n, N]: where the best-scored passable move of each cell leads, by scores [n, N, 4] of the moves up, down,
-    left, right; -1 from a cell that is walled in. Of moves with the same score, the first counts."""
-    neighbors = mazes.neighbors()
-    best = table.masked_fill(neighbors < 0, -math.inf).argmax(-1, keepdim=True)
-    return neighbors.gather(2, best).squeeze(2)
-
-
-def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
-    """bool [n]: from the start, the best-scored passable move of each cell leads to the goal in as few moves as there
-    can be.
-
-    The policy alone walks: unlike `greedy_rollout`, which prefers cells that it has not visited and so cannot go wrong
-    in a corridor, nothing remembers where it came from.
-
-    Args:
-        table: scores [n, N, 4], as of `best_neighbors`.
-        tasks: n tasks.
-    """
-    following, at, moves = best_neighbors(table, tasks.mazes), tasks.start, tasks.length - 1
-    for step in range(int(moves.max()) if len(tasks) else 0):
-        stepped = following.gather(1, at.clamp(min=0)[:, None]).squeeze(1)
-        at = torch.where(step < moves, stepped, at)
-    return at == tasks.goal
 
 
 def check_factors(factors: Sequence[float]) -> list[float]:

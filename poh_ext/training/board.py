@@ -53,7 +53,7 @@ class Board:
                 self._writer.add_scalar(f"training/{name}", value, record["step"])
 
     def validated(self, point: dict[str, Any]) -> None:
-        for measure in ("reached", "optimal"):
+        for measure in (measure for measure in ("reached", "optimal", "exact") if measure in point):
             self._writer.add_scalar(f"validation/{measure} %", 100 * point[measure], point["step"])
         self._writer.add_scalar("validation/training seconds", point["seconds"], point["step"])
 
@@ -79,6 +79,7 @@ class Board:
         shown = {name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in shown.items()}
         n = len(row.reached)
         metrics = {"test/reached %": 100 * sum(row.reached) / n, "test/optimal %": 100 * sum(row.optimal) / n,
+                   **({"test/exact %": 100 * sum(row.exact) / n} if row.exact else {}),
                    "test/next move %": 100 * row.moves_correct / max(row.moves_total, 1)}
         for summary in hparams(shown, metrics):
             self._writer.file_writer.add_summary(summary)

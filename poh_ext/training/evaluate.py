@@ -1,4 +1,4 @@
-"""How well a planner plans: mazes reached, reached optimally, and next moves predicted.
+"""How well a planner plans: mazes reached, reached optimally, solved exactly, and next moves predicted.
 
 One forward pass per batch of mazes yields the scores of every cell's four moves; a batched rollout follows them.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from poh_ext.mazes import MazeBatch
-from poh_ext.rollout import greedy_rollout, recondition_rollout
+from poh_ext.rollout import best_neighbors, greedy_rollout, recondition_rollout, solved_exactly
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.device import autocast
 from poh_ext.training.progress import Progress
@@ -25,7 +25,9 @@ class Evaluation:
     """Raw outcomes on the test mazes, in their order.
 
     Attributes:
-        reached, optimal: bool [n].
+        reached, optimal: bool [n], of the rollout.
+        exact: bool [n], `solved_exactly`: by the table alone, without the rollout's memory. None for
+            decode="recondition", which walks by another table at every step.
         paths: the cells walked, start first; one list per maze.
         moves_correct, moves_total: cells of the true paths whose next move scores best, of how many.
         mazes_per_second: planned and rolled out.
@@ -33,6 +35,7 @@ class Evaluation:
 
     reached: torch.Tensor
     optimal: torch.Tensor
+    exact: torch.Tensor | None
     paths: list[list[int]]
     moves_correct: int
     moves_total: int
@@ -89,7 +92,7 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
     finally:
         model.train(was_training)
     seconds = time.perf_counter() - started
-    return _outcome(torch.cat(tables), rollouts, tasks, seconds)
+    return _outcome(torch.cat(tables), rollouts, tasks, seconds, exactly=decode == "table")
 
 
 @torch.no_grad()
@@ -119,7 +122,8 @@ def evaluate_random(tasks: MazeTasks, seed: int) -> Evaluation:
     started = time.perf_counter()
     rollout = recondition_rollout(lambda mazes, *_: torch.rand(len(mazes), 4, generator=draws), tasks)
     seconds = time.perf_counter() - started
-    return _outcome(torch.rand(len(tasks), tasks.mazes.n_cells, 4, generator=draws), [rollout], tasks, seconds)
+    table = torch.rand(len(tasks), tasks.mazes.n_cells, 4, generator=draws)
+    return _outcome(table, [rollout], tasks, seconds, exactly=True)  # no way that is exact meets a cell twice
 
 
 def next_move_accuracy(table: torch.Tensor, tasks: MazeTasks) -> tuple[int, int]:
@@ -132,18 +136,15 @@ def next_move_accuracy(table: torch.Tensor, tasks: MazeTasks) -> tuple[int, int]
         table: scores [n, N, 4].
         tasks: n tasks with paths [n, L].
     """
-    order = [0, 2, 3, 1]  # up, left, right, down: rising cell numbers, so that argmax takes the lower of a tie
     here, following = tasks.path[:, :-1], tasks.path[:, 1:]
     counted = following >= 0
-    cells = here.clamp(min=0)[:, :, None].expand(-1, -1, 4)
-    neighbors = tasks.mazes.neighbors().gather(1, cells)[..., order]
-    scores = table.gather(1, cells)[..., order].masked_fill(neighbors < 0, -torch.inf)
-    chosen = neighbors.gather(2, scores.argmax(-1, keepdim=True)).squeeze(2)
+    chosen = best_neighbors(table, tasks.mazes).gather(1, here.clamp(min=0))
     return int(((chosen == following) & counted).sum()), int(counted.sum())
 
 
-def _outcome(table: torch.Tensor, rollouts: list, tasks: MazeTasks, seconds: float) -> Evaluation:
+def _outcome(table: torch.Tensor, rollouts: list, tasks: MazeTasks, seconds: float, *, exactly: bool) -> Evaluation:
     correct, total = next_move_accuracy(table, tasks)
     paths = [[cell for cell in path if cell >= 0] for r in rollouts for path in r.path.tolist()]
     return Evaluation(torch.cat([r.reached.cpu() for r in rollouts]), torch.cat([r.optimal.cpu() for r in rollouts]),
-                      paths, correct, total, len(tasks) / max(seconds, 1e-9))
+                      solved_exactly(table, tasks) if exactly else None, paths, correct, total,
+                      len(tasks) / max(seconds, 1e-9))

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from poh_ext.report.validation_record import solved_measure
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.average import Average
 from poh_ext.training.batches import Batches, FixedBatches
@@ -59,7 +60,7 @@ class Watcher(Protocol):
         """A step was taken: its number (from 1), epoch, losses, learning rate, gradient norm, seconds so far."""
 
     def validated(self, point: dict[str, Any]) -> None:
-        """The model was validated: step, epoch, seconds of training so far, mazes, shares reached and optimal."""
+        """The model was validated: step, epoch, seconds of training so far, mazes, shares of them (Row.validation)."""
 
     def epoch(self, model: nn.Module, epoch: int, step: int) -> None:
         """An epoch is over; the model may be evaluated."""
@@ -219,7 +220,8 @@ def _run(state: _State, batches: Batches, seed: int, label: str, check: Callable
                 result.curve.append({name: record[name] for name in CURVE})
             for watcher in watchers:
                 watcher.step(record)
-            latest = {"validated optimal": result.validation[-1]["optimal"]} if result.validation else {}
+            last = result.validation[-1:]
+            latest = {f"validated {solved_measure(last)}": last[0][solved_measure(last)]} if last else {}
             progress.step(loss=values["loss"], lr=lr, **latest)
             if (step + 1) % batches.per_epoch == 0:
                 state.between_epochs(epoch, watchers, validation)

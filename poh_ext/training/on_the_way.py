@@ -32,12 +32,13 @@ class Validation:
         return (epoch + 1) % self.config.validate_every == 0 or epoch + 1 == self.config.epochs
 
     def __call__(self, model: torch.nn.Module) -> dict[str, Any]:
-        """Validation mazes, and the shares of them that were reached and reached optimally."""
+        """Validation mazes, and the shares of them reached, reached optimally and, where known, solved exactly."""
         # It is not stopped on the way: a signal waits for the end of a training step too, and a point is kept whole.
         outcome = evaluate(model, self.tasks, decode=self.config.decode_used, label="validating",
                            **arguments_at_test(model, self.config, self.precision))
         n = len(self.tasks)
-        return {"mazes": n, "reached": int(outcome.reached.sum()) / n, "optimal": int(outcome.optimal.sum()) / n}
+        shares = {"reached": outcome.reached, "optimal": outcome.optimal, "exact": outcome.exact}
+        return {"mazes": n} | {name: int(found.sum()) / n for name, found in shares.items() if found is not None}
 
 
 def validations(config: BenchmarkConfig) -> int:

@@ -21,8 +21,9 @@ def print_row(row: Row) -> None:
     took = f"  trained in {describe_seconds(row.train_seconds)}" if row.trained else ""
     note = f"; {row.note}" if row.note else ""
     n = len(row.reached)
+    exact = f"  exact {100 * sum(row.exact) / n:5.1f} %" if row.exact else ""
     print(f"{label(row.model, row.trained, row.scale):24} seed {row.seed}: reached {100 * sum(row.reached) / n:5.1f} %"
-          f"  optimal {100 * sum(row.optimal) / n:5.1f} %  next move "
+          f"  optimal {100 * sum(row.optimal) / n:5.1f} %{exact}  next move "
           f"{100 * row.moves_correct / row.moves_total:5.1f} %  ({n} mazes){took}{note}", flush=True)
 
 

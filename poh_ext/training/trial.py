@@ -156,7 +156,8 @@ def _save_weights(model: torch.nn.Module, planned: PlannedRow, outcome: Outcome,
     row, environment = outcome.row, place.environment
     notes = {"row": planned.model, "scale": planned.scale, "seed": row.seed, "config": planned.config.to_dict(),
              "steps": row.steps, "seconds": row.train_seconds, "reached": sum(row.reached) / len(row.reached),
-             "optimal": sum(row.optimal) / len(row.optimal), "precision": place.precision,
+             "optimal": sum(row.optimal) / len(row.optimal),
+             **({"exact": sum(row.exact) / len(row.exact)} if row.exact else {}), "precision": place.precision,
              "threads": torch.get_num_threads(), "versions": plain(environment.get("versions", {}))}
     save(place.folder / "weights" / f"{trial_name(planned, row.seed)}.pt", model, size=planned.config.maze_size,
          options=planned.options, notes=json.loads(json.dumps(notes)))
@@ -174,6 +175,7 @@ def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training
         train_mazes_per_second=training.mazes_per_second if trained else None,
         eval_mazes_per_second=outcome.mazes_per_second,
         reached=outcome.reached.tolist(), optimal=outcome.optimal.tolist(),
+        exact=[] if outcome.exact is None else outcome.exact.tolist(),
         moves_correct=outcome.moves_correct, moves_total=outcome.moves_total, curve=training.curve,
         validation=training.validation, config=planned.options, paths=outcome.paths[:MAZES_SHOWN],
         note=online if trained and planned.config.train == "online" else "",
