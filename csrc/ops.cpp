@@ -54,8 +54,8 @@ STABLE_TORCH_LIBRARY(poh_ext, m) {
       "(Tensor grad_qkv, Tensor grad_bias, Tensor grad_key_offset, Tensor grad_value_offset)");
   m.def(
       "neighbor_passes(Tensor x, Tensor tokens, Tensor candidates, Tensor weights, int heads, int d_ff, int step, "
-      "int passes, bool inject, float eps, float tolerance, Tensor? routers, Tensor? router_state, int slow_period, "
-      "float temperature) -> (Tensor, Tensor, Tensor)");
+      "int passes, Tensor after, bool inject, float eps, float tolerance, Tensor? routers, Tensor? router_state, "
+      "int slow_period, float temperature) -> (Tensor, Tensor, Tensor)");
   m.def("generate_mazes(Tensor indices, int seed, int height, int width, str algorithm) -> Tensor");
   m.def("maze_neighbors(Tensor passages) -> Tensor");
   m.def("maze_valid_mask(Tensor passages) -> Tensor");

@@ -25,11 +25,11 @@ def planner(name, shape, **options):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The numbers of passes that the kernel is called for."""
+    """(passes made before, numbers of passes whose states are wanted) of each call of the kernel."""
     found, kernel = [], planners.fused_passes
 
     def spy(*arguments):
-        found.append(arguments[5] - arguments[4])
+        found.append((arguments[4], tuple(arguments[5])))
         return kernel(*arguments)
 
     monkeypatch.setattr(planners, "fused_passes", spy)
@@ -55,7 +55,7 @@ def test_fused_passes_are_the_blocks_passes(name, shape, reinject, calls):
         model.float()
         assert not calls
         found = model.hidden_passes(*args, after=(1, 3, 20))
-        assert calls == [1, 2, 17]
+        assert calls == [(0, (1, 3, 20))]
         torch.testing.assert_close(found, exact, rtol=2e-3, atol=2e-4)
         if routed is not None:
             found_routed = model.routing_weights(), model.routing_entropy()
@@ -82,16 +82,16 @@ def test_the_kernel_is_left_alone_where_it_does_not_serve(name, calls):
                 model(*args)
         mazes, cells = poh_ext.generate_mazes(0, 5), torch.zeros(0, dtype=torch.int64)
         assert not calls and model(mazes, cells, cells).shape == (0, 25, 4)
-    assert calls == [3]  # of the empty batch
+    assert calls == [(0, (3,))]  # of the empty batch
     model(*args)
-    assert calls == [3]
+    assert len(calls) == 1
 
 
 @needs_kernels
 def test_passes_before_the_graph_are_fused_too(calls):
     model, args = planner("baseline", ONE_BLOCK), problem()
     model(*args, passes=20, grad_passes=4).sum().backward()
-    assert calls == [16]
+    assert calls == [(0, (16,))]
 
 
 def hold(old, new, tolerance):
@@ -139,13 +139,20 @@ def test_settled_cells_are_as_defined(name, monkeypatch):
 def test_the_kernel_skips_nothing_that_matters(name, tolerance, calls):
     """Called for one pass at a time it computes every cell; many passes at once must agree with that."""
     model, args = planner(name, ONE_BLOCK), problem(4, (9, 13))
+    tokens, neighbors = model.embed(args[0].passages, *args[1:]), args[0].neighbors()
     with torch.no_grad():
-        at_once = model.hidden_passes(*args, after=(40, 80), tolerance=tolerance)
+        at_once = model.hidden_passes(*args, after=(3, 40, 80), tolerance=tolerance)
         routed = None if name == "baseline" else model.routing_weights()
-        one_by_one = model.hidden_passes(*args, after=range(1, 81), tolerance=tolerance)
-    assert calls == [40, 40] + [1] * 80
+        state, one_by_one = model._begin(tokens), []
+        for step in range(80):
+            state, (cells,) = model._without_graph(state, tokens, neighbors, step, (step + 1,), tolerance)
+            one_by_one.append(cells)
+        model._end(state)
+        every = model.hidden_passes(*args, after=range(1, 81), tolerance=tolerance)
+    assert calls == [(0, (3, 40, 80)), *((i, (i + 1,)) for i in range(80)), (0, tuple(range(1, 81)))]
     exact = {"rtol": 0, "atol": 0} if name == "baseline" else {"rtol": 1e-5, "atol": 1e-5}
-    torch.testing.assert_close(at_once, [one_by_one[39], one_by_one[79]], **exact)
+    torch.testing.assert_close(every, one_by_one, **exact)
+    torch.testing.assert_close(at_once, [every[2], every[39], every[79]], rtol=0, atol=0)
     if routed is not None:
         torch.testing.assert_close(model.routing_weights(), routed, rtol=1e-5, atol=1e-5)
     moved = [(b - a).abs().amax(-1).flatten() for a, b in itertools.pairwise(one_by_one)]
@@ -174,13 +181,21 @@ def test_candidates_need_not_be_mutual():
     tokens = x.clone()
     tokens[0, 0] = torch.randn(48)
     with torch.no_grad():
-        run = [model._without_graph(x, tokens, candidates, 0, n, 1e-6) for n in range(1, 12)]
+        run = [model._without_graph(x, tokens, candidates, 0, (n,), 1e-6)[0] for n in range(1, 12)]
         single, at = [], x
         for step in range(11):
-            at = model._without_graph(at, tokens, candidates, step, step + 1, 1e-6)
+            at, _ = model._without_graph(at, tokens, candidates, step, (step + 1,), 1e-6)
             single.append(at)
     torch.testing.assert_close(run, single, rtol=0, atol=0)
     assert (run[-1][0, 5] - run[2][0, 5]).abs().max() > 1e-3
+
+
+@needs_kernels
+def test_states_after_a_fixed_point_are_that_point():
+    model, args = planner("baseline", ONE_BLOCK, reinject=False), problem()
+    with torch.no_grad():
+        states = model.hidden_passes(*args, after=(1, 2, 5, 9), tolerance=100.0)  # nothing ever moves
+    torch.testing.assert_close(states, [model.embed(args[0].passages, *args[1:]).detach()] * 4, rtol=0, atol=0)
 
 
 def test_passes_with_a_graph_compute_every_cell():
@@ -209,7 +224,7 @@ def test_fused_passes_let_nan_through_and_leave_their_input(tolerance):
         x = torch.randn(2, 36, 16)
         x[0, 3, 5] = torch.nan
         kept = x.clone()
-        out = model._without_graph(x, torch.zeros_like(x), mazes.neighbors(), 0, 3, tolerance)
+        out, _ = model._without_graph(x, torch.zeros_like(x), mazes.neighbors(), 0, (3,), tolerance)
         torch.testing.assert_close(x, kept, equal_nan=True)
         assert out[0, 3].isnan().all() and out[1].isfinite().all()
         if tolerance == 0:
@@ -226,13 +241,14 @@ def test_direct_calls_of_the_fused_passes_are_guarded():
     zeros, routers, state = torch.zeros(1, size), torch.zeros(1, router), torch.zeros(1, 2, 10)
 
     def arguments(x=x, tokens=x, candidates=candidates, weights=zeros, heads=2, d_ff=6, step=0, passes=1,
-                  tolerance=0.0, routers=None, state=None, period=1, temperature=1.0):
-        return (x, tokens, candidates, weights, heads, d_ff, step, passes, True, 1e-5, tolerance, routers, state,
+                  after=None, tolerance=0.0, routers=None, state=None, period=1, temperature=1.0):
+        after = torch.tensor([step + passes] if after is None else after, dtype=torch.int64)
+        return (x, tokens, candidates, weights, heads, d_ff, step, passes, after, True, 1e-5, tolerance, routers, state,
                 period, temperature)
 
     op = torch.ops.poh_ext.neighbor_passes
     assert not op(*arguments())[0].any()
-    torch.library.opcheck(op.default, arguments(weights=torch.rand(1, size), passes=2))
+    torch.library.opcheck(op.default, arguments(weights=torch.rand(1, size), passes=2, after=[1, 2]))
     torch.library.opcheck(op.default, arguments(weights=torch.rand(1, size), passes=2, routers=torch.rand(1, router),
                                                 state=torch.rand(1, 2, 10), tolerance=1e-3))
     for change, words in [
@@ -242,6 +258,10 @@ def test_direct_calls_of_the_fused_passes_are_guarded():
         ({"heads": 3}, "x must have a multiple of 3 features, got 8"),
         ({"passes": 0}, "d_ff and passes must be at least 1"),
         ({"step": -1}, "step must be at least 0, got -1"),
+        ({"after": []}, "after must end with the last pass, 1"),
+        ({"after": [1, 2]}, "after must end with the last pass, 1"),
+        ({"after": [0, 1]}, "after must rise from more than step, got 0"),
+        ({"passes": 3, "after": [2, 2, 3]}, "after must rise from more than step, got 2"),
         ({"weights": torch.zeros(1, 7)}, "weights must have a row for each block"),
         ({"tolerance": -1.0}, "tolerance must be 0, or positive with one block"),
         ({"weights": torch.zeros(2, size), "tolerance": 1.0}, "tolerance must be 0, or positive with one block"),

@@ -15,7 +15,7 @@ using A = float;
 
 std::tuple<Tensor, Tensor, Tensor> neighbor_passes(
     const Tensor& x_in, const Tensor& tokens_in, const Tensor& candidates, const Tensor& weights_in, int64_t heads,
-    int64_t d_ff, int64_t step, int64_t passes, bool inject, double eps, double tolerance,
+    int64_t d_ff, int64_t step, int64_t passes, const Tensor& after, bool inject, double eps, double tolerance,
     const std::optional<Tensor>& routers_in, const std::optional<Tensor>& router_state, int64_t slow_period,
     double temperature) {
   const Tensor tokens = packed(tokens_in), weights = packed(weights_in);
@@ -27,17 +27,25 @@ std::tuple<Tensor, Tensor, Tensor> neighbor_passes(
   check(heads >= 1 && d >= 1 && d % heads == 0, "x must have a multiple of ", heads, " features, got ", d);
   check(d_ff >= 1 && passes >= 1, "d_ff and passes must be at least 1");
   check(step >= 0, "step must be at least 0, got ", step);
+  check_tensor(after, "after", ScalarType::Long, 1);
+  const int64_t reads = after.size(0);
+  const int64_t* const read = data<int64_t>(after);
+  for (int64_t i = 0; i < reads; ++i) {
+    check(read[i] > (i > 0 ? read[i - 1] : step), "after must rise from more than step, got ", read[i]);
+  }
+  check(reads > 0 && read[reads - 1] == step + passes, "after must end with the last pass, ", step + passes);
   check(tolerance == 0 || (tolerance > 0 && depth == 1), "tolerance must be 0, or positive with one block");
   check(candidates.dim() == 3, "candidates must have shape [B, N, C]");
   const AttentionShape shape{B, heads, N, d / heads, candidates.size(2)};
   check(weights.size(1) == PassBlock::parameters(shape, d, d_ff),
         "weights must have a row for each block, of all its parameters");
   const Neighbors neighbors(candidates, shape, kLanes<A>);
-  PassCall call{shape, d, step, passes, slow_period, inject, static_cast<A>(tolerance), neighbors, {}, {}, 0};
+  PassCall call{shape, d, step, {read, read + reads}, slow_period, inject, static_cast<A>(tolerance), neighbors, {}, {},
+                0};
   for (int64_t i = 0; i < depth; ++i) {
     call.blocks.emplace_back(data<A>(weights) + i * weights.size(1), shape, d, d_ff, eps);
   }
-  const Tensor out = torch::stable::clone(packed(x_in));
+  const Tensor x = packed(x_in), out = new_empty({reads, B, N, d}, ScalarType::Float);
   Tensor state = new_empty({0}, ScalarType::Float), used = new_empty({0}, ScalarType::Float);
   check(routers_in.has_value() == router_state.has_value(), "router_state must come with routers");
   if (routers_in) {
@@ -58,14 +66,16 @@ std::tuple<Tensor, Tensor, Tensor> neighbor_passes(
     state = torch::stable::clone(packed(*router_state));
     used = new_empty({passes, depth, B, heads}, ScalarType::Float);
   }
-  A *const x = data<A>(out), *const states = data<A>(state), *const weights_used = data<A>(used);
+  A *const found = data<A>(out), *const states = data<A>(state), *const weights_used = data<A>(used);
   with_sizes(vectors_for<A>(shape.D), shape.slots(), [&](auto nv, auto s) {
     parallel_blocks(
         N > 0 && depth > 0 ? B : 0, 1, [&] { return PassMaze(call); },
         [&](int64_t begin, int64_t end, PassMaze& maze) {
           for (int64_t b = begin; b < end; ++b) {
-            maze.run<nv(), s()>(b, x + b * N * d, data<A>(tokens) + b * N * d, states + b * call.router_state,
-                                B * call.router_state, weights_used + b * heads, B * heads);
+            const int64_t at = b * N * d;
+            maze.run<nv(), s()>(b, data<A>(x) + at, data<A>(tokens) + at, found + at, B * N * d,
+                                states + b * call.router_state, B * call.router_state, weights_used + b * heads,
+                                B * heads);
           }
         });
   });

@@ -10,7 +10,9 @@ namespace poh {
 // What all mazes of a call share.
 struct PassCall {
   AttentionShape shape;
-  int64_t d, step, passes, slow_period;
+  int64_t d, step;
+  std::vector<int64_t> after;  // the numbers of passes whose states are wanted; the last is how many are run
+  int64_t slow_period;
   bool inject;
   float tolerance;
   const Neighbors& neighbors;
@@ -40,16 +42,24 @@ class PassMaze {
     if (!c.routers.empty()) router_room_.resize(c.routers.front().room() + d + s.H);
   }
 
-  // x [N, d] in place; states and weights are those of this maze, `stride` numbers from one block to the next.
+  // From x [N, d] to the states found [N, d], `found_stride` numbers from one to the next; router states and weights
+  // are those of this maze, `stride` numbers from one block to the next.
   template <int NV, int S>
-  void run(int64_t b, A* x, const A* tokens, A* router_states, int64_t state_stride, A* weights,
-           int64_t weight_stride) {
-    b_ = b, x_ = x;
+  void run(int64_t b, const A* x, const A* tokens, A* found, int64_t found_stride, A* router_states,
+           int64_t state_stride, A* weights, int64_t weight_stride) {
+    // Computed where the last state is to stand; those on the way are copies.
+    const auto last = c.after.end() - 1;
+    b_ = b, x_ = std::copy(x, x + s.N * d, found + (last - c.after.begin()) * found_stride) - s.N * d;
+    auto next = c.after.begin();
+    const auto keep = [&] {
+      std::copy(x_, x_ + s.N * d, found);
+      found += found_stride, ++next;
+    };
     if (c.settles()) front_.start(b);
     sum_valid_ = false;
     token_sum_.clear();
     bool stale = true;  // the inputs of all cells, and with them q, k and v
-    for (int64_t p = c.step; p < c.step + c.passes; ++p) {
+    for (int64_t p = c.step; p < *last; ++p) {
       const A* added = c.inject && p > 0 ? tokens : nullptr;
       bool all = stale;
       for (size_t i = 0; i < c.blocks.size(); ++i, added = nullptr) {
@@ -66,7 +76,11 @@ class PassMaze {
         pass<NV, S>(c.blocks[i], added, gates, all, stale);
       }
       stale = !c.settles() || (c.inject && p == 0);  // the second pass is the first to see the tokens again
-      if (!stale && c.routers.empty() && changed_.empty()) return;  // a fixed point
+      if (p + 1 == *next && next != last) keep();
+      if (!stale && c.routers.empty() && changed_.empty()) {  // a fixed point
+        while (next != last) keep();
+        return;
+      }
     }
   }
 

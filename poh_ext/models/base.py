@@ -153,21 +153,26 @@ class Planner(nn.Module):
         if self.encoder is not None:
             tokens = tokens + self.encoder(mazes.raster()).unsqueeze(1)
         state, found, graph, step = self._begin(tokens), [], torch.is_grad_enabled(), 0
+        if not graph and (fast := self._without_graph(state, tokens, neighbors, 0, after, tolerance)) is not None:
+            self._end(fast[0])
+            return fast[1]
         for n in after:
             while step < n:
                 with torch.set_grad_enabled(graph and (grad_passes is None or n - step <= grad_passes)):
                     kept = 0.0 if torch.is_grad_enabled() else tolerance
                     end = n if grad_passes is None or not graph else max(step + 1, n - grad_passes)
-                    if (fast := self._without_graph(state, tokens, neighbors, step, end, kept)) is not None:
-                        state, step = fast, end
+                    if (fast := self._without_graph(state, tokens, neighbors, step, (end,), kept)) is not None:
+                        state, step = fast[0], end
                     else:
                         state, step = self._pass(state, tokens, neighbors, step, kept), step + 1
             found.append(self._cells(state))
         self._end(state)
         return found
 
-    def _without_graph(self, state, tokens: Tensor, neighbors: Tensor | None, step: int, end: int, tolerance: float):
-        """The state after passes step ... end - 1 by a faster way than `_pass`, where there is one; else None."""
+    def _without_graph(self, state, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int],
+                       tolerance: float) -> tuple | None:
+        """By a faster way than `_pass`, where there is one, else None: (the state after `after[-1]` passes of which
+        `step` were made before, the cells [B, N, d_model] after each of `after`)."""
         return None
 
     def forward(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from typing import NamedTuple
 
@@ -79,11 +79,12 @@ class BaselinePlanner(Planner):
             x = block(x, None, neighbors)
         return settled(before, x, tolerance)
 
-    def _without_graph(self, x: Tensor, tokens: Tensor, neighbors: Tensor | None, step: int, end: int,
-                       tolerance: float) -> Tensor | None:
+    def _without_graph(self, x: Tensor, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int],
+                       tolerance: float) -> tuple[Tensor, list[Tensor]] | None:
         if not kernel_serves(self, x, tolerance):
             return None
-        return fused_passes(self, x, tokens, neighbors, step, end, tolerance)[0]
+        found = list(fused_passes(self, x, tokens, neighbors, step, after, tolerance)[0])
+        return found[-1], found
 
     def _cells(self, state: Tensor) -> Tensor:
         return state
@@ -196,16 +197,18 @@ class PoHPlanner(Planner):
         new = refined if self.alpha is None else torch.lerp(x, refined, self.alpha)
         return _State(settled(x, new, tolerance), routers, held, state.entropies, state.weights)
 
-    def _without_graph(self, state: _State, tokens: Tensor, neighbors: Tensor | None, step: int, end: int,
-                       tolerance: float) -> _State | None:
+    def _without_graph(self, state: _State, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int],
+                       tolerance: float) -> tuple[_State, list[Tensor]] | None:
         published = self.alpha is not None or self.positions is not None
         if published or self.per_token or self._override is not None or not kernel_serves(self, state.cells, tolerance):
             return None
         routers = routers_of(self, self.gains * self.route_scale, state.routers, state.held, state.cells)
-        x, after, used = fused_passes(self, state.cells, tokens, neighbors, step, end, tolerance, routers)
+        found, ended, used = fused_passes(self, state.cells, tokens, neighbors, step, after, tolerance, routers)
         used = used.flatten(0, 1)
         entropies = torch.special.entr(used).sum(-1).mean(-1)
-        return _State(x, *routers_state(after, used.shape[-1]), [*state.entropies, entropies], [*state.weights, used])
+        routers, held = routers_state(ended, used.shape[-1])
+        end = _State(found[-1], routers, held, [*state.entropies, entropies], [*state.weights, used])
+        return end, list(found)
 
     def _cells(self, state: _State) -> Tensor:
         return state.cells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,13 +33,13 @@ def kernel_serves(planner: Planner, x: Tensor, tolerance: float) -> bool:
             and not (planner.training and block.dropout.p > 0) and (tolerance == 0 or len(planner.blocks) == 1))
 
 
-def fused_passes(planner: Planner, x: Tensor, tokens: Tensor, neighbors: Tensor, step: int, end: int,
+def fused_passes(planner: Planner, x: Tensor, tokens: Tensor, neighbors: Tensor, step: int, after: Sequence[int],
                  tolerance: float, routers: Routers | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """See ops.neighbor_passes."""
     block = planner.blocks[0]
     return neighbor_passes(
         x, tokens, neighbors, [block.parameters_in_order() for block in planner.blocks], heads=planner.valid_heads,
-        d_ff=block.expand.out_features, step=step, passes=end - step, inject=planner.reinject, eps=block.norm1.eps,
+        d_ff=block.expand.out_features, step=step, after=after, inject=planner.reinject, eps=block.norm1.eps,
         tolerance=tolerance, routers=routers,
     )
 

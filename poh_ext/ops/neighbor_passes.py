@@ -3,6 +3,7 @@ wherever a gradient is wanted, the planners' own blocks are what it stands for."
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,25 +41,28 @@ class Routers(NamedTuple):
 
 
 def neighbor_passes(x: Tensor, tokens: Tensor, neighbors: Tensor, blocks: list[list[Tensor]], *, heads: int, d_ff: int,
-                    step: int, passes: int, inject: bool, eps: float, tolerance: float = 0.0,
+                    step: int, after: Sequence[int], inject: bool, eps: float, tolerance: float = 0.0,
                     routers: Routers | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The state after passes step ... step + passes - 1 over the blocks.
+    """The states after several numbers of passes over the blocks, of one run that `step` passes were made of before.
 
     Args:
         x, tokens: [B, N, d]; tokens are added before each pass but pass 0 if `inject`.
         blocks: of each block, the parameters in the kernel's order: qkv, direction bias, offsets of keys and values,
             output projection, first norm, expanding and contracting layer, second norm; weights before biases.
+        after: numbers of passes, rising, above `step`; the last is how many are run.
         tolerance: a cell that a pass moves by no more keeps its state, and routing weights likewise. Above 0 for one
             block only.
         routers: None: the heads are added up as they are.
 
     Returns:
-        x [B, N, d], the routers' state, the routing weights used [passes, depth, B, H]; both empty without routers.
+        x [len(after), B, N, d]; the routers' state at the end, and the routing weights used [passes run, depth, B, H]:
+        both empty without routers.
     """
     weights = _rows(blocks)
     scale = x.new_ones(len(blocks), heads) if routers is None else routers.scale.detach().to(weights.dtype)
     return torch.ops.poh_ext.neighbor_passes(
-        x, tokens, neighbors, torch.cat([weights, scale], dim=1), heads, d_ff, step, passes, inject, eps, tolerance,
+        x, tokens, neighbors, torch.cat([weights, scale], dim=1), heads, d_ff, step, after[-1] - step,
+        torch.tensor(after), inject, eps, tolerance,
         None if routers is None else _rows(routers.parameters), None if routers is None else routers.state,
         1 if routers is None else routers.T, 1.0 if routers is None else routers.temperature,
     )
@@ -71,9 +75,9 @@ def _rows(parameters: list[list[Tensor]]) -> Tensor:
 if has_kernel(torch.device("cpu")):
 
     @torch.library.register_fake("poh_ext::neighbor_passes")
-    def _(x, tokens, candidates, weights, heads, d_ff, step, passes, inject, eps, tolerance, routers, router_state,
-          slow_period, temperature):
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    def _(x, tokens, candidates, weights, heads, d_ff, step, passes, after, inject, eps, tolerance, routers,
+          router_state, slow_period, temperature):
+        out = x.new_empty(after.shape[0], *x.shape)
         if routers is None:
             return out, x.new_empty(0), x.new_empty(0)
         return (out, torch.empty_like(router_state, memory_format=torch.contiguous_format),
