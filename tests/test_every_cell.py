@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from poh_ext import generate_mazes, sample_tasks
-from poh_ext.training.every_cell import UNSUPERVISED, moves_loss, next_move_targets, on_paths, passes_to_know
+from poh_ext.tasks import MazeTasks
+from poh_ext.training.every_cell import (
+    UNSUPERVISED,
+    moves_loss,
+    next_move_targets,
+    on_paths,
+    passes_to_know,
+    passes_to_know_paths,
+)
 
 STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))  # up, down, left, right
 
@@ -99,6 +107,11 @@ def test_a_move_is_known_when_the_goal_or_the_ends_of_all_other_ways_are_seen(al
                 early += away < distance[b][cell]
             assert needed[b, cell] == (away if away >= 0 else 2**30)
     assert early > 3 or size == (2, 2)
+    starts = torch.arange(6).flip(0) % mazes.n_cells
+    path = mazes.shortest_paths(starts, goal)
+    tasks = MazeTasks(mazes, starts, goal, path, (path >= 0).sum(1))
+    for found, row, walked in zip(passes_to_know_paths(tasks), needed, path, strict=True):
+        assert found == max([int(row[cell]) for cell in walked if cell >= 0], default=0)
     for most in (0, 1, 4):
         assert torch.equal(passes_to_know(mazes, goal, most=most), needed.where(needed <= most, torch.tensor(2**30)))
 

@@ -64,7 +64,7 @@ def test_evaluation_from_the_command_line(capsys):
     assert cli.main(["evaluate", "--weights", str(weights.SHIPPED / "poh.pt"), "--mazes", "4:3:5", "6:4:7", "--passes",
                      "1", "3", "--algorithm", "wilson"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].count("x") >= 2 and lines[2].startswith("| 4x4 wilson") and lines[3].startswith("| 6x6 wilson")
+    assert lines[0].count("x") >= 2 and lines[2].startswith("| 4x4 wilson") and lines[4].startswith("| 6x6 wilson")
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -18,7 +18,8 @@ from poh_ext.training.protocol import make_data
 
 
 def outcome(factors=(1.0, 2.0), solved=((True, False, False), (True, True, False)), start="any"):
-    return Outcome(MazeSet(9, 4, 3), "prim", start, list(factors), [5, 9, 4], [list(row) for row in solved], 1, 2.6)
+    return Outcome(MazeSet(9, 4, 3), "prim", start, list(factors), [5, 9, 4], [list(row) for row in solved],
+                   [4, 6, 4], 1, 2.6)
 
 
 def cells(line):
@@ -78,8 +79,9 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(sets, factors, me
 
 def test_table_holds_shares_and_wilson_intervals():
     o = outcome(start="dead-end")
-    head, rule, line = lines([o], o.factors)
-    assert head.count("|") == rule.count("|") == line.count("|") and len(head) == len(line)
+    head, rule, line, known = lines([o], o.factors)
+    assert cells(known) == ["could be known", "", "", "", "", "66.7", "100.0", ""]  # of 4, 8, 3 and 8, 16, 6 passes
+    assert len({text.count("|") for text in (head, rule, line, known)}) == 1 and len(head) == len(line) == len(known)
     one, two = (estimate({0: row}) for row in o.solved)
     assert cells(line) == ["9x9 prim", "dead-end", "4-9", "3", "1",
                            f"{one.percent:.1f} [{one.wilson[0]:.1f}-{one.wilson[1]:.1f}]",
@@ -92,8 +94,9 @@ def test_many_factors_are_written_one_below_the_other():
     o = outcome(factors, [[n > 3, True, False] for n in range(len(factors))])
     wide = list(lines([outcome(factors[:-1], o.solved[:-1])], factors[:-1]))
     long = list(lines([o, o], factors))
-    assert len(wide) == 3 and len(long) == 2 + 2 * len(factors)
-    assert len({len(line) for line in long if not line.startswith("|---")}) == 1 and len(long[0]) < 120
+    assert len(wide) == 4 and len(long) == 2 + 2 * len(factors)
+    assert len({len(line) for line in long if not line.startswith("|---")}) == 1 and len(long[0]) < 140
+    assert cells(long[2])[7] == "66.7" and cells(long[3])[7] == "100.0"
     assert [cells(line)[5] for line in long[2 : 2 + len(factors)]] == [f"{factor:g}" for factor in factors]
     assert cells(long[2])[6].startswith("33.3") and cells(long[8])[6].startswith("66.7")
     assert cells(long[3])[:5] == [""] * 5
@@ -106,6 +109,7 @@ def test_lines_come_as_soon_as_outcomes_do():
 
     table = lines(slowly(), [1.0, 2.0])
     assert cells([next(table) for _ in range(3)][2])[0] == "9x9 prim"
+    assert cells(next(table))[0] == "could be known"
     with pytest.raises(KeyboardInterrupt):
         next(table)
 
@@ -116,7 +120,8 @@ def test_file_holds_the_outcome_on_every_maze(tmp_path):
     assert record["weights"] == "x.pt" and record["complete"] is False and record["environment"]["versions"]["torch"]
     assert record["sets"] == [{
         "size": 9, "min_path": 4, "count": 3, "algorithm": "prim", "start": "any", "seed": TEST_SEED + 9,
-        "met_in_training": 1, "seconds": 2.6, "moves": [4, 8, 3], "solved": {"1": "100", "2": "110"}}]
+        "met_in_training": 1, "seconds": 2.6, "moves": [4, 8, 3], "passes_to_know": [4, 6, 4],
+        "solved": {"1": "100", "2": "110"}}]
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -127,6 +132,7 @@ def test_plot_shows_shares_and_bands_over_rising_factors():
     assert axis.get_xscale() == "log" and axis.get_title() == "title"
     x, y = axis.lines[0].get_data()
     assert list(x) == [0.5, 2.0] and y == pytest.approx([100 / 3, 200 / 3])
+    assert list(axis.lines[1].get_data()[1]) == [0.0, 100.0] and axis.lines[1].get_linestyle() == ":"
     band = axis.collections[0].get_paths()[0].vertices[:, 1]
     intervals = [estimate({0: row}).wilson for row in first.solved]
     assert {round(v, 6) for v in band} == {round(v, 6) for interval in intervals for v in interval}
@@ -140,8 +146,8 @@ def test_one_command_makes_table_file_and_plot(tmp_path, capsys):
                      "corridor", "--passes", "1", "0.5", "1", "--json", str(data), "--plot", str(image)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [cells(line)[:2] for line in printed[2:6]] == [
-        ["4x4 dfs", "any"], ["4x4 dfs", "corridor"], ["4x4 percolation", "any"], ["4x4 percolation", "corridor"]]
-    assert printed[6:] == [f"wrote {data}", f"wrote {image}"] and image.read_bytes()[:4] == b"\x89PNG"
+        ["4x4 dfs", "any"], ["could be known", ""], ["4x4 dfs", "corridor"], ["could be known", ""]]
+    assert printed[10:] == [f"wrote {data}", f"wrote {image}"] and image.read_bytes()[:4] == b"\x89PNG"
     record = json.loads(data.read_text())
     assert record["complete"] is True and record["weights"] == "baseline"
     assert record["notes"]["row"] == "looped_baseline"

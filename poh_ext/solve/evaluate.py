@@ -11,7 +11,7 @@ from torch import Tensor
 from poh_ext.rollout import solved_exactly
 from poh_ext.tasks import MazeTasks
 
-__all__ = ["check_factors", "exact_over_passes", "states_after"]
+__all__ = ["check_factors", "exact_over_passes", "passes_given", "states_after"]
 
 CELLS_AT_ONCE = 16_384  # of a batch: large enough for the threads, small enough for a cache
 STATES_AT_ONCE = 3_000_000  # of cells, kept until a batch is done: some 600 MB
@@ -60,7 +60,7 @@ def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequenc
     return result
 
 
-def _passes(cells: int, factors: Sequence[float]) -> list[int]:
+def passes_given(cells: int, factors: Sequence[float]) -> list[int]:
     """What each factor gives a shortest path of so many cells."""
     return [max(1, math.ceil(factor * (cells - 1))) for factor in factors]
 
@@ -69,7 +69,7 @@ def _parts(tasks: MazeTasks, factors: Sequence[float]) -> Iterator[list[int]]:
     """Batches of mazes with paths of about the same length, since all its mazes run as long as the longest needs."""
     lengths, part, numbers = tasks.length.tolist(), [], set()
     for i in sorted(range(len(tasks)), key=lambda i: -lengths[i]):
-        mine = set(_passes(lengths[i], factors))
+        mine = set(passes_given(lengths[i], factors))
         cells, kept = (len(part) + 1) * tasks.mazes.n_cells, len(numbers | mine)
         most = max(CELLS_AT_ONCE, torch.get_num_threads() * tasks.mazes.n_cells)  # a thread takes whole mazes
         if part and (cells > most or cells * kept > STATES_AT_ONCE):
@@ -82,7 +82,7 @@ def _parts(tasks: MazeTasks, factors: Sequence[float]) -> Iterator[list[int]]:
 
 
 def _batch(model: torch.nn.Module, tasks: MazeTasks, factors: Sequence[float], tolerance: float) -> Tensor:
-    wanted = [_passes(cells, factors) for cells in tasks.length.tolist()]
+    wanted = [passes_given(cells, factors) for cells in tasks.length.tolist()]
     after = sorted({passes for row in wanted for passes in row})
     place = {passes: i for i, passes in enumerate(after)}
     states = states_after(model, tasks, after, tolerance=tolerance)

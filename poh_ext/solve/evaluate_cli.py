@@ -5,7 +5,8 @@
     python -m poh_ext solve evaluate --mazes 20:90:200 --start any dead-end corridor junction
 
 Exactly: the best move of each cell, followed from the start by nothing that remembers, reaches the goal in as few moves
-as there can be, also in mazes with loops (percolation).
+as there can be, also in mazes with loops (percolation). Could be known: after so many passes
+each cell of the path, though it sees neighbours only, has seen the goal or the ends of all other ways.
 """
 
 from __future__ import annotations

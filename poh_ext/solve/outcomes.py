@@ -15,9 +15,10 @@ import torch
 
 from poh_ext._files import write_atomically
 from poh_ext.report.environment import describe_environment
-from poh_ext.solve.evaluate import check_factors, exact_over_passes
+from poh_ext.solve.evaluate import check_factors, exact_over_passes, passes_given
 from poh_ext.solve.recipe import Recipe
 from poh_ext.tasks import MazeTasks, sample_tasks
+from poh_ext.training.every_cell import passes_to_know_paths
 
 __all__ = ["DEFAULT_SETS", "MazeSet", "Outcome", "measure", "save_json", "seen_in_training"]
 
@@ -65,6 +66,8 @@ class Outcome:
         factors: passes for each move of a maze's shortest path.
         lengths: cells on the shortest path of each maze.
         solved: for each factor, whether each maze was solved exactly.
+        needed: passes after which the moves of a maze's path can be known by cells that see neighbours only: what
+            none of them could solve before but by luck (`passes_to_know`).
         met: how many of the mazes the training met; seconds: of the evaluation.
     """
 
@@ -74,6 +77,7 @@ class Outcome:
     factors: list[float]
     lengths: list[int]
     solved: list[list[bool]]
+    needed: list[int]
     met: int
     seconds: float
 
@@ -87,11 +91,18 @@ class Outcome:
         """The same with the start: "20x20 dfs from a dead-end"."""
         return self.generator + ("" if self.start == "any" else f" from a {self.start}")
 
+    @property
+    def knowable(self) -> list[list[bool]]:
+        """Like `solved`: whether that many passes are as many as are needed."""
+        given = [passes_given(cells, self.factors) for cells in self.lengths]
+        return [[passes >= least for passes, least in zip(row, self.needed, strict=True)]
+                for row in zip(*given, strict=True)]
+
     def record(self) -> dict[str, Any]:
         """Plain values; solved as one string of 0 and 1 for each factor, as there may be thousands."""
         return {**self.mazes._asdict(), "algorithm": self.algorithm, "start": self.start,
                 "seed": TEST_SEED + self.mazes.size, "met_in_training": self.met, "seconds": round(self.seconds, 2),
-                "moves": [cells - 1 for cells in self.lengths],
+                "moves": [cells - 1 for cells in self.lengths], "passes_to_know": self.needed,
                 "solved": {f"{factor:g}": "".join(str(int(one)) for one in row)
                            for factor, row in zip(self.factors, self.solved, strict=True)}}
 
@@ -116,7 +127,7 @@ def _measured(model: torch.nn.Module, recipe: Recipe, factors: list[float], tole
     solved = exact_over_passes(model, tasks, factors, tolerance=tolerance)
     seconds = time.perf_counter() - began
     return Outcome(mazes, algorithm, start, factors, tasks.length.tolist(), solved.tolist(),
-                   seen_in_training(recipe, tasks), seconds)
+                   passes_to_know_paths(tasks).tolist(), seen_in_training(recipe, tasks), seconds)
 
 
 def seen_in_training(recipe: Recipe, tasks: MazeTasks) -> int:

@@ -1,4 +1,5 @@
-"""The table of an evaluation: shares solved exactly, with 95 % intervals, as lines of Markdown."""
+"""The table of an evaluation: shares solved exactly, with 95 % intervals, and shares that cells which see neighbours
+only could know, as lines of Markdown."""
 
 from __future__ import annotations
 
@@ -12,13 +13,15 @@ __all__ = ["lines"]
 ABREAST = 6  # factors; more are written one below the other
 # Characters of a column, so that lines are aligned before all are known.
 NAME, START, LENGTH, COUNT, SHARE = 17, 8, 11, 4, 18
+KNOWABLE = "could be known"
 
 
 def lines(outcomes: Iterable[Outcome], factors: Sequence[float]) -> Iterator[str]:
     """The lines of the table, those of an outcome as soon as it comes. A share is in percent, followed by Wilson's
-    95 % interval over the mazes."""
+    95 % interval over the mazes; "could be known" is `Outcome.knowable`."""
     abreast = len(factors) <= ABREAST
-    heads = [f"{factor:g} x" for factor in factors] if abreast else ["passes a move", "solved exactly, %"]
+    one_below = ["passes a move", "solved exactly, %", f"{KNOWABLE}, %"]
+    heads = [f"{factor:g} x" for factor in factors] if abreast else one_below
     widths = [NAME, START, LENGTH, COUNT, 15, *[SHARE if abreast or head.endswith("%") else 13 for head in heads], 7]
     heads = ["mazes", "start", "path, cells", "n", "met in training", *heads, "seconds"]
     yield _line(heads, widths)
@@ -27,13 +30,15 @@ def lines(outcomes: Iterable[Outcome], factors: Sequence[float]) -> Iterator[str
         shares = [_share(row) for row in outcome.solved]
         about = [outcome.generator, outcome.start, f"{min(outcome.lengths)}-{max(outcome.lengths)}",
                  len(outcome.lengths), outcome.met]
+        knowable = [f"{100 * sum(row) / len(row):.1f}" for row in outcome.knowable]
         if abreast:
             yield _line([*about, *shares, f"{outcome.seconds:.0f}"], widths)
+            yield _line([KNOWABLE, *[""] * (len(about) - 1), *knowable, ""], widths)
             continue
-        for i, (factor, share) in enumerate(zip(factors, shares, strict=True)):
+        for i, cells in enumerate(zip((f"{factor:g}" for factor in factors), shares, knowable, strict=True)):
             first = i == 0
-            yield _line([*(about if first else [""] * len(about)), f"{factor:g}", share,
-                         f"{outcome.seconds:.0f}" if first else ""], widths)
+            yield _line([*(about if first else [""] * len(about)), *cells, f"{outcome.seconds:.0f}" if first else ""],
+                        widths)
 
 
 def _share(solved: list[bool]) -> str:

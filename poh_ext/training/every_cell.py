@@ -13,7 +13,8 @@ from torch import Tensor
 from poh_ext.mazes import MazeBatch
 from poh_ext.tasks import MazeTasks
 
-__all__ = ["UNSUPERVISED", "moves_loss", "next_move_targets", "on_paths", "passes_to_know"]
+__all__ = ["UNSUPERVISED", "moves_loss", "next_move_targets", "on_paths", "passes_to_know",
+           "passes_to_know_paths"]
 
 UNSUPERVISED = -100  # F.cross_entropy's ignore_index
 
@@ -78,6 +79,12 @@ def passes_to_know(mazes: MazeBatch, goal: Tensor, *, most: int | None = None) -
         unfilled[:, :-1] &= ~filled
         passes += 1
     return needed if most is None else needed.masked_fill(needed > most, far)
+
+
+def passes_to_know_paths(tasks: MazeTasks) -> Tensor:
+    """int64 [n]: passes after which the moves of all cells on a task's path can be known (see `passes_to_know`)."""
+    needed = passes_to_know(tasks.mazes, tasks.goal).gather(1, tasks.path.clamp(min=0))
+    return needed.masked_fill(tasks.path < 0, 0).amax(1)
 
 
 def on_paths(targets: Tensor, tasks: MazeTasks) -> Tensor:
