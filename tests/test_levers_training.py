@@ -9,7 +9,7 @@ from poh_ext.training import loop, protocol
 from poh_ext.training.average import Average
 from poh_ext.training.config import Benchmark12x12Config
 from poh_ext.training.evaluate import evaluate
-from poh_ext.training.every_cell import UNSUPERVISED
+from poh_ext.training.every_cell import UNSUPERVISED, passes_to_know
 from poh_ext.training.objective import Objective, moves_targets
 from poh_ext.training.passes import Passes, passes_at_test, step_passes
 from poh_ext.training.planners import build_planner
@@ -38,8 +38,8 @@ def train(config, name="poh", seed=3):
     {"valid_heads": 2}, {"norm": "pre"}, {"head": "cells", "supervision": "path"}, {"positions": "absolute"},
     {"cell_features": 4}, {"reinject": "off"}, {"residual": "rezero"}, {"route_scale": 1.0}, {"routing": "token"},
     {"supervision": "path"}, {"train_R": None}, {"train_R": (2, 9)}, {"train_R_growth": 30}, {"grad_passes": 1},
-    {"reach": "all"}, {"deep_supervision": 2}, {"train_sizes": (3, 5)}, {"weight_decay": 0.9}, {"label_smoothing": 0.3},
-    {"validity_mask": True}, {"dropout": 0.2}, {"route_ent_weight": 0.5},
+    {"reach": "all"}, {"reach": "seen"}, {"deep_supervision": 2}, {"train_sizes": (3, 5)}, {"weight_decay": 0.9},
+    {"label_smoothing": 0.3}, {"validity_mask": True}, {"dropout": 0.2}, {"route_ent_weight": 0.5},
 ], ids=str)
 def test_every_lever_acts_on_the_training(changes):
     assert train(small())[1] != train(small(**changes))[1]
@@ -101,6 +101,9 @@ def test_the_loss_is_the_mean_over_states_of_means_over_cells_within_reach():
         log_p = model(tasks.mazes, tasks.start, tasks.goal, passes=n).double().log_softmax(-1)
         targets = moves_targets(tasks, config, Passes(n, (n,)))[0]
         assert torch.equal(targets != UNSUPERVISED, (distance > 0) & (distance <= n))
+        seen = moves_targets(tasks, dataclasses.replace(config, reach="seen"), Passes(n, (n,)))[0]
+        needed = passes_to_know(tasks.mazes, tasks.goal)
+        assert torch.equal(seen != UNSUPERVISED, (distance > 0) & (needed <= n)) and (needed < distance).any()
         cells = (targets != UNSUPERVISED).nonzero().tolist()
         of = [-(0.9 * log_p[b, i, targets[b, i]] + 0.1 * log_p[b, i].mean()) for b, i in cells]
         expected += sum(of).item() / len(of) / 3
