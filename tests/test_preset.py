@@ -180,6 +180,7 @@ def test_what_cannot_be_run_is_named(changes, words, tmp_path):
     ({"deep_supervision": 3}, "--deep-supervision 3: no more than 2 passes have gradients"),
     ({"train_R": (2, 3), "test_R": 9}, "--R does nothing beside --train-R and --test-R"),
     ({"train_R": (2, 3)}, "the baseline runs one pass"),
+    ({"reach": "seen"}, "--reach does nothing without --supervision all"),
     ({**MOVES, "supervision": "all", "min_path": 0.2}, "--min-path holds for the test mazes"),
 ])
 def test_what_does_nothing_is_told(changes, words):

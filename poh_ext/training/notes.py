@@ -42,6 +42,8 @@ def _levers(config, rows: set[str], poh: set[str], looped: set[str]) -> list[str
                   for name in ("residual", "route_scale", "routing") if _chosen(config, name)]
     elif config.routing == "token" and not {"poh", "untrained_poh", "poh_shallow"} & rows:
         found.append("--routing does nothing: the row poh_token has it anyway")
+    if config.supervision == "path" and _chosen(config, "reach"):
+        found.append("--reach does nothing without --supervision all")
     passes = [name for name in ("train_R", "grad_passes", "test_R", "deep_supervision", "tolerance", "R")
               if _chosen(config, name)]
     if passes and not looped:
