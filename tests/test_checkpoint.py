@@ -95,7 +95,8 @@ def same(a, b):
     ("poh", {}), ("baseline", {"ent_anneal": True}), ("poh", {"train": "online", "steps_per_epoch": 3}),
     ("poh", {"precision": "bfloat16"}), ("looped_baseline", SOLVE), ("poh_token", {**SOLVE, "precision": "bfloat16"}),
     ("poh", VALIDATED),
-    ("poh", {"ema": 0.9, "train_R": (1, 4), "grad_passes": 2, "R": 3, "deep_supervision": 2, "weight_decay": 0.3}),
+    ("poh", {"ema": 0.9, "train_R": (1, 4), "grad_passes": 2, "R": 3, "deep_supervision": 2, "weight_decay": 0.3,
+             "state_noise": 0.1}),
 ], ids=["poh", "baseline", "online", "bfloat16", "solve", "solve-token", "validated", "levers"])
 def test_a_training_stopped_before_any_step_goes_on_bit_for_bit(name, changes, tmp_path, capsys):
     config = tiny(**changes)

@@ -39,7 +39,8 @@ def train(config, name="poh", seed=3):
     {"cell_features": 4}, {"reinject": "off"}, {"residual": "rezero"}, {"route_scale": 1.0}, {"routing": "token"},
     {"supervision": "path"}, {"train_R": None}, {"train_R": (2, 9)}, {"train_R_growth": 30}, {"grad_passes": 1},
     {"reach": "all"}, {"reach": "seen"}, {"deep_supervision": 2}, {"train_sizes": (3, 5)}, {"weight_decay": 0.9},
-    {"label_smoothing": 0.3}, {"validity_mask": True}, {"dropout": 0.2}, {"route_ent_weight": 0.5},
+    {"state_noise": 0.5}, {"label_smoothing": 0.3}, {"validity_mask": True}, {"dropout": 0.2},
+    {"route_ent_weight": 0.5},
 ], ids=str)
 def test_every_lever_acts_on_the_training(changes):
     assert train(small())[1] != train(small(**changes))[1]
@@ -88,6 +89,40 @@ def test_gradients_go_through_the_last_passes_and_no_others(name, grad, states, 
     loss.backward()
     graded = 11 if grad == "all" else grad
     assert seen == [(step, step >= 11 - graded) for step in range(11)]
+
+
+@pytest.mark.parametrize("name", ["poh", "looped_baseline"])
+def test_noise_comes_once_where_gradients_begin_and_in_training_alone(name, monkeypatch):
+    config = small()
+    model, seen = build_planner(name, config, seed=1), []
+    one_pass = type(model)._pass
+    monkeypatch.setattr(type(model), "_pass", lambda self, state, *given: seen.append(
+        self._cells(state)) or one_pass(self, state, *given))
+    args = (lambda tasks: (tasks.mazes, tasks.start, tasks.goal))(protocol.make_data(config, 1).train)
+
+    def states(noise, **how):
+        seen.clear()
+        torch.manual_seed(0)
+        return model.hidden_passes(*args, state_noise=noise, **how), list(seen)
+
+    how = {"after": (4, 9), "grad_passes": 3}  # gradients in the passes 2 to 4 and 7 to 9
+    (_, plain), (_, noisy) = states(0.0, **how), states(0.25, **how)
+    before = {id(state) for state in plain}
+    assert len(before) == len(plain) == len(noisy)
+    graded = [i for i, state in enumerate(noisy) if not torch.equal(state, plain[i])]
+    added = noisy[graded[0]] - plain[graded[0]]
+    torch.testing.assert_close(added.std(), torch.tensor(0.25), rtol=0.1, atol=0)
+    assert not torch.equal(states(0.25, **how)[0][-1], states(0.0, **how)[0][-1])
+    assert torch.equal(states(0.25, **how)[0][-1], states(0.25, **how)[0][-1])
+    every = {"after": (4,)}
+    assert torch.equal(states(0.25, **every)[0][0], states(0.0, **every)[0][0])  # gradients begin at the first pass
+    model.eval()
+    assert torch.equal(states(0.25, **how)[0][-1], states(0.0, **how)[0][-1])
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="state_noise must be at least 0 and finite"):
+            states(wrong, **how)
+    with pytest.raises(TypeError, match="state_noise must be a number, got 'x'"):
+        states("x", **how)
 
 
 def test_the_loss_is_the_mean_over_states_of_means_over_cells_within_reach():

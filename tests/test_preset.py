@@ -148,13 +148,14 @@ def test_a_short_run_of_the_preset_learns_and_says_what_its_rows_are(tmp_path, c
     ({"train_sizes": (3, 4), **MOVES, "positions": "absolute"}, "--train-sizes 3 4: needs --positions none"),
     ({"ema": 1.0}, "--ema 1.0: must be at least 0 and below 1"),
     ({"ema": float("nan")}, "--ema nan"),
+    ({"state_noise": -0.1}, "--state-noise -0.1: must be a finite number, at least 0"),
     ({"weight_decay": -1.0}, "--weight-decay -1.0: must be a finite number, at least 0"),
     ({"preset": "fast"}, "--preset fast: must be one of none, solve"),
     ({"depth": 1, "rows": ("poh_shallow",), "d_model": 48, "d_ff": 96, **MOVES}, "poh_shallow needs --depth 2"),
     *(({"protocol": "as-published", name: value}, "contradicts --protocol as-published") for name, value in {
         "valid_heads": 1, "norm": "post", "head": "moves", "positions": "none", "cell_features": 6, "reinject": "on",
         "residual": "none", "route_scale": 2.0, "routing": "token", "train_R": (2, 3), "grad_passes": 1, "test_R": 3,
-        "deep_supervision": 2, "ema": 0.9, "tolerance": 1e-3}.items()),
+        "deep_supervision": 2, "ema": 0.9, "tolerance": 1e-3, "state_noise": 0.1}.items()),
 ])
 def test_what_cannot_be_run_is_named(changes, words, tmp_path):
     with pytest.raises(ConfigError) as error:
@@ -170,6 +171,8 @@ def test_what_cannot_be_run_is_named(changes, words, tmp_path):
     ({"rows": ("baseline",), "train_R": (2, 3)}, "--train-R does nothing: all trained planners run one pass"),
     ({"rows": ("baseline",), "test_R": 3}, "--test-R does nothing"),
     ({"rows": ("baseline",), "deep_supervision": 2}, "--deep-supervision does nothing"),
+    ({"rows": ("baseline",), "state_noise": 0.1}, "--state-noise does nothing: all trained planners run one pass"),
+    ({"state_noise": 0.1}, "--state-noise does nothing: all passes have gradients"),
     ({"rows": ("baseline",), "tolerance": 0.1}, "--tolerance does nothing: all trained planners run one pass"),
     ({"R": 1, "tolerance": 0.1}, "--tolerance does nothing with --R 1"),
     ({"tolerance": 0.1}, "--tolerance 0.1: it saves time only in planners of one layer whose heads all see neighbours"),

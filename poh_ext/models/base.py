@@ -125,7 +125,8 @@ class Planner(nn.Module):
                                   grad_passes=grad_passes, tolerance=tolerance)[0]
 
     def hidden_passes(self, mazes, start: Tensor, goal: Tensor, *, after: Sequence[int],
-                      grad_passes: int | None = None, tolerance: float = 0.0) -> list[Tensor]:
+                      grad_passes: int | None = None, tolerance: float = 0.0, state_noise: float = 0.0
+                      ) -> list[Tensor]:
         """`hidden` after several numbers of passes of one run, for deep supervision.
 
         Args:
@@ -134,6 +135,8 @@ class Planner(nn.Module):
             grad_passes: None: gradients through all passes. n: each state has gradients through the n passes before
                 it; passes that serve none so run without a graph, and what they started from gets no gradient.
             tolerance: as in `forward`.
+            state_noise: in training mode, Gaussian noise of this standard deviation is added to the state of every cell
+                before each pass with gradients that follows one without.
 
         Returns:
             A [B, N, d_model] for each of `after`.
@@ -143,10 +146,11 @@ class Planner(nn.Module):
             raise ValueError(f"after must be one or more rising numbers of passes, got {list(after)}")
         if grad_passes is not None:
             positive(grad_passes=grad_passes)
-        if isinstance(tolerance, bool) or not isinstance(tolerance, Real):
-            raise TypeError(f"tolerance must be a number, got {tolerance!r}")
-        if not 0 <= tolerance < math.inf:
-            raise ValueError(f"tolerance must be at least 0 and finite, got {tolerance}")
+        for name, value in (("tolerance", tolerance), ("state_noise", state_noise)):
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {value}")
         self._check(mazes, start, goal)
         neighbors = maze_graph.neighbors(mazes.passages) if self.valid_heads else None
         tokens = self.embed(mazes.passages, start, goal)
@@ -156,18 +160,26 @@ class Planner(nn.Module):
         if not graph and (fast := self._without_graph(state, tokens, neighbors, 0, after, tolerance)) is not None:
             self._end(fast[0])
             return fast[1]
+        with_graph = False  # of the pass before
         for n in after:
             while step < n:
                 with torch.set_grad_enabled(graph and (grad_passes is None or n - step <= grad_passes)):
                     kept = 0.0 if torch.is_grad_enabled() else tolerance
                     end = n if grad_passes is None or not graph else max(step + 1, n - grad_passes)
                     if (fast := self._without_graph(state, tokens, neighbors, step, (end,), kept)) is not None:
-                        state, step = fast[0], end
+                        state, step, with_graph = fast[0], end, False
                     else:
+                        if state_noise and self.training and torch.is_grad_enabled() and not with_graph and step:
+                            state = self._shifted(state, state_noise * torch.randn_like(self._cells(state)))
+                        with_graph = torch.is_grad_enabled()
                         state, step = self._pass(state, tokens, neighbors, step, kept), step + 1
             found.append(self._cells(state))
         self._end(state)
         return found
+
+    def _shifted(self, state, by: Tensor):
+        """The state with `by` added to its cells."""
+        return state + by
 
     def _without_graph(self, state, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int],
                        tolerance: float) -> tuple | None:

@@ -213,6 +213,9 @@ class PoHPlanner(Planner):
     def _cells(self, state: _State) -> Tensor:
         return state.cells
 
+    def _shifted(self, state: _State, by: Tensor) -> _State:
+        return state._replace(cells=state.cells + by)
+
     def _end(self, state: _State) -> None:
         self._entropy = torch.cat(state.entropies).mean()
         self._weights = torch.cat(state.weights).unflatten(0, (-1, len(self.blocks)))

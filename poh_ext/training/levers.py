@@ -91,6 +91,10 @@ class TrainingLevers:
     train_sizes: tuple[int, int] | None = None
     """Sides of the training mazes: drawn for each step from lowest to highest [cells]; needs --train online, --head
     moves and --positions none. None: --maze-size."""
+    state_noise: float = 0.0
+    """Gaussian noise that training adds to the state of every cell where the passes with gradients begin, unless that
+    is the first pass [standard deviation; the features of a state have about 1]. What a planner has found out must
+    then outlast an error, and does so over many more passes. 0: none."""
     ema: float = 0.0
     """Evaluate and save the exponential moving average of the weights, with this decay [per step, below 1; after n
     steps at most (1 + n) / (10 + n)]. 0: the last weights."""

@@ -44,7 +44,7 @@ def _levers(config, rows: set[str], poh: set[str], looped: set[str]) -> list[str
         found.append("--routing does nothing: the row poh_token has it anyway")
     if config.supervision == "path" and _chosen(config, "reach"):
         found.append("--reach does nothing without --supervision all")
-    passes = [name for name in ("train_R", "grad_passes", "test_R", "deep_supervision", "tolerance", "R")
+    passes = [name for name in ("train_R", "grad_passes", "test_R", "deep_supervision", "tolerance", "state_noise", "R")
               if _chosen(config, name)]
     if passes and not looped:
         found += [f"{flag(name)} does nothing: all trained planners run one pass" for name in passes]
@@ -52,6 +52,8 @@ def _levers(config, rows: set[str], poh: set[str], looped: set[str]) -> list[str
     most = config.most_passes()
     if config.grad_passes != "all" and config.grad_passes >= most:
         found.append(f"--grad-passes {config.grad_passes} does nothing: no step runs more than {most} passes")
+    if config.state_noise and (config.grad_passes == "all" or config.grad_passes >= most):
+        found.append("--state-noise does nothing: all passes have gradients, and it comes before them")
     graded = config.graded(most)
     if config.deep_supervision > graded:
         found.append(f"--deep-supervision {config.deep_supervision}: no more than {graded} passes have gradients, and "

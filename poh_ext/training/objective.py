@@ -74,7 +74,8 @@ class Objective(nn.Module):
         device = tasks.start.device
         shown = planner_view(tasks.mazes, self.config), tasks.start, tasks.goal
         with autocast(device, self.precision):
-            states = self.model.hidden_passes(*shown, after=passes.after, grad_passes=passes.grad) \
+            states = self.model.hidden_passes(*shown, after=passes.after, grad_passes=passes.grad,
+                                               state_noise=self.config.state_noise) \
                 if passes.looped else [self.model.hidden(*shown)]
         loss_of = self._moves if self.config.head == "moves" else self._cells
         cross_entropy = loss_of(states, tasks, weights, passes).float()

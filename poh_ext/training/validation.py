@@ -18,7 +18,7 @@ _COUNTS = ("test", "epochs", "steps_per_epoch", "R", "T", "multi_horizon", "seed
 # What the published planners and their training do not have.
 _NOT_PUBLISHED = ("valid_heads", "norm", "head", "positions", "cell_features", "reinject", "residual", "route_scale",
                   "routing", "supervision", "train_R", "grad_passes", "test_R", "deep_supervision", "ema",
-                  "tolerance")  # fmt: skip
+                  "tolerance", "state_noise")  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -102,6 +102,7 @@ def _check_training(config) -> None:
     _require(config, "tolerance", lambda v: 0 <= v < math.inf, "a finite number, at least 0")
     _require(config, "ema", lambda v: 0 <= v < 1, "at least 0 and below 1")
     _require(config, "validate_every", lambda v: v >= 0, "at least 0")
+    _require(config, "state_noise", lambda v: 0 <= v < math.inf, "a finite number, at least 0")
     _require(config, "weight_decay", lambda v: 0 <= v < math.inf, "a finite number, at least 0")
     for name, least, most in (("train_R", 1, 10_000), ("train_sizes", 2, 256)):
         value = getattr(config, name)
