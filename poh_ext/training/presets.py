@@ -23,7 +23,7 @@ QUICK_SCALING: dict[str, Any] = {
 # Why each of these is needed: docs/solve.md. Two passes for each cell of the longest path at 12x12, 110 cells.
 SOLVE: dict[str, Any] = {
     "train": "online", "train_sizes": (5, 12), "maze_size": 12, "min_path": 50 / 144, "test": 1000,
-    "epochs": 120, "steps_per_epoch": 100, "batch_size": 32, "supervision": "all", "reach": "seen",
+    "epochs": 120, "steps_per_epoch": 100, "batch_size": 32, "supervision": "all",
     "R": 220, "train_R": (4, 40), "train_R_growth": 100, "grad_passes": 12, "tolerance": SETTLED,
     "lr": 2e-3, "warmup_steps": 50, "ema": 0.999, "label_smoothing": 0.0, "dropout": 0.0, "multi_horizon": 1,
     "validity_mask": False, "maze_enc": False, "route_ent_weight": 0.0,
