@@ -67,7 +67,7 @@ def passes_to_know(mazes: MazeBatch, goal: Tensor, *, most: int | None = None) -
     neighbors = mazes.neighbors()
     neighbors = neighbors.masked_fill(neighbors < 0, mazes.n_cells).flatten(1)
     # A column more, of what lies behind walls, is never open.
-    unfilled = torch.nn.functional.pad(torch.ones_like(needed, dtype=torch.bool), (0, 1))
+    unfilled = F.pad(torch.ones_like(needed, dtype=torch.bool), (0, 1))
     ends = torch.ones_like(needed, dtype=torch.bool).scatter_(1, goal[:, None], False)
     passes = 0
     while most is None or passes <= most:
