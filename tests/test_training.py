@@ -190,3 +190,4 @@ def test_the_random_policy_is_seeded():
     tasks = sample_tasks(50, 6, min_path=8, seed=5)
     a, b, c = (evaluate_random(tasks, seed) for seed in (0, 0, 1))
     assert a.paths == b.paths != c.paths
+    assert a.exact is None  # no table was followed, and one drawn beside the walk would contradict its outcomes

@@ -27,7 +27,7 @@ class Evaluation:
     Attributes:
         reached, optimal: bool [n], of the rollout.
         exact: bool [n], `solved_exactly`: by the table alone, without the rollout's memory. None for
-            decode="recondition", which walks by another table at every step.
+            decode="recondition" and the random policy, which walk by other scores at every step.
         paths: the cells walked, start first; one list per maze.
         moves_correct, moves_total: cells of the true paths whose next move scores best, of how many.
         mazes_per_second: planned and rolled out.
@@ -122,8 +122,8 @@ def evaluate_random(tasks: MazeTasks, seed: int) -> Evaluation:
     started = time.perf_counter()
     rollout = recondition_rollout(lambda mazes, *_: torch.rand(len(mazes), 4, generator=draws), tasks)
     seconds = time.perf_counter() - started
-    table = torch.rand(len(tasks), tasks.mazes.n_cells, 4, generator=draws)
-    return _outcome(table, [rollout], tasks, seconds, exactly=True)  # no way that is exact meets a cell twice
+    table = torch.rand(len(tasks), tasks.mazes.n_cells, 4, generator=draws)  # for the next moves; none was followed
+    return _outcome(table, [rollout], tasks, seconds, exactly=False)
 
 
 def next_move_accuracy(table: torch.Tensor, tasks: MazeTasks) -> tuple[int, int]:
