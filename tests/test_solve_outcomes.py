@@ -157,8 +157,9 @@ def test_one_command_makes_table_file_and_plot(tmp_path, capsys):
 def test_what_was_measured_before_a_stop_is_kept(tmp_path, monkeypatch):
     data, calls = tmp_path / "e.json", []
 
-    def stopped_at_the_second(model, tasks, factors, *, tolerance):
+    def stopped_at_the_second(model, tasks, factors, *, tolerance, done):
         calls.append(len(tasks))
+        done(len(tasks))
         if len(calls) == 2:
             raise KeyboardInterrupt
         return torch.ones(len(factors), len(tasks), dtype=torch.bool)
@@ -167,6 +168,16 @@ def test_what_was_measured_before_a_stop_is_kept(tmp_path, monkeypatch):
     assert cli.main(["evaluate", "--mazes", "4:3:5", "5:3:6", "--json", str(data)]) == cli.INTERRUPTED
     record = json.loads(data.read_text())
     assert record["complete"] is False and [s["size"] for s in record["sets"]] == [4] and calls == [5, 6]
+
+
+def test_a_long_evaluation_says_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr("poh_ext.solve.evaluate.CELLS_AT_ONCE", 16)  # a maze at a time
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    seconds = iter(range(0, 1000, 10))
+    monkeypatch.setattr("poh_ext.training.progress.time.monotonic", lambda: next(seconds))
+    assert cli.main(["evaluate", "--mazes", "4:3:5", "--start", "corridor"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in told] == [f"4x4 dfs from a corridor: maze {n}/5" for n in (2, 4)]
 
 
 @pytest.mark.parametrize(("options", "message"), [

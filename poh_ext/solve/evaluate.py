@@ -33,7 +33,7 @@ def check_factors(factors: Sequence[float]) -> list[float]:
 
 @torch.no_grad()
 def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequence[float], *,
-                      tolerance: float = 0.0, check: Callable[[], None] = lambda: None) -> Tensor:
+                      tolerance: float = 0.0, done: Callable[[int], None] = lambda count: None) -> Tensor:
     """bool [len(factors), n]: which mazes are solved exactly with `factor` passes for each move of the shortest path.
 
     One run per batch serves all factors: its state is read after each number of passes that a maze asks for.
@@ -43,7 +43,7 @@ def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequenc
         tasks: n tasks with a goal other than the start.
         factors: positive numbers; 1: as many passes as moves, rounded up.
         tolerance: see the planners' forward.
-        check: called before each batch; may raise to stop.
+        done: called after each batch with the number of its mazes; may raise to stop.
 
     Raises:
         ValueError: no factors, or one that is not positive.
@@ -53,8 +53,8 @@ def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequenc
     model.eval()
     try:
         for part in _parts(tasks, factors):
-            check()
             result[:, part] = _batch(model, tasks[part], factors, tolerance)
+            done(len(part))
     finally:
         model.train(was_training)
     return result

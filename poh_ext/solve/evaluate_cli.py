@@ -12,7 +12,8 @@ each cell of the path, though it sees neighbours only, has seen the goal or the 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from poh_ext.mazes import GENERATORS
@@ -30,6 +31,15 @@ def _maze_set(text: str) -> MazeSet:
         return MazeSet.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+@contextmanager
+def _watched(label: str, mazes: int) -> Iterator[Callable[[int], None]]:
+    """A bar, or a line now and then, of the mazes done."""
+    from poh_ext.training.progress import Progress
+
+    with Progress(label, total=mazes, unit="maze", ends=False) as progress:
+        yield progress.step
 
 
 def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
@@ -53,6 +63,7 @@ def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     writable(parser, "--json", options.json)
     writable(parser, "--plot", options.plot)
     needs(parser, "scipy.stats")
+    needs(parser, "tqdm")
     if options.plot:
         needs(parser, "matplotlib.figure")
     model, recipe, notes = load(options.weights)
@@ -62,7 +73,7 @@ def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     count = len(options.mazes) * len(algorithms) * len(starts)
     about = {"weights": options.weights, "notes": notes, "tolerance": options.tolerance}
     measured = measure(model, recipe, options.mazes, factors, algorithms=algorithms, starts=starts,
-                       tolerance=options.tolerance)
+                       tolerance=options.tolerance, watch=_watched)
 
     def kept() -> Iterator[Outcome]:
         """The outcomes, written down as they come."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -84,12 +85,12 @@ class Outcome:
     @property
     def generator(self) -> str:
         """For a reader: "20x20 wilson"."""
-        return f"{self.mazes.size}x{self.mazes.size} {self.algorithm}"
+        return _name(self.mazes.size, self.algorithm, "any")
 
     @property
     def name(self) -> str:
         """The same with the start: "20x20 dfs from a dead-end"."""
-        return self.generator + ("" if self.start == "any" else f" from a {self.start}")
+        return _name(self.mazes.size, self.algorithm, self.start)
 
     @property
     def knowable(self) -> list[list[bool]]:
@@ -107,27 +108,38 @@ class Outcome:
                            for factor, row in zip(self.factors, self.solved, strict=True)}}
 
 
+def _unwatched(label: str, mazes: int) -> AbstractContextManager[Callable[[int], None]]:
+    return nullcontext(lambda count: None)
+
+
 def measure(model: torch.nn.Module, recipe: Recipe, sets: Sequence[MazeSet], factors: Sequence[float], *,
-            algorithms: Sequence[str] = ("dfs",), starts: Sequence[str] = ("any",), tolerance: float = 0.0
+            algorithms: Sequence[str] = ("dfs",), starts: Sequence[str] = ("any",), tolerance: float = 0.0,
+            watch: Callable[[str, int], AbstractContextManager[Callable[[int], None]]] = _unwatched
             ) -> Iterator[Outcome]:
     """Every set, with every algorithm and every kind of start, each as soon as it is known. `tolerance`: see the
-    planners' forward.
+    planners' forward. `watch`: entered for each, with a label and the number of mazes; what it yields is called after
+    each batch with the number of mazes done in it.
 
     Raises:
         ValueError, when called: a set asks for mazes that there are not; or as `exact_over_passes`.
     """
     factors = check_factors(factors)
     wanted = [(*which, which[0].tasks(*which[1:])) for which in product(sets, algorithms, starts)]
-    return (_measured(model, recipe, factors, tolerance, *which) for which in wanted)
+    return (_measured(model, recipe, factors, tolerance, watch, *which) for which in wanted)
 
 
-def _measured(model: torch.nn.Module, recipe: Recipe, factors: list[float], tolerance: float, mazes: MazeSet,
-              algorithm: str, start: str, tasks: MazeTasks) -> Outcome:
+def _measured(model: torch.nn.Module, recipe: Recipe, factors: list[float], tolerance: float, watch: Callable,
+              mazes: MazeSet, algorithm: str, start: str, tasks: MazeTasks) -> Outcome:
     began = time.perf_counter()
-    solved = exact_over_passes(model, tasks, factors, tolerance=tolerance)
+    with watch(_name(mazes.size, algorithm, start), len(tasks)) as done:
+        solved = exact_over_passes(model, tasks, factors, tolerance=tolerance, done=done)
     seconds = time.perf_counter() - began
     return Outcome(mazes, algorithm, start, factors, tasks.length.tolist(), solved.tolist(),
                    passes_to_know_paths(tasks).tolist(), seen_in_training(recipe, tasks), seconds)
+
+
+def _name(size: int, algorithm: str, start: str) -> str:
+    return f"{size}x{size} {algorithm}" + ("" if start == "any" else f" from a {start}")
 
 
 def seen_in_training(recipe: Recipe, tasks: MazeTasks) -> int:
