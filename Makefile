@@ -28,13 +28,13 @@ bench: install
 solve: solve-looped_baseline solve-poh
 
 # One thread: these planners are too small for two, and their last bits depend on the number.
-solve-looped_baseline: shipped = baseline.pt
-solve-poh: shipped = poh.pt
+solve-looped_baseline: shipped = baseline.safetensors
+solve-poh: shipped = poh.safetensors
 solve-looped_baseline solve-poh: solve-%: install
 	OMP_NUM_THREADS=1 $(BIN)/python experiments/run_12x12_8m_benchmark.py --preset solve --seed $(SEED) --rows $* \
 		--validate-every 1 --save-weights --cpu --output experiments/results/solve_$*
 	run=$$(ls -td experiments/results/solve_$**/weights | head -n 1) && \
-		cp "$$run/$*-seed$(SEED).pt" poh_ext/solve/$(shipped)
+		cp "$$run/$*-seed$(SEED).safetensors" poh_ext/solve/$(shipped)
 
 lint: install
 	$(BIN)/ruff check .

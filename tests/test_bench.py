@@ -101,6 +101,16 @@ def test_bad_arguments_are_named(arguments, message, capsys):
     assert message in capsys.readouterr().err + str(stop.value)
 
 
+def test_a_case_without_its_package_is_told_and_the_others_are_timed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    record = tmp_path / "a.json"
+    assert program.main(["--only", "passes,routing", "--sizes", "baseline30,tokens", "--seconds", "0.05",
+                         "--json", str(record)]) == 0
+    out = capsys.readouterr().out
+    assert "passes baseline30\n  not timed: this part of poh_ext needs safetensors" in out
+    assert [case["group"] for case in json.loads(record.read_text())["cases"]] == ["routing"]
+
+
 def test_every_group_lists_cases():
     done = subprocess.run([sys.executable, "-m", "poh_ext.bench", "--list"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from poh_ext.report import Results
 from poh_ext.training import benchmark, checkpoint, history, loop, protocol, trial
@@ -275,7 +276,7 @@ def assert_same_run(a, b):
     names = sorted(path.name for path in (a / "weights").iterdir())
     assert names == sorted(path.name for path in (b / "weights").iterdir()) and names
     for name in names:
-        assert same(*(torch.load(folder / "weights" / name, weights_only=True)["model"] for folder in (a, b)))
+        assert same(*(load_file(folder / "weights" / name) for folder in (a, b)))
     for log in (a / "logs").iterdir():
         assert lines(log) == lines(b / "logs" / log.name)
     assert not (b / "checkpoints").exists() and not (a / "checkpoints").exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from poh_ext.report import Results
 from poh_ext.training import benchmark, protocol, workers
@@ -115,7 +116,7 @@ def curves(config):
 
 
 def weights(config):
-    return {path.name: torch.load(path, weights_only=True)["model"] for path in (config.output / "weights").iterdir()}
+    return {path.name: load_file(path) for path in (config.output / "weights").iterdir()}
 
 
 def test_two_processes_train_as_one_and_go_on_after_an_interruption(tmp_path, started):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sys
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ def test_a_short_run_of_the_preset_learns_and_says_what_its_rows_are(tmp_path, c
     for row in results.rows:
         losses = [point["loss"] for point in row.curve]
         assert row.steps == len(losses) == 30 and sum(losses[-5:]) < 0.8 * sum(losses[:5]), row.model
-        path = tmp_path / "run" / "weights" / f"{row.model}-seed42.pt"
+        path = tmp_path / "run" / "weights" / f"{row.model}-seed42.safetensors"
         model, notes = load(path)
         assert notes["row"] == row.model and notes["steps"] == 30 and notes["config"]["train_sizes"] == [4, 6]
         assert parameter_count(model) == row.params
@@ -109,6 +110,13 @@ def test_a_short_run_of_the_preset_learns_and_says_what_its_rows_are(tmp_path, c
     assert "the looped baseline is the recurrent one" in report and "PoH per token" in report
     assert "routing per maze or per cell" in report
     assert "(--quick --preset solve)" in capsys.readouterr().out
+
+
+def test_weights_are_not_promised_where_they_cannot_be_written(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tyro")
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    assert cli.main(Benchmark12x12Config, ["--quick", "--save-weights", "--output", str(tmp_path / "run")]) == 2
+    assert "needs safetensors" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 # -- what is refused, and what is told ---------------------------------------------------------------------------

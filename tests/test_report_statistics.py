@@ -246,5 +246,5 @@ def test_missing_scipy_names_the_extra(monkeypatch):
         raise ImportError("No module named 'scipy'")
 
     monkeypatch.setattr("importlib.import_module", no_scipy)
-    with pytest.raises(ImportError, match=r"needs scipy.*pip install poh_ext\[experiments\]"):
+    with pytest.raises(ImportError, match=r"needs scipy.*pip install 'poh_ext\[experiments\]"):
         estimate({0: [True]})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from poh_ext.report import Results
 from poh_ext.training import benchmark, sweep, workers
@@ -85,7 +86,7 @@ def assert_same(a, b):
     names = sorted(path.name for path in (a / "weights").iterdir())
     assert names == sorted(path.name for path in (b / "weights").iterdir()) and len(names) == 2
     for name in names:
-        mine, theirs = (torch.load(folder / "weights" / name, weights_only=True)["model"] for folder in (a, b))
+        mine, theirs = (load_file(folder / "weights" / name) for folder in (a, b))
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
     assert not (b / "checkpoints").exists()
 
@@ -124,8 +125,7 @@ def test_a_stopped_sweep_writes_a_checkpoint_and_goes_on_without_ray(serial, tmp
     steps = [int(path.stem.removeprefix("step-")) for path in (tmp_path / "checkpoints" / "poh-seed42").iterdir()]
     assert 5 <= max(steps) == log.read_bytes().count(b"\n") < 450  # the last step taken, not the last epoch
     assert benchmark.run_benchmark(dataclasses.replace(config, ray="off", resume=True)) == 0
-    weights = [torch.load(folder / "weights" / "poh-seed42.pt", weights_only=True)["model"]
-               for folder in (serial, tmp_path)]
+    weights = [load_file(folder / "weights" / "poh-seed42.safetensors") for folder in (serial, tmp_path)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 

@@ -18,6 +18,7 @@ import torch
 
 import poh_ext
 from poh_ext._files import write_atomically
+from poh_ext._optional import MissingPackage
 from poh_ext.bench import machine
 from poh_ext.bench.case import OURS, Case
 from poh_ext.bench.cases import GROUPS
@@ -153,9 +154,14 @@ def main(arguments: list[str] | None = None) -> int:
           f"matrix product {flop_rate() / 1e9:.0f} GFLOP/s")
     records = []
     seconds, rounds = (0.3, 3) if options.quick else (options.seconds, 5)
-    for _, _, build in cases:
+    for group, size, build in cases:
         torch.compiler.reset()
-        records.append(measure(build(), options.device, seconds, bandwidth, flop_rate, rounds))
+        try:
+            case = build()
+        except MissingPackage as error:
+            print(f"\n{group} {size}\n  not timed: {error}")
+            continue
+        records.append(measure(case, options.device, seconds, bandwidth, flop_rate, rounds))
         show(records[-1])
     if options.json:
         write_atomically(options.json, json.dumps({"machine": facts, "cases": records}, indent=1).encode())

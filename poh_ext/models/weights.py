@@ -1,68 +1,103 @@
 """Files of trained planners: what to build, its weights, and plain notes on where they come from.
 
-A file is an archive of tensors and plain values (`torch.load(path, weights_only=True)`), a few kB larger than its
-weights, and checked when it is read.
+A file is safetensors (https://huggingface.co/docs/safetensors): any reader of the format gets the tensors, under the
+names of the planner's state_dict; the rest is JSON in its metadata under "poh_ext". It is checked when it is read.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from poh_ext._files import read_archive, write_atomically
+from poh_ext._files import write_atomically
+from poh_ext._optional import require
 from poh_ext.models.planners import BaselinePlanner, PoHPlanner
 
-__all__ = ["FORMAT", "VERSION", "load", "save"]
+__all__ = ["VERSION", "load", "save"]
 
-FORMAT = "poh_ext planner weights"
-VERSION = 2
+KEY = "poh_ext"  # one entry of the metadata, because the order of several would not be the same in every file
+VERSION = 3
 PLANNERS = {cls.__name__: cls for cls in (BaselinePlanner, PoHPlanner)}
 
 
 def save(path: str | Path, model: nn.Module, *, size: int | tuple[int, int], options: dict[str, Any],
          notes: dict[str, Any]) -> Path:
-    """Write a planner in one step.
+    """Write a planner in one step. Needs safetensors (the extra `experiments`).
 
     Args:
         path: its folder is made.
         model: a BaselinePlanner or PoHPlanner.
         size, options: `type(model)(size, **options)` is a planner of this shape.
-        notes: plain values: what it was trained on, versions, accuracy.
+        notes: what JSON can hold: what it was trained on, versions, accuracy.
 
     Raises:
-        ValueError: the model is no planner.
+        ValueError: the model is no planner. ImportError: safetensors is missing.
     """
     name = type(model).__name__
     if PLANNERS.get(name) is not type(model):
         raise ValueError(f"model must be a {' or '.join(PLANNERS)}, got {name}")
-    record = {"format": FORMAT, "version": VERSION, "planner": name, "size": size, "options": options, "notes": notes,
-              "model": {key: tensor.cpu() for key, tensor in model.state_dict().items()}}
-    return write_atomically(path, lambda file: torch.save(record, file))
+    weights = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    record = {"version": VERSION, "planner": name, "size": size, "options": options, "notes": notes,
+              "sha256": _digest(weights)}
+    return write_atomically(path, require("safetensors.torch").save(weights, {KEY: json.dumps(record)}))
 
 
 def load(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """(planner in eval mode on the CPU, notes).
+    """(planner in eval mode on the CPU, notes). Needs safetensors (the extra `experiments`).
 
     Raises:
-        FileNotFoundError: no such file. ValueError: it is damaged or holds no weights of this format.
+        FileNotFoundError: no such file. ValueError: it is damaged or holds no planner. ImportError: safetensors is
+            missing.
 
     Example:
-        >>> model, notes = load("experiments/results/solve/weights/poh-seed42.pt")
+        >>> model, notes = load("experiments/results/solve/weights/poh-seed42.safetensors")
         >>> table = model.policy(tasks.mazes, tasks.start, tasks.goal, passes=200)      # [B, N, 4]
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        record = read_archive(path, FORMAT, VERSION)
+        record, weights = _read(path)
         with torch.device("meta"):
-            model = PLANNERS[record["planner"]](record["size"], **record["options"])
-        model.load_state_dict(record["model"], assign=True)
+            model = PLANNERS[record["planner"]](_size(record["size"]), **record["options"])
+        model.load_state_dict(weights, assign=True)
         return model.eval(), record["notes"]
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
     except (KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{path} is of another planner: {str(error).splitlines()[0]}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    safetensors = require("safetensors")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            record = json.loads((file.metadata() or {}).get(KEY, "null"))
+            # Copies, because the tensors of the file are its pages, which change when it is overwritten.
+            weights = {key: file.get_tensor(key).clone() for key in file.keys()}
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"is damaged or no safetensors file: {error}") from error
+    if not isinstance(record, dict) or "version" not in record:
+        raise ValueError(f"holds no planner: its metadata has no {KEY!r}")
+    if record["version"] != VERSION:
+        raise ValueError(f"has version {record['version']!r}; this poh_ext reads {VERSION}")
+    if record["sha256"] != _digest(weights):
+        raise ValueError("is damaged: the checksum of its weights is wrong")
+    return record, weights
+
+
+def _size(size: int | list[int]) -> int | tuple[int, int]:
+    return tuple(size) if isinstance(size, list) else size
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
+    """Of the weights in the order of their names: safetensors itself does not notice flipped bits."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(weights[name].flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -10,7 +10,7 @@ import io
 import math
 from typing import TYPE_CHECKING
 
-from poh_ext.report._optional import require
+from poh_ext._optional import require
 from poh_ext.report.results import write_atomically
 
 if TYPE_CHECKING:

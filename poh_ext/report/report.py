@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from poh_ext.report._optional import require
+from poh_ext._optional import require
 from poh_ext.report.contents import contents, title_of
 from poh_ext.report.document import markdown
 from poh_ext.report.figures import save_png

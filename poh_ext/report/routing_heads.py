@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from poh_ext.report._optional import require
+from poh_ext._optional import require
 from poh_ext.report.document import Block, Grid, Heading, Paragraph
 from poh_ext.report.figures import STYLES, legend, panels
 from poh_ext.report.results import Results, label

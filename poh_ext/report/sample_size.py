@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from poh_ext.report._optional import require
+from poh_ext._optional import require
 
 __all__ = ["mazes_needed", "seeds_needed"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from poh_ext.report._optional import require
+from poh_ext._optional import require
 from poh_ext.report.figures import legend, new_figure, parameter_axis, percent_top, style_of
 from poh_ext.report.grouping import chance_rows, group_rows, sizes, unchanged
 from poh_ext.report.results import Results, label

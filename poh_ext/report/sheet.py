@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from poh_ext.report._optional import require
+from poh_ext._optional import require
 from poh_ext.report.figures import new_figure
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from poh_ext.report._optional import require
+from poh_ext._optional import require
 from poh_ext.report.results import Results, Row, label
 from poh_ext.report.sample_size import mazes_needed, seeds_needed
 

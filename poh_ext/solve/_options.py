@@ -8,9 +8,8 @@ import os
 from pathlib import Path
 
 from poh_ext.models.without_graph import SETTLED
-from poh_ext.report._optional import require
 
-__all__ = ["at_least", "needs", "tolerance", "weights", "writable"]
+__all__ = ["at_least", "tolerance", "weights", "writable"]
 
 
 def tolerance(parser: argparse.ArgumentParser) -> None:
@@ -34,13 +33,6 @@ def weights(parser: argparse.ArgumentParser) -> None:
 def writable(parser: argparse.ArgumentParser, name: str, path: Path | None) -> None:
     if path and not (path.absolute().parent.is_dir() and os.access(path.absolute().parent, os.W_OK)):
         parser.error(f"{name} {path}: its folder does not exist or cannot be written to")
-
-
-def needs(parser: argparse.ArgumentParser, module: str) -> None:
-    try:
-        require(module)
-    except ImportError as error:
-        parser.error(str(error))
 
 
 def at_least(least: int):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from poh_ext._files import write_atomically
-from poh_ext.report._optional import require
+from poh_ext._optional import require
 from poh_ext.rollout import Rollout, best_neighbors
 from poh_ext.solve import picture
 from poh_ext.solve.picture import GOAL, PAPER, START, WALKED, WALL, Layout

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 
+from poh_ext._optional import MissingPackage, require
 from poh_ext.mazes import GENERATORS, generate_mazes
 from poh_ext.rollout import greedy_rollout, solved_exactly
-from poh_ext.solve._options import at_least, needs, tolerance, weights, writable
+from poh_ext.solve._options import at_least, tolerance, weights, writable
 from poh_ext.solve.animation import animate, passes_shown, save_gif
 from poh_ext.solve.evaluate import states_after
 from poh_ext.solve.evaluate_cli import evaluate
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     try:
         return commands.get(name, _demo)(parser, rest)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, MissingPackage) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -64,7 +65,7 @@ def _demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     writable(parser, "--png", options.png)
     writable(parser, "--gif", options.gif)
     if options.png or options.gif:
-        needs(parser, "PIL.Image")
+        require("PIL.Image")
     model, recipe, _ = load(options.weights)
     task = _corner_to_corner(options.size, options.algorithm, options.seed)
     passes = options.passes or task.mazes.n_cells

@@ -1,6 +1,6 @@
 """`python -m poh_ext solve evaluate`: what share of held-out mazes a planner solves exactly, over passes.
 
-    python -m poh_ext solve evaluate --weights my.pt --passes 0.5 1 2 5 10 --plot passes.png --json passes.json
+    python -m poh_ext solve evaluate --weights my.safetensors --passes 0.5 1 2 5 10 --plot passes.png --json passes.json
     python -m poh_ext solve evaluate --mazes 20:30:200 --algorithm dfs wilson prim kruskal percolation
     python -m poh_ext solve evaluate --mazes 20:90:200 --start any dead-end corridor junction
 
@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from poh_ext._optional import require
 from poh_ext.mazes import GENERATORS
-from poh_ext.solve._options import needs, tolerance, weights, writable
+from poh_ext.solve._options import tolerance, weights, writable
 from poh_ext.solve.outcomes import DEFAULT_SETS, MazeSet, Outcome, measure, save_json
 from poh_ext.solve.table import lines
 from poh_ext.solve.weights import load
@@ -62,10 +63,10 @@ def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     writable(parser, "--json", options.json)
     writable(parser, "--plot", options.plot)
-    needs(parser, "scipy.stats")
-    needs(parser, "tqdm")
+    require("scipy.stats")
+    require("tqdm")
     if options.plot:
-        needs(parser, "matplotlib.figure")
+        require("matplotlib.figure")
     model, recipe, notes = load(options.weights)
     factors, outcomes = list(dict.fromkeys(options.passes)), []
 

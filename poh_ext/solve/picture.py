@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from poh_ext._files import write_atomically
+from poh_ext._optional import require
 from poh_ext.mazes import MazeBatch
-from poh_ext.report._optional import require
 from poh_ext.tasks import MazeTasks
 
 if TYPE_CHECKING:

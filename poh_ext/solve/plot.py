@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from poh_ext.report._optional import require
+from poh_ext._optional import require
 from poh_ext.report.figures import legend, new_figure, style_by_turn
 from poh_ext.report.statistics import estimate
 from poh_ext.solve.outcomes import Outcome

@@ -12,7 +12,7 @@ from poh_ext.solve.recipe import Recipe
 
 __all__ = ["SHIPPED", "load"]
 
-SHIPPED = Path(__file__).parent  # <name>.pt, built by `make solve`
+SHIPPED = Path(__file__).parent  # <name>.safetensors, built by `make solve`
 NAMES = ("baseline", "poh")
 
 
@@ -25,13 +25,13 @@ def load(source: str | Path) -> tuple[torch.nn.Module, Recipe, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: no such file. ValueError: it is damaged, holds no weights of this format, or its notes do not
-            say what it was trained on.
+            say what it was trained on. ImportError: safetensors (the extra `experiments`) is missing.
 
     Example:
         >>> model, recipe, notes = load("poh")
         >>> table = model.policy(tasks.mazes, tasks.start, tasks.goal, passes=200)      # [B, N, 4], mazes of any size
     """
-    path = SHIPPED / f"{source}.pt" if str(source) in NAMES else Path(source)
+    path = SHIPPED / f"{source}.safetensors" if str(source) in NAMES else Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; --save-weights of the benchmark programs writes weights")
     model, notes = load_planner(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from poh_ext._optional import require
 from poh_ext.report import Results, describe_environment
 from poh_ext.training.announce import print_estimate, warnings_of, without_misfits
 from poh_ext.training.board import require_tensorboard
@@ -177,7 +178,7 @@ def run_benchmark(config: BenchmarkConfig) -> int:
     the same options goes on from there.
 
     Raises:
-        ConfigError: before any work, for options that cannot be run.
+        ConfigError: before any work, for options that cannot be run. ImportError, too: what they need is missing.
     """
     config.validate()
     choose_device(config)
@@ -185,6 +186,8 @@ def run_benchmark(config: BenchmarkConfig) -> int:
         require_tensorboard()
     if config.ray != "off":
         require_ray()
+    if config.save_weights:
+        require("safetensors.torch")
     rows = planned_rows(config)  # raises where no PoH of the baseline's size exists
     started = time.perf_counter()
     with StopSignals() as stop, joined(config) as workers:

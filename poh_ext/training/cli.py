@@ -8,6 +8,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from poh_ext._optional import MissingPackage
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.presets import with_presets
 from poh_ext.training.validation import flag
@@ -72,7 +73,7 @@ def main(config_type: type[BenchmarkConfig], arguments: Sequence[str] | None = N
             raise
         print(f"error: {error.name} is not installed; pip install 'poh_ext[experiments]' brings it", file=sys.stderr)
         return 2
-    except ConfigError as error:
+    except (ConfigError, MissingPackage) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # a second Ctrl-C, or one before the run began

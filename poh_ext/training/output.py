@@ -22,7 +22,7 @@ FOLDERS = {  # name -> (this program's files in it, what they are)
     "checkpoints": ("*/*step-*", "of what is being trained: the same command goes on from them"),
     "logs": ("*.jsonl", "one JSON object per training step and validation"),
     "tensorboard": ("*/events.out.tfevents.*", "shown by tensorboard --logdir"),
-    "weights": ("*.pt", "of the trained planners"),
+    "weights": ("*.safetensors", "of the trained planners"),
 }
 
 

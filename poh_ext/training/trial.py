@@ -6,7 +6,6 @@ It depends on what it is given alone, so that it may run in another process or b
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -159,8 +158,8 @@ def _save_weights(model: torch.nn.Module, planned: PlannedRow, outcome: Outcome,
              "optimal": sum(row.optimal) / len(row.optimal),
              **({"exact": sum(row.exact) / len(row.exact)} if row.exact else {}), "precision": place.precision,
              "threads": torch.get_num_threads(), "versions": plain(environment.get("versions", {}))}
-    save(place.folder / "weights" / f"{trial_name(planned, row.seed)}.pt", model, size=planned.config.maze_size,
-         options=planned.options, notes=json.loads(json.dumps(notes)))
+    path = place.folder / "weights" / f"{trial_name(planned, row.seed)}.safetensors"
+    save(path, model, size=planned.config.maze_size, options=planned.options, notes=notes)
 
 
 def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training, model) -> Row:
