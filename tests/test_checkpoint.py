@@ -28,11 +28,11 @@ TINY = {"train": 10, "test": 6, "epochs": 3, "maze_size": 5, "batch_size": 4, "d
         "depth": 1, "R": 2, "warmup_steps": 2, "lr": 1e-2, "route_ent_weight": 0.01, "device": "cpu",
         "precision": "float32"}  # 3 epochs of 3 steps, the last one of 2 mazes
 # All that --preset solve switches on, and deep supervision.
-SOLVE = {"train": "online", "steps_per_epoch": 3, "train_sizes": (3, 5), "supervision": "all", "train_R": (2, 4),
-         "train_R_growth": 9, "grad_passes": 3, "R": 8, "ema": 0.99, "deep_supervision": 2, "weight_decay": 0.1,
-         "d_model": 16, "d_ff": 24, "dropout": 0.1, "cell_features": 6, "valid_heads": 3, "norm": "post",
-         "head": "moves", "positions": "none", "reinject": "on", "residual": "none", "route_scale": "heads",
-         "parity": "none"}
+SOLVE = {"train": "online", "steps_per_epoch": 3, "train_sizes": (3, 4), "train_sizes_growth": 6,
+         "supervision": "all", "train_R": (2, 4), "train_R_growth": 9, "grad_passes": 3,
+         "R": 8, "ema": 0.99, "deep_supervision": 2, "weight_decay": 0.1, "d_model": 16, "d_ff": 24, "dropout": 0.1,
+         "cell_features": 6, "valid_heads": 3, "norm": "post", "head": "moves", "positions": "none",
+         "reinject": "on", "residual": "none", "route_scale": "heads", "parity": "none"}
 VALIDATED = {**SOLVE, "validate_every": 2, "validation": 4}
 ME = {"experiment": "a test", "parts": {"row": "poh"}, "config": {"lr": 1e-3}, "environment": {"device": "cpu"}}
 pytestmark = pytest.mark.usefixtures("one_thread")

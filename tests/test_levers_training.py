@@ -46,6 +46,10 @@ def test_every_lever_acts_on_the_training(changes):
     assert train(small())[1] != train(small(**changes))[1]
 
 
+def test_the_growth_of_the_sizes_acts_on_the_training():
+    assert train(small(train_sizes=(3, 4)))[1] != train(small(train_sizes=(3, 4), train_sizes_growth=6))[1]
+
+
 def test_the_average_and_the_passes_at_test_act_on_the_evaluation():
     (plain, losses), (averaged, same) = train(small(ema=0.0)), train(small(ema=0.9))
     assert losses == same  # what is trained is the same

@@ -151,6 +151,9 @@ def test_weights_are_not_promised_where_they_cannot_be_written(tmp_path, monkeyp
     ({"tolerance": float("nan")}, "--tolerance nan"),
     ({"tolerance": float("inf")}, "--tolerance inf"),
     ({"train_sizes": (1, 4), **MOVES}, "--train-sizes 1 4: must be the lowest and the highest, from 2 to 256"),
+    ({"train_sizes_growth": 9, **MOVES}, "--train-sizes-growth 9: needs --train-sizes, whose highest grows"),
+    ({"train_sizes": (3, 5), "train_sizes_growth": 4, **MOVES}, "--train-sizes-growth 4: must be from the highest of "
+     "--train-sizes, 5, to 256"),
     ({"train_sizes": (3, 4), **MOVES, "train": 8}, "--train-sizes 3 4: needs --train online"),
     ({"train_sizes": (3, 4), **MOVES, "head": "cells"}, "--train-sizes 3 4: needs --head moves"),
     ({"train_sizes": (3, 4), **MOVES, "positions": "absolute"}, "--train-sizes 3 4: needs --positions none"),
@@ -215,6 +218,21 @@ def test_passes_grow_between_a_fifth_and_three_fifths_of_the_run():
     assert all(a <= b for a, b in itertools.pairwise(spans))
     assert tiny(train_R=(4, 40)).mean_passes() == 22
     assert config.mean_passes() == pytest.approx((4 + (0.2 * 40 + 0.4 * 70 + 0.4 * 100)) / 2, abs=0.5)
+
+
+def test_sizes_grow_in_the_same_way_and_the_mazes_with_them():
+    config = tiny(**MOVES, train_sizes=(3, 4), train_sizes_growth=8, epochs=10, steps_per_epoch=10, batch_size=2,
+                  min_path=0.3)
+    config.validate()
+    spans = [config.size_range_at(step, 100) for step in range(100)]
+    assert spans[0] == spans[20] == (3, 4) and spans[40] == (3, 6) and spans[60] == spans[99] == (3, 8)
+    assert config.size_range == (3, 8)
+    batches = protocol.make_data(config, 7).batches
+    sizes = [tasks.mazes.height for tasks, _ in batches.run(0, 100)]
+    assert sizes == [batches.side(step) for step in range(100)]
+    assert max(sizes[:20]) == 4 and max(sizes[60:]) == 8 and all(a <= b[1] for a, b in zip(sizes, spans, strict=True))
+    steady = dataclasses.replace(config, train_sizes=(3, 8), train_sizes_growth=None)
+    assert sizes[60:] == [tasks.mazes.height for tasks, _ in protocol.make_data(steady, 7).batches.run(60, 100)]
 
 
 def test_each_step_draws_its_passes_and_its_size_by_itself():

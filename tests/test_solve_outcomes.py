@@ -39,6 +39,11 @@ def test_mazes_met_in_training_are_counted():
     assert seen_in_training(recipe, tasks) == expected > 0
     assert seen_in_training(recipe, data.test) == 0
     assert seen_in_training(recipe, MazeSet(4, 2, 5).tasks("dfs")) == 0
+    growing = dataclasses.replace(config, train_sizes=(2, 2), train_sizes_growth=3, min_path=0.2, epochs=1, test=20,
+                                  steps_per_epoch=10)
+    batches = [batch for batch, _ in make_data(growing, 5).batches.run(0, 10)]
+    assert {batch.mazes.height for batch in batches[:3]} == {2} and batches[-1].mazes.height == 3
+    assert seen_in_training(Recipe("poh", 5, 10, growing), batches[-1]) == 4
     fixed = dataclasses.replace(config, train=20, train_sizes=None)
     assert seen_in_training(Recipe("poh", 5, 10, fixed), make_data(fixed, 5).train) == 20
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poh_ext.training.batches import OnlineBatches, draw
+from poh_ext.training.batches import OnlineBatches
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.protocol import make_data
 
@@ -52,5 +52,5 @@ class Recipe:
         batches = make_data(self.config, self.seed).batches
         if not isinstance(batches, OnlineBatches):
             return batches.tasks.keys()
-        steps = (step for step in range(self.steps) if draw(self.seed, step, self.sizes).size == size)
+        steps = (step for step in range(self.steps) if batches.side(step) == size)
         return torch.cat([torch.zeros(0, dtype=torch.int64), *(batches.draw(step)[0].keys() for step in steps)])

@@ -80,7 +80,8 @@ class OnlineBatches:
         batch_size, per_epoch: mazes of a step, steps of an epoch.
         seed: of the training.
         exclude: int64 [m], MazeTasks.keys() of the mazes held out: test and validation mazes.
-        size: side of the mazes, or the (lowest, highest) from which each step draws it.
+        size: side of the mazes, or the (lowest, highest) from which each step draws it, or a function that says these
+            of a step.
         min_path: least number of cells on a shortest path, or a function that says it of a side.
         algorithm: one of poh_ext.GENERATORS.
         anywhere: start and goal are any two cells of any maze (the same cell, or without a way between them, too);
@@ -90,11 +91,13 @@ class OnlineBatches:
         ConfigError: by `run`: so few mazes are not held out that no batch can be made of them.
     """
 
-    def __init__(self, batch_size: int, per_epoch: int, seed: int, exclude: Tensor, *, size: int | tuple[int, int],
-                 min_path: int | Callable[[int], int], algorithm: str, anywhere: bool = False) -> None:
+    def __init__(self, batch_size: int, per_epoch: int, seed: int, exclude: Tensor, *,
+                 size: int | tuple[int, int] | Callable[[int], tuple[int, int]], min_path: int | Callable[[int], int],
+                 algorithm: str, anywhere: bool = False) -> None:
         self.batch_size, self.per_epoch, self.seed = batch_size, per_epoch, seed
         self.exclude, self.algorithm, self.anywhere = exclude, algorithm, anywhere
-        self.sizes = (size, size) if isinstance(size, int) else size
+        span = (size, size) if isinstance(size, int) else size
+        self.sizes = span if callable(span) else lambda _: span
         self.min_path = min_path if callable(min_path) else lambda _: min_path
         self.mazes_per_epoch = batch_size * per_epoch
 
@@ -109,10 +112,14 @@ class OnlineBatches:
                     coming = ahead.submit(self.draw, step + 1)
                 yield batch
 
+    def side(self, step: int) -> int:
+        """Of the mazes of the step, before any of them is made."""
+        return draw(self.seed, step, self.sizes(step)).size
+
     def draw(self, step: int, size: int | None = None) -> tuple[MazeTasks, int]:
         """(batch of the step, how many mazes were rejected because they are held out); `size` replaces the side that
         is drawn."""
-        own, _, generator = draw(self.seed, step, self.sizes)
+        own, _, generator = draw(self.seed, step, self.sizes(step))
         size, drawn = size or own, self.batch_size
         ends = torch.randint(size * size, (2, self.batch_size), generator=generator) if self.anywhere else None
         while True:

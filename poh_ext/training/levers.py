@@ -91,6 +91,9 @@ class TrainingLevers:
     train_sizes: tuple[int, int] | None = None
     """Sides of the training mazes: drawn for each step from lowest to highest [cells]; needs --train online, --head
     moves and --positions none. None: --maze-size."""
+    train_sizes_growth: int | None = None
+    """Let the highest of --train-sizes grow to this, linearly from 20 % to 60 % of the steps [cells]: a
+    curriculum. None: it stays."""
     state_noise: float = 0.0
     """Gaussian noise that training adds to the state of every cell where the passes with gradients begin, unless that
     is the first pass [standard deviation; the features of a state have about 1]. What a planner has found out must
@@ -110,11 +113,11 @@ class TrainingLevers:
         """Lowest and highest number of passes that step `step` (from 0) may draw."""
         if self.train_R is None:
             return self.R, self.R
-        low, high = self.train_R
-        if self.train_R_growth is not None:
-            grown = min(max((step / total_steps - 0.2) / 0.4, 0.0), 1.0)
-            high = round(high + grown * (self.train_R_growth - high))
-        return low, high
+        return _grown(self.train_R, self.train_R_growth, step / total_steps)
+
+    def size_range_at(self, step: int, total_steps: int) -> tuple[int, int]:
+        """Smallest and largest side that step `step` (from 0) may draw."""
+        return _grown(self.train_sizes or self.size_range, self.train_sizes_growth, step / total_steps)
 
     def most_passes(self) -> int:
         """That a step may draw, over a whole training."""
@@ -131,9 +134,18 @@ class TrainingLevers:
 
     @property
     def size_range(self) -> tuple[int, int]:
-        """Smallest and largest side of the training mazes."""
-        return self.train_sizes or (self.maze_size, self.maze_size)
+        """Smallest and largest side of the training mazes, over the whole training."""
+        low, high = self.train_sizes or (self.maze_size, self.maze_size)
+        return low, self.train_sizes_growth or high
 
     @property
     def test_passes(self) -> int:
         return self.R if self.test_R == "R" else self.test_R
+
+
+def _grown(span: tuple[int, int], to: int | None, progress: float) -> tuple[int, int]:
+    """`span`, its highest grown towards `to` after this share of the steps."""
+    low, high = span
+    if to is not None:
+        high = round(high + min(max((progress - 0.2) / 0.4, 0.0), 1.0) * (to - high))
+    return low, high

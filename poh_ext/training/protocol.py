@@ -71,11 +71,13 @@ def make_data(config: BenchmarkConfig, seed: int) -> Data:
         test = _sample(config, "test", config.test, seed + TEST_SEED_OFFSET, None)
         validation = _validation(config, seed, test.keys())
         held_out = test.keys() if validation is None else torch.cat([test.keys(), validation.keys()])
-        online = OnlineBatches(config.batch_size, config.steps_per_epoch, seed, held_out, size=config.size_range,
+        online = OnlineBatches(config.batch_size, config.steps_per_epoch, seed, held_out,
+                               size=lambda step: config.size_range_at(step, config.total_steps(0)),
                                min_path=config.min_path_at, algorithm=config.algorithm,
                                anywhere=config.supervision == "all")
-        low, high = config.size_range
-        middling = round(math.sqrt(sum(size**2 for size in range(low, high + 1)) / (high - low + 1)))
+        spans = [config.size_range_at(step, 100) for step in range(100)]
+        means = [sum(size**2 for size in range(low, high + 1)) / (high + 1 - low) for low, high in spans]
+        middling = round(math.sqrt(sum(means) / len(means)))
         return Data(online.draw(0, middling)[0], test, online, config.epochs * online.mazes_per_epoch, validation)
     train = _sample(config, "train", config.train, seed, None)
     test = _sample(config, "test", config.test, seed + TEST_SEED_OFFSET, train.keys())

@@ -109,15 +109,14 @@ def _check_training(config) -> None:
         if value is not None and not (len(value) == 2 and least <= value[0] <= value[1] <= most):
             raise ConfigError(f"{flag(name)} {_words(value)}: must be the lowest and the highest, from {least} to "
                               f"{most}")
+        growth, to = f"{name}_growth", getattr(config, f"{name}_growth")
+        if to is not None and value is None:
+            raise ConfigError(f"{flag(growth)} {to}: needs {flag(name)}, whose highest grows")
+        if to is not None and not value[1] <= to <= most:
+            raise ConfigError(f"{flag(growth)} {to}: must be from the highest of {flag(name)}, {value[1]}, to {most}")
     for name in ("train_R", "test_R"):
         if config.R == 1 and getattr(config, name) not in (None, "R"):
             raise ConfigError(f"--R 1 contradicts {flag(name)}: planners of one pass never run another number")
-    if config.train_R_growth is not None:
-        if config.train_R is None:
-            raise ConfigError(f"--train-R-growth {config.train_R_growth}: needs --train-R, whose highest grows")
-        if not config.train_R[1] <= config.train_R_growth <= 10_000:
-            raise ConfigError(f"--train-R-growth {config.train_R_growth}: must be from the highest of --train-R, "
-                              f"{config.train_R[1]}, to 10000")
     if config.supervision == "all" and config.head != "moves":
         raise ConfigError("--supervision all: needs --head moves")
     if config.train_sizes is not None:
