@@ -63,21 +63,22 @@ def passes_to_know(mazes: MazeBatch, goal: Tensor, *, most: int | None = None) -
     """
     distance = mazes.distances(goal).long()
     far = 1 << 30
-    needed = distance.masked_fill(distance < 0, far)
-    neighbors = mazes.neighbors()
-    neighbors = neighbors.masked_fill(neighbors < 0, mazes.n_cells).flatten(1)
-    # A column more, of what lies behind walls, is never open.
-    unfilled = F.pad(torch.ones_like(needed, dtype=torch.bool), (0, 1))
-    ends = torch.ones_like(needed, dtype=torch.bool).scatter_(1, goal[:, None], False)
-    passes = 0
-    while most is None or passes <= most:
-        ways = unfilled.gather(1, neighbors).view(*needed.shape, 4).sum(-1)
-        filled = unfilled[:, :-1] & ends & (ways <= 1)
-        if not filled.any():
-            break
-        needed = torch.where(filled & (distance >= 0), needed.clamp(max=passes), needed)
-        unfilled[:, :-1] &= ~filled
+    # From here on the cells of all mazes in one row.
+    neighbors, first = mazes.neighbors(), torch.arange(len(distance), device=goal.device) * mazes.n_cells
+    around = torch.where(neighbors < 0, -1, neighbors + first[:, None, None]).view(-1, 4)
+    ways = (around >= 0).sum(-1).index_fill_(0, goal + first, 5)  # never so few that the goal is an end
+    known = torch.full_like(ways, far)
+    filled, passes = (ways <= 1).nonzero().flatten(), 0
+    while len(filled) and (most is None or passes <= most):
+        known[filled] = passes
+        # Only a cell that has just lost a way can be a new end: some cells a pass, however large the mazes are.
+        touched = around[filled].flatten()
+        touched = touched[touched >= 0]
+        ways.index_add_(0, touched, torch.full_like(touched, -1))
+        touched = touched.unique()
+        filled = touched[(ways[touched] <= 1) & (known[touched] == far)]
         passes += 1
+    needed = torch.where(distance < 0, far, torch.minimum(distance, known.view_as(distance)))
     return needed if most is None else needed.masked_fill(needed > most, far)
 
 
