@@ -66,7 +66,7 @@ def passes_to_know(mazes: MazeBatch, goal: Tensor, *, most: int | None = None) -
     # From here on the cells of all mazes in one row.
     neighbors, first = mazes.neighbors(), torch.arange(len(distance), device=goal.device) * mazes.n_cells
     around = torch.where(neighbors < 0, -1, neighbors + first[:, None, None]).view(-1, 4)
-    ways = (around >= 0).sum(-1).index_fill_(0, goal + first, 5)  # never so few that the goal is an end
+    ways = (around >= 0).sum(-1).index_fill_(0, goal + first, 9)  # so many that the goal is never an end
     known = torch.full_like(ways, far)
     filled, passes = (ways <= 1).nonzero().flatten(), 0
     while len(filled) and (most is None or passes <= most):
