@@ -112,11 +112,12 @@ def test_a_short_run_of_the_preset_learns_and_says_what_its_rows_are(tmp_path, c
     assert "(--quick --preset solve)" in capsys.readouterr().out
 
 
-def test_weights_are_not_promised_where_they_cannot_be_written(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("module", ["safetensors.torch", "scipy.stats", "matplotlib.figure", "tyro"])
+def test_a_missing_package_is_named_before_any_work(module, tmp_path, monkeypatch, capsys):
     pytest.importorskip("tyro")
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    monkeypatch.setitem(sys.modules, module, None)
     assert cli.main(Benchmark12x12Config, ["--quick", "--save-weights", "--output", str(tmp_path / "run")]) == 2
-    assert "needs safetensors" in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert f"needs {module.split('.')[0]}" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 # -- what is refused, and what is told ---------------------------------------------------------------------------

@@ -186,8 +186,9 @@ def run_benchmark(config: BenchmarkConfig) -> int:
         require_tensorboard()
     if config.ray != "off":
         require_ray()
-    if config.save_weights:
-        require("safetensors.torch")
+    reported = [] if config.dry_run else ["scipy.stats", "matplotlib.figure"]
+    for module in reported + ["safetensors.torch"] * config.save_weights:
+        require(module)
     rows = planned_rows(config)  # raises where no PoH of the baseline's size exists
     started = time.perf_counter()
     with StopSignals() as stop, joined(config) as workers:

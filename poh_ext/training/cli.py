@@ -8,7 +8,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from poh_ext._optional import MissingPackage
+from poh_ext._optional import MissingPackage, require
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.presets import with_presets
 from poh_ext.training.validation import flag
@@ -22,8 +22,7 @@ def parse(config_type: type[BenchmarkConfig], arguments: Sequence[str], *, progr
 
     Raises SystemExit with code 2 for flags that are unknown or not of their type, 0 after --help.
     """
-    import tyro
-
+    tyro = require("tyro")
     defaults = with_presets(config_type(), quick="--quick" in arguments, preset=_preset(arguments))
     return tyro.cli(config_type, args=split_lists(config_type, arguments), default=defaults, prog=program,
                     description=config_type.__doc__)
@@ -68,11 +67,6 @@ def main(config_type: type[BenchmarkConfig], arguments: Sequence[str] | None = N
         from poh_ext.training.benchmark import run_benchmark
 
         return run_benchmark(config)
-    except ModuleNotFoundError as error:
-        if error.name not in ("tyro", "tqdm", "matplotlib", "scipy"):
-            raise
-        print(f"error: {error.name} is not installed; pip install 'poh_ext[experiments]' brings it", file=sys.stderr)
-        return 2
     except (ConfigError, MissingPackage) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

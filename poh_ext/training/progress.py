@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import time
 
-from tqdm import tqdm
+from poh_ext._optional import require
 
 __all__ = ["Progress"]
+
+tqdm = require("tqdm").tqdm
 
 
 class Progress:
