@@ -1,7 +1,8 @@
 // Every operator schema of poh_ext, and the Python module itself (what was built, and how).
 // Kernels register themselves for these schemas in csrc/cpu/<op>.cpp; Python meets them in poh_ext/ops/.
-#include <pybind11/pybind11.h>
 #include <torch/csrc/stable/library.h>
+
+#include "python_module.h"
 
 STABLE_TORCH_LIBRARY(poh_ext, m) {
   m.def(
@@ -74,22 +75,6 @@ STABLE_TORCH_LIBRARY(poh_ext, m) {
       "Tensor? weights, float temperature) -> Tensor");
 }
 
-#define POH_STRING_(x) #x
-#define POH_STRING(x) POH_STRING_(x)
-
-PYBIND11_MODULE(POH_MODULE, m) {
-  m.doc() = "C++ kernels of poh_ext";
-  m.def("build_info", [] {
-    pybind11::dict info;
-    info["module"] = POH_STRING(POH_MODULE);
-    info["cpu_capability"] = POH_CAPABILITY;
-    info["torch_built_against"] = POH_TORCH_BUILT;
-    info["schemas"] = POH_SCHEMAS;
-#if defined(__VERSION__)
-    info["compiler"] = __VERSION__;
-#elif defined(_MSC_VER)
-    info["compiler"] = "MSVC " POH_STRING(_MSC_VER);
-#endif
-    return info;
-  });
-}
+POH_PYTHON_MODULE(POH_MODULE, "C++ kernels of poh_ext", {"module", POH_STRING(POH_MODULE)},
+                  {"cpu_capability", POH_CAPABILITY}, {"torch_built_against", POH_TORCH_BUILT},
+                  {"schemas", POH_SCHEMAS}, {"compiler", POH_COMPILER})

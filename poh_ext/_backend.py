@@ -19,8 +19,7 @@ import torch
 __all__ = ["backend_info", "has_kernel"]
 
 _CHOICES = ("auto", "reference", "cpu", "cuda")
-# Best first. torch's own capability is the authority: it honours ATEN_CPU_CAPABILITY and checks the OS too.
-_MODULES = {"AVX512": ("_C_avx512", "_C_avx2", "_C"), "AVX2": ("_C_avx2", "_C")}
+_MODULES = {"DEFAULT": "_C", "AVX2": "_C_avx2", "AVX512": "_C_avx512"}  # each CPU level runs those before it, too
 
 
 def _build_status(key: str) -> str:
@@ -48,21 +47,49 @@ def _is_stale(module) -> bool:
     return source.exists() and hashlib.sha256(source.read_bytes()).hexdigest() != module.build_info()["schemas"]
 
 
+def _cpu_level() -> str:
+    """The best of _MODULES that this CPU and its operating system can run, whatever torch was told."""
+    try:
+        return _import_own("_cpu_level").build_info()["level"]
+    except ImportError:
+        return "DEFAULT"  # it is built with the modules of the other levels
+
+
+def _levels(wanted: str, can_run: str) -> tuple[list[str], str]:
+    """The levels to try, best first, and what to tell the user if that is less than torch was told to use.
+
+    torch takes ATEN_CPU_CAPABILITY at its word; loading code that the CPU cannot run would end the process (SIGILL).
+    """
+    order = list(_MODULES)
+    wanted = wanted if wanted in order else "DEFAULT"  # another architecture's levels: one module serves them all
+    best = min(order.index(wanted), order.index(can_run))
+    note = ""
+    if order[best] != wanted:
+        note = (f"torch was told to use {wanted} (ATEN_CPU_CAPABILITY), which this CPU cannot run; poh_ext uses its "
+                f"{order[best]} kernels, and torch itself may end with an illegal instruction")
+    return order[best::-1], note
+
+
 def _load():
-    """Import the best module this CPU runs; return (module or None, reason it is None)."""
+    """Import the best module this CPU runs; return (module or None, reason it is None, notes for the user)."""
     reasons = []
-    for name in _MODULES.get(torch.backends.cpu.get_cpu_capability(), ("_C",)):
+    levels, note = _levels(torch.backends.cpu.get_cpu_capability(), _cpu_level())
+    notes = [note] if note else []
+    for name in map(_MODULES.get, levels):
         try:
             module = _import_own(name)
-            if _is_stale(module):
-                return None, f"{name} was built from another csrc/ops.cpp: build again (make install)"
-            return module, ""
         except ModuleNotFoundError:
-            continue  # this capability was not built
+            continue  # this level was not built
         except ImportError as error:
             reasons.append(f"{name}: {error}")
+            continue
+        if _is_stale(module):
+            return None, f"{name} was built from another csrc/ops.cpp: build again (make install)", notes
+        if reasons:
+            notes.append(f"{name} serves, because a faster module cannot be loaded: {'; '.join(reasons)}")
+        return module, "", notes
     built = _build_status("reason") or "no compiled module is installed (POH_EXT_SKIP_BUILD=1, or run from source)"
-    return None, "; ".join(reasons) or built
+    return None, "; ".join(reasons) or built, notes
 
 
 def _load_cuda():
@@ -79,6 +106,8 @@ def _load_cuda():
     except ModuleNotFoundError:
         return None, _build_status("cuda_reason") or "not built (POH_EXT_CUDA=0, or no nvcc when poh_ext was built)"
     except ImportError as error:
+        _notes.append(f"the CUDA kernels were built, but cannot be loaded, so the PyTorch reference serves CUDA tensors, "
+                      f"slower: {error}")
         return None, f"_C_cuda: {error}"
 
 
@@ -92,7 +121,7 @@ _requested = os.environ.get("POH_EXT_BACKEND", "auto")
 if _requested not in _CHOICES:
     raise ImportError(f"POH_EXT_BACKEND={_requested!r} is unknown; accepted: {', '.join(_CHOICES)}")
 
-_module, _reason = (None, "POH_EXT_BACKEND=reference") if _requested == "reference" else _load()
+_module, _reason, _notes = (None, "POH_EXT_BACKEND=reference", []) if _requested == "reference" else _load()
 _build = _module.build_info() if _module is not None else {}
 _cuda_module, _cuda_reason = _load_cuda()
 _kernels = {"cpu": _registered("CPU")} if _module is not None else {}
@@ -114,14 +143,25 @@ if _requested == "auto" and _module is None:
         RuntimeWarning,
         stacklevel=2,
     )
+for _note in _notes:
+    warnings.warn(f"poh_ext: {_note}", RuntimeWarning, stacklevel=2)
+_silent_about_cuda = _requested == "reference" or bool(_notes)
 
 
 def has_kernel(device: torch.device, op: str | None = None) -> bool:
     """True if compiled kernels serve tensors on `device`; the PyTorch reference serves all others.
 
+    The first CUDA tensor that the reference serves is said once.
     op: the name of an op of poh_ext that not every compiled backend has.
     """
-    return device.type in _kernels and (op is None or op in _kernels[device.type])
+    global _silent_about_cuda
+    if device.type in _kernels:
+        return op is None or op in _kernels[device.type]
+    if device.type == "cuda" and not _silent_about_cuda and not torch.compiler.is_compiling():
+        _silent_about_cuda = True
+        reason = _cuda_reason.splitlines()[0]
+        warnings.warn(f"poh_ext: the PyTorch reference serves CUDA tensors, slower: {reason}", RuntimeWarning, stacklevel=4)
+    return False
 
 
 def backend_info() -> dict:
@@ -150,8 +190,10 @@ def backend_info() -> dict:
         "mps": "PyTorch reference" + ("" if torch.backends.mps.is_available() else " (no MPS device here)"),
         "build": dict(_build),
         "unavailable_because": _reason,
+        "notes": list(_notes),
         "torch": torch.__version__,
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_level": "not asked" if _requested == "reference" else _cpu_level(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "machine": platform.machine(),

@@ -49,13 +49,89 @@ def test_reference_never_loads_a_module():
     assert found["build"] == {} and "POH_EXT_BACKEND=reference" in found["cpu"]
 
 
+LEVELS = ["DEFAULT", "AVX2", "AVX512"]
+
+
 @built
-@pytest.mark.parametrize("capability, expected", [("default", "DEFAULT"), ("avx2", "AVX2"), ("avx512", "AVX512")])
-def test_module_follows_torch_capability(capability, expected):
-    found = info(ATEN_CPU_CAPABILITY=capability, POH_EXT_BACKEND="cpu")
-    if found["torch_cpu_capability"] != expected:
-        pytest.skip(f"torch itself runs {found['torch_cpu_capability']} on this CPU")
-    assert found["build"]["cpu_capability"] == expected
+@pytest.mark.parametrize("capability", LEVELS)
+def test_module_follows_torch_capability(capability):
+    can_run = poh_ext.backend_info()["cpu_level"]
+    if LEVELS.index(capability) > LEVELS.index(can_run):
+        pytest.skip(f"this CPU runs no more than {can_run}; the choice is tested below")
+    found = info(ATEN_CPU_CAPABILITY=capability.lower(), POH_EXT_BACKEND="cpu")
+    assert found["torch_cpu_capability"] == found["build"]["cpu_capability"] == capability
+    assert found["cpu_level"] == can_run and found["notes"] == []
+
+
+@pytest.mark.parametrize(
+    "wanted, can_run, expected",
+    [
+        ("AVX512", "AVX512", ["AVX512", "AVX2", "DEFAULT"]),
+        ("AVX512", "AVX2", ["AVX2", "DEFAULT"]),
+        ("AVX512", "DEFAULT", ["DEFAULT"]),
+        ("AVX2", "AVX512", ["AVX2", "DEFAULT"]),
+        ("AVX2", "DEFAULT", ["DEFAULT"]),
+        ("DEFAULT", "AVX512", ["DEFAULT"]),
+        ("SVE256", "DEFAULT", ["DEFAULT"]),
+    ],
+)
+def test_no_level_is_tried_that_the_cpu_cannot_run(wanted, can_run, expected):
+    levels, note = _backend._levels(wanted, can_run)
+    assert levels == expected
+    if levels[0] != wanted and wanted in LEVELS:
+        assert f"told to use {wanted}" in note and f"uses its {levels[0]} kernels" in note
+    else:
+        assert note == ""
+
+
+ANOTHER_CPU = """
+import json, sys, types
+from importlib.machinery import ModuleSpec
+stand_in = types.ModuleType("poh_ext._cpu_level")
+stand_in.build_info = lambda: {{"level": "{level}"}}
+sys.modules["poh_ext._cpu_level"] = stand_in
+import poh_ext
+print(json.dumps(poh_ext.backend_info()))
+"""
+
+
+@built
+@pytest.mark.parametrize("level", ["DEFAULT", "AVX2"])
+def test_a_cpu_that_cannot_run_what_torch_was_told_gets_its_own_best_and_hears_it_once(level):
+    """A stand-in for the flags of the CPU. On such a CPU the module asked for would end the process."""
+    if level not in LEVELS[: LEVELS.index(poh_ext.backend_info()["cpu_level"]) + 1]:
+        pytest.skip("this CPU runs less than that")
+    done = run(ANOTHER_CPU.format(level=level), ATEN_CPU_CAPABILITY="avx512", POH_EXT_BACKEND="auto")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["build"]["cpu_capability"] == level and found["cpu_level"] == level
+    assert done.stderr.count("which this CPU cannot run") == 1 and len(found["notes"]) == 1
+
+
+@built
+def test_the_level_of_this_cpu_is_what_the_system_says():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        pytest.skip("no /proc/cpuinfo here")
+    flags = next((set(line.split(":")[1].split()) for line in lines if line.startswith("flags")), set())
+    expected = "DEFAULT"
+    if {"avx2", "fma", "f16c", "bmi1", "bmi2"} <= flags:
+        wide = {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags
+        expected = "AVX512" if wide else "AVX2"
+    assert poh_ext.backend_info()["cpu_level"] == ("not asked" if os.environ.get("POH_EXT_BACKEND") == "reference"
+                                                   else expected)  # fmt: skip
+
+
+@built
+def test_a_module_that_cannot_be_loaded_is_replaced_by_the_next_and_named(tmp_path):
+    if poh_ext.backend_info()["cpu_level"] == "DEFAULT":
+        pytest.skip("this CPU has one level only")
+    shutil.copytree(PACKAGE, tmp_path / "poh_ext", ignore=shutil.ignore_patterns("__pycache__"))
+    next((tmp_path / "poh_ext").glob("_C_avx2.*")).write_bytes(b"not a shared library")
+    done = run(root=tmp_path, ATEN_CPU_CAPABILITY="avx2", POH_EXT_BACKEND="auto")
+    assert json.loads(done.stdout)["build"]["cpu_capability"] == "DEFAULT"
+    assert done.stderr.count("_C serves, because a faster module cannot be loaded: _C_avx2: ") == 1
 
 
 @built
@@ -93,6 +169,10 @@ def test_missing_cuda_kernels_repeat_the_recorded_reason(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "poh_ext", ignore=ignored)
     code = "import torch; torch.version.cuda = '13.0'; import poh_ext; print(poh_ext.backend_info()['cuda'])"
     assert "POH_EXT_CUDA=0, or no nvcc" in run(code, root=tmp_path, POH_EXT_BACKEND="auto").stdout
+    asked = "; cuda = torch.device('cuda'); print([poh_ext._backend.has_kernel(cuda) for _ in range(3)])"
+    told = run(code + asked, root=tmp_path, POH_EXT_BACKEND="auto")
+    assert told.stderr.count("the PyTorch reference serves CUDA tensors, slower: not built") == 1, told.stderr
+    assert "[False, False, False]" in told.stdout
     status = {"built": True, "reason": "", "cuda": False, "cuda_reason": "the CUDA build failed: no space left"}
     (tmp_path / "poh_ext" / "_build_status.json").write_text(json.dumps(status))
     assert "the CUDA build failed: no space left" in run(code, root=tmp_path, POH_EXT_BACKEND="auto").stdout
@@ -115,7 +195,7 @@ def test_auto_falls_back_and_says_so_once(unbuilt):
 
 def test_a_damaged_module_is_named(unbuilt):
     suffix = next(iter(_suffixes()))
-    for name in ("_C", "_C_avx2", "_C_avx512"):
+    for name in ("_cpu_level", "_C", "_C_avx2", "_C_avx512"):
         (unbuilt / "poh_ext" / f"{name}{suffix}").write_bytes(b"not a shared library")
     done = run(root=unbuilt, POH_EXT_BACKEND="cpu")
     assert done.returncode != 0 and "_C: " in done.stderr and "unavailable" in done.stderr

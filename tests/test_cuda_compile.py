@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -23,8 +22,8 @@ pytestmark = pytest.mark.skipif(NVCC is None, reason="no nvcc here: the CUDA sou
 
 @pytest.fixture(scope="module")
 def built():
-    """The module _C_cuda, built by the CMake description that pip uses, in the folder setup.py built it in if any."""
-    build = next(iter(sorted(ROOT.glob("build/temp*/cuda"))), ROOT / "build" / "cuda_compile")
+    """The module _C_cuda, built by the CMake description that pip uses."""
+    build = ROOT / "build" / "cuda_compile"
     generator = ["-GNinja"] if shutil.which("ninja", path=path()) else []
     configure = ["cmake", "-S", ROOT, "-B", build, *generator, f"-DPython_EXECUTABLE={sys.executable}",
                  "-DCMAKE_BUILD_TYPE=Release", "-DPOH_EXT_CUDA=ON", "-DPOH_EXT_CAPABILITIES=",
@@ -53,10 +52,16 @@ def test_every_source_is_compiled_for_every_architecture(built):
     assert b"sm_80" in code and b"sm_90" in code
 
 
-def test_it_needs_no_cuda_library_to_be_found(built):
-    """One build for torches of CUDA 12 and 13: the CUDA runtime is inside, only the stream is torch's."""
-    needed = subprocess.run(["readelf", "-d", built], capture_output=True, text=True, check=True).stdout
-    assert "libcuda" not in needed and "libtorch_cuda" not in needed
+def test_it_needs_torch_alone(built):
+    """One build for torches of CUDA 12 and 13: the CUDA runtime is inside, only the stream is torch's.
+
+    torch loads libtorch_cuda.so with RTLD_LOCAL: a module that does not name it as needed would not find the stream.
+    """
+    dynamic = subprocess.run(["readelf", "-d", built], capture_output=True, text=True, check=True).stdout
+    needed = {line.split("[")[1].rstrip("]") for line in dynamic.splitlines() if "(NEEDED)" in line}
+    assert {"libtorch_cpu.so", "libtorch_cuda.so"} <= needed
+    assert not [name for name in needed if name.startswith(("libcuda", "libtorch_cuda_stub"))]
+    assert "RUNPATH" not in dynamic and "RPATH" not in dynamic
 
     def symbols(library, which):
         done = subprocess.run(["nm", "-D", which, library], capture_output=True, text=True, check=True)
@@ -68,7 +73,9 @@ def test_it_needs_no_cuda_library_to_be_found(built):
 
 
 LOAD = """
-import json, sys, torch
+import ctypes, json, sys, torch
+for library in sys.argv[1:]:
+    ctypes.CDLL(library, mode=ctypes.RTLD_LOCAL)
 torch.version.cuda = torch.version.cuda or "13.0"
 import poh_ext
 from poh_ext import _backend
@@ -85,25 +92,28 @@ def package(built, tmp_path):
     if not modules:
         pytest.skip("the C++ module is not built")
     shutil.copytree(ROOT / "poh_ext", tmp_path / "poh_ext", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(built, tmp_path / "poh_ext" / f"_C_cuda{sysconfig.get_config_var('EXT_SUFFIX')}")
+    shutil.copy(built, tmp_path / "poh_ext" / built.name)
     return tmp_path
 
 
-def load(package, **env):
-    done = subprocess.run([sys.executable, "-c", LOAD], cwd=package, env={**os.environ, **env}, capture_output=True,
-                          text=True)  # fmt: skip
+def load(package, *libraries, **env):
+    done = subprocess.run([sys.executable, "-c", LOAD, *map(str, libraries)], cwd=package, env={**os.environ, **env},
+                          capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(done.stdout), done.stderr
 
 
 def test_it_registers_a_kernel_for_every_op_when_loaded(package, tmp_path):
-    """Without a GPU and without a driver: a stand-in gives the one function of libtorch_cuda.so that is called."""
-    source, stand_in = tmp_path / "stream.c", tmp_path / "libstream.so"
+    """Without a GPU and without a driver: a stand-in for libtorch_cuda.so, loaded as torch loads its own.
+
+    tests/test_cuda_torch.py does it with a real one.
+    """
+    source, stand_in = tmp_path / "stream.c", tmp_path / "libtorch_cuda.so"
     source.write_text("int aoti_torch_get_current_cuda_stream(int d, void** s) { (void)d; *s = 0; return 0; }")
-    subprocess.run([*shlex.split(os.environ.get("CC", "gcc")), "-shared", "-fPIC", source, "-o", stand_in], check=True)
-    preload = {} if torch.version.cuda else {"LD_PRELOAD": str(stand_in)}
-    found = load(package, POH_EXT_BACKEND="auto", **preload)
-    assert found["has"] == [True, True, False]
+    command = [*shlex.split(os.environ.get("CC", "gcc")), "-shared", "-fPIC", "-Wl,-soname,libtorch_cuda.so"]
+    subprocess.run([*command, source, "-o", stand_in], check=True)
+    found, said = load(package, *([] if torch.version.cuda else [stand_in]), POH_EXT_BACKEND="auto")
+    assert found["has"] == [True, True, False] and "poh_ext" not in said
     registered = {line.split('"')[1] for source in (ROOT / "csrc" / "cuda").glob("*.cu")
                   for line in source.read_text().splitlines() if 'm.impl("' in line}  # fmt: skip
     assert set(found["kernels"]) == registered and "horizon_ce" in registered
@@ -111,12 +121,14 @@ def test_it_registers_a_kernel_for_every_op_when_loaded(package, tmp_path):
     assert found["info"]["cuda"].startswith("CUDA kernels")
 
 
-def test_a_torch_without_the_symbol_is_named(package):
+def test_kernels_that_cannot_be_loaded_are_said_once_at_import(package):
     if torch.version.cuda:
-        pytest.skip("this torch has the symbol")
-    found = load(package, POH_EXT_BACKEND="auto")
+        pytest.skip("this torch has the library")
+    found, said = load(package, POH_EXT_BACKEND="auto")
     assert found["has"] == [False, False, False]
-    assert "_C_cuda: " in found["info"]["cuda"] and "aoti_torch_get_current_cuda_stream" in found["info"]["cuda"]
+    assert "_C_cuda: " in found["info"]["cuda"] and "libtorch_cuda.so" in found["info"]["cuda"]
+    assert said.count("the CUDA kernels were built, but cannot be loaded") == 1 and "libtorch_cuda.so" in said
+    assert found["info"]["notes"][0].startswith("the CUDA kernels were built, but cannot be loaded")
 
 
 def test_test_kernels_are_valid_cuda_too(tmp_path):

@@ -41,8 +41,6 @@ def unavailable() -> str:
 
 
 def _flags() -> list[str]:
-    import pybind11
-
     return [
         *("-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"),
         *("-Wno-unknown-pragmas", "-fno-math-errno", "-fno-trapping-math", f"-ffile-prefix-map={ROOT}=."),
@@ -50,7 +48,7 @@ def _flags() -> list[str]:
         *('-DPOH_CAPABILITY="CUDA emulation"', f'-DPOH_TORCH_BUILT="{torch.__version__}"'),
         f'-DPOH_SCHEMAS="{hashlib.sha256((ROOT / "csrc" / "ops.cpp").read_bytes()).hexdigest()}"',
         *(f"-I{ROOT / 'csrc'}", f"-I{HERE}", f"-isystem{Path(torch.__file__).parent / 'include'}"),
-        *(f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_paths()['include']}"),
+        f"-isystem{sysconfig.get_paths()['include']}",
     ]
 
 
