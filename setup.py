@@ -87,7 +87,8 @@ class CMakeBuild(build_ext):
         package.mkdir(parents=True, exist_ok=True)
         for old in [*package.glob("_C*.so"), *package.glob("_cpu_level*.so"), *package.glob("*.pyd")]:
             old.unlink()  # of earlier sources
-        folder = Path(self.build_temp).resolve()
+        # setuptools gives an editable build a temporary folder; this one lasts, so only what changed is compiled.
+        folder = ROOT / "build" / "editable" if self.editable_mode else Path(self.build_temp).resolve()
         self.modules = folder / "modules"
         shutil.rmtree(self.modules, ignore_errors=True)
         reason = self.attempt("C++", folder / "cpu", REQUIRE or CUDA, "the pure PyTorch fallback is installed")
