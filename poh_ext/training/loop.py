@@ -151,7 +151,7 @@ class _State:
         return time.perf_counter() - self._started
 
     def between_epochs(self, epoch: int, watchers: Sequence[Watcher], validation: Validation | None) -> None:
-        """Show the model to those who look at it, in no time of the training."""
+        """Validate the model and call the watchers; the time this takes is left out of the training time."""
         seconds, result = self.seconds(), self.result
         model = self.average.model if self.average else self.model
         if validation is not None and validation.due(epoch):
