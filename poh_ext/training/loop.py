@@ -164,7 +164,7 @@ class _State:
         self._started = time.perf_counter() - seconds
 
     def step(self, batch: MazeTasks, passes: Passes, lr: float, entropy_weight: float) -> dict[str, float]:
-        """One update; not taken where the loss is not finite."""
+        """Make one update, unless the loss is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.model.train()  # a watcher may have evaluated it
