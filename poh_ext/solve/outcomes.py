@@ -49,8 +49,8 @@ class MazeSet(NamedTuple):
         return made
 
     def tasks(self, algorithm: str, start: str = "any") -> MazeTasks:
-        """The tasks of the set on mazes of `algorithm` with that kind of `start` (see sample_tasks). Raises ValueError if
-        there are none. All kinds of start share their mazes, except mazes without such a start."""
+        """The tasks of the set on mazes of `algorithm` with that kind of `start` (see sample_tasks). Raises ValueError
+        if there are none. All kinds of start share their mazes, except mazes without such a start."""
         return sample_tasks(self.count, self.size, min_path=self.min_path, algorithm=algorithm, start=start,
                             seed=TEST_SEED + self.size)
 

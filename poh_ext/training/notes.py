@@ -10,7 +10,7 @@ __all__ = ["notes"]
 
 
 def notes(config) -> list[str]:
-    """Notes on a BenchmarkConfig, a sentence each."""
+    """Sentences about a BenchmarkConfig."""
     rows = set(config.row_names)
     poh, looped = ({name for name in rows if name.startswith("poh")}, rows - {"random", "untrained_poh", "baseline",
                                                                               "untrained_baseline"})
