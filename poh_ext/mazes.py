@@ -1,4 +1,4 @@
-"""Batches of mazes: generators, and the tensors that a planner, a loss and a plot need of a maze.
+"""Batches of mazes: generators, and what a planner, a loss and a plot need to know of a maze.
 
 A maze is a grid of H x W cells, numbered row by row. `passages` holds the directions in which each cell may be left.
 Tasks (a maze, a start and a goal) are in poh_ext.tasks.

@@ -24,8 +24,8 @@ class Rollout(NamedTuple):
     """The outcome of n walks, as `greedy_rollout` and `recondition_rollout` return it.
 
     Attributes:
-        reached: bool [n], True if the walk reached the goal.
-        optimal: bool [n], True if it did so in at most 1.05 times the moves of the shortest path.
+        reached: bool [n], the goal was reached.
+        optimal: bool [n], and in at most 1.05 x the moves of the shortest path.
         path: int64 [n, S], the cells walked, start included, padded with -1; S = max_steps + 1.
         steps: int64 [n], the number of moves made.
 

@@ -30,10 +30,10 @@ class MazeTasks:
     """n tasks on mazes of one size. `sample_tasks` makes them.
 
     Args:
-        mazes: MazeBatch of n mazes.
-        start, goal: int64 [n], a cell of each maze.
+        mazes: MazeBatch of n.
+        start, goal: int64 [n], cell indices.
         path: int64 [n, L], the cells of a shortest path from start to goal, padded with -1.
-        length: int64 [n], the number of cells on the path (one more than its moves).
+        length: int64 [n], cells on the path (one more than its moves).
 
     Raises:
         TypeError, ValueError: a field has another dtype, shape or device than described above.
