@@ -49,11 +49,11 @@ def grid_shape(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 class Planner(nn.Module):
-    """Base class of the planners. A planner keeps a state of every cell and refines it in passes over the same blocks.
+    """Base of the planners. A planner is a state of every cell, refined in passes over the same blocks.
 
-    A subclass sets `blocks` and defines four methods. `_begin(tokens)` returns the state before the first pass,
-    `_pass(state, tokens, neighbors, step, tolerance)` the state after another pass, and `_cells(state)` the cells
-    [B, N, d] of a state. `_end(state)` is called with the last state.
+    A subclass sets `blocks` and gives `_begin(tokens)`, the state before the first pass, `_pass(state, tokens,
+    neighbors, step, tolerance)`, the state after another, `_cells(state)`, its [B, N, d], and `_end(state)`, told the
+    last one.
     """
 
     def __init__(self, size, *, d_model, n_heads, d_ff, depth, passes, cell_features, maze_enc, dropout,
@@ -119,8 +119,8 @@ class Planner(nn.Module):
 
     def hidden(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None,
                grad_passes: int | None = None, tolerance: float = 0.0) -> Tensor:
-        """The state of every cell before the policy head, [B, N, d_model]. It is the `hidden` of the linear loss, whose
-        `weight` and `bias` are `model.head.weight` and `model.head.bias`. Arguments and errors: see `forward`."""
+        """State of every cell before the policy head, [B, N, d_model]: the `hidden` of the linear loss,
+        whose `weight` and `bias` are `model.head.weight` and `model.head.bias`. Arguments as in `forward`."""
         return self.hidden_passes(mazes, start, goal, after=(self.passes if passes is None else passes,),
                                   grad_passes=grad_passes, tolerance=tolerance)[0]
 
@@ -135,11 +135,11 @@ class Planner(nn.Module):
             grad_passes: None: gradients flow through all passes. n: gradients of each state flow through the n passes
                 before it. Passes that no gradient flows through run without a graph.
             tolerance: as in `forward`.
-            state_noise: standard deviation of Gaussian noise. In training mode it is added to the state of every cell
-                before each pass with gradients that follows a pass without.
+            state_noise: in training mode, Gaussian noise of this standard deviation is added to the state of every cell
+                before each pass with gradients that follows one without.
 
         Returns:
-            A list with a tensor [B, N, d_model] for each of `after`.
+            A [B, N, d_model] for each of `after`.
 
         Raises:
             TypeError, ValueError, IndexError: as in `forward`; ValueError also if `after` is empty or does not rise.
@@ -181,7 +181,7 @@ class Planner(nn.Module):
         return found
 
     def _shifted(self, state, by: Tensor):
-        """Return the state with `by` added to its cells."""
+        """The state with `by` added to its cells."""
         return state + by
 
     def _without_graph(self, state, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int],
