@@ -127,22 +127,19 @@ class Planner(nn.Module):
     def hidden_passes(self, mazes, start: Tensor, goal: Tensor, *, after: Sequence[int],
                       grad_passes: int | None = None, tolerance: float = 0.0, state_noise: float = 0.0
                       ) -> list[Tensor]:
-        """`hidden` after each of several numbers of passes of one run, for deep supervision.
+        """`hidden` after several numbers of passes of one run, for deep supervision.
 
         Args:
             mazes, start, goal: as in `forward`.
             after: rising numbers of passes; the last is how many are run.
             grad_passes: None: gradients flow through all passes. n: gradients of each state flow through the n passes
-                before it. Passes that no gradient flows through run without a graph.
+                before it. Passes before those run without a graph, so nothing before them gets a gradient.
             tolerance: as in `forward`.
             state_noise: in training mode, Gaussian noise of this standard deviation is added to the state of every cell
                 before each pass with gradients that follows one without.
 
         Returns:
             A [B, N, d_model] for each of `after`.
-
-        Raises:
-            TypeError, ValueError, IndexError: as in `forward`; ValueError also if `after` is empty or does not rise.
         """
         positive(**{f"passes ({i})" if len(after) > 1 else "passes": n for i, n in enumerate(after)})
         if not after or any(b <= a for a, b in pairwise(after)):
