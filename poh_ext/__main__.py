@@ -1,4 +1,4 @@
-"""`python -m poh_ext`: print what was built, what is used and why not more; `python -m poh_ext solve`: solve a maze."""
+"""Print what was built, what is used, and why not more. `python -m poh_ext solve --help` tells how to solve mazes."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ def main() -> int:
 
         return solve(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m poh_ext", description=__doc__)
-    parser.add_argument("--brief", action="store_true", help="one line: the backend that serves CPU tensors")
+    parser.add_argument("--brief", action="store_true", help="print one line: the backend that serves CPU tensors")
     info = poh_ext.backend_info()
     if parser.parse_args().brief:
         print(f"poh_ext {poh_ext.__version__}: {info['cpu'].splitlines()[0]}")

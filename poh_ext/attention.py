@@ -22,30 +22,31 @@ def neighbor_attention(
     key_offset: Tensor | None = None,
     value_offset: Tensor | None = None,
 ) -> Tensor:
-    """Scaled dot-product attention of every cell to itself and to its candidates, fused, forward and backward.
+    """Scaled dot-product attention of every cell to itself and to its candidates. Forward and backward are fused.
 
-    Slot 0 is the cell itself, slot c + 1 its c-th candidate j. With i's query, scores are
-    ``q_i . (k_j + key_offset[slot]) / sqrt(Dh) + bias[slot]``; their softmax over the slots that are there weighs
-    ``v_j + value_offset[slot]``. Where slots are directions (`MazeBatch.neighbors()`), the offsets are relative
-    positions in keys and values (Shaw et al., arXiv 1803.02155). Cost and memory are O(B H N C Dh); the dense form with
-    a mask is O(B H N^2 Dh).
+    Slot 0 of cell i is the cell itself, and slot c + 1 is its c-th candidate. The score of cell j in a slot is
+    ``q_i . (k_j + key_offset[slot]) / sqrt(Dh) + bias[slot]``. The softmax of the scores over all slots with a cell
+    weighs ``v_j + value_offset[slot]``. If slots are directions (`MazeBatch.neighbors()`), the offsets are relative
+    position representations (Shaw et al., arXiv 1803.02155). Cost and memory are O(B H N C Dh); the dense form with a
+    mask takes O(B H N^2 Dh).
 
     Args:
         q, k, v: [B, H, N, Dh] of one dtype, float32, float64, bfloat16 or float16. Views are read by their strides
-            (of a packed projection, `qkv.unflatten(-1, (3, H, Dh)).permute(2, 0, 3, 1, 4)`); sums run in float32
+            (of a packed projection, `qkv.unflatten(-1, (3, H, Dh)).permute(2, 0, 3, 1, 4)`). Sums run in float32
             (float64 for float64).
-        candidates: [B, N, C] int64 cell numbers, -1 for none; any list, in any order, repeats count twice.
-        bias: [H, C + 1]; key_offset, value_offset: [H, C + 1, Dh]; each of the dtype of q or, for half types, float32.
+        candidates: [B, N, C] int64 cell numbers, -1 for an empty slot. The order is free; a repeated cell counts twice.
+        bias: [H, C + 1], of the dtype of q or, for half types, float32.
+        key_offset, value_offset: [H, C + 1, Dh], of the same dtypes as bias.
 
     Returns:
-        [B, H, N, Dh] in the dtype of q, laid out as [B, N, H, Dh], so that `.transpose(1, 2).flatten(2)` is free.
-        Differentiable in q, k, v, bias, key_offset and value_offset; the same for any number of threads.
+        [B, H, N, Dh] in the dtype of q, laid out as [B, N, H, Dh], so `.transpose(1, 2).flatten(2)` copies nothing.
+        It is differentiable in q, k, v, bias, key_offset and value_offset, and the same for any number of threads.
 
     Raises:
-        TypeError: no tensor, or a dtype not named above.
-        ValueError: a shape or device that does not fit.
-        IndexError: a candidate that is neither -1 nor a cell, with its place. On CUDA only with POH_EXT_CHECKS=1,
-            because looking costs a synchronisation; else by a device assert.
+        TypeError: an argument is no tensor, or of a dtype not named above.
+        ValueError: a shape or device does not fit.
+        IndexError: a candidate is neither -1 nor a cell; the message gives its place. On CUDA this needs
+            POH_EXT_CHECKS=1, because looking costs a synchronisation; without it a device assertion stops the kernel.
 
     Example:
         >>> mazes = poh_ext.generate_mazes(8, 12)

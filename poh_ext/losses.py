@@ -23,10 +23,23 @@ __all__ = [
 ]
 
 class HorizonMetrics(NamedTuple):
-    """What ``return_metrics=True`` adds to the loss, without gradients; NaN for horizons without terms."""
+    """Metrics of each horizon, which ``return_metrics=True`` returns beside the loss. They have no gradients.
 
-    accuracy: Tensor  # [K]: the share of terms whose target has the largest logit (at horizon 1: allowed logit)
-    loss: Tensor  # [K]: the mean of the terms, without horizon_weights
+    Attributes:
+        accuracy: [K], the share of terms whose target has the largest logit (at horizon 1: the largest allowed one).
+        loss: [K], the mean of the terms, without ``horizon_weights``.
+
+    Both are float64 for float64 logits, else float32, and NaN at a horizon that has no terms.
+
+    Example:
+        >>> path = torch.tensor([[0, 1, 2, 5]])
+        >>> loss, metrics = multi_horizon_cross_entropy(torch.zeros(1, 4, 9), path, horizons=2, return_metrics=True)
+        >>> metrics.loss
+        tensor([2.1972, 2.1972])
+    """
+
+    accuracy: Tensor
+    loss: Tensor
 
 
 def multi_horizon_cross_entropy(
@@ -48,42 +61,44 @@ def multi_horizon_cross_entropy(
 ) -> Tensor | tuple[Tensor, HorizonMetrics]:
     """Cross-entropy of one sequence of logits against its targets 1, 2, ..., K steps ahead, in one pass.
 
-    Position i at horizon k is asked for ``targets[:, i + k]``; a term (i, k) exists where ``i + k < L`` and
+    The target of position i at horizon k is ``targets[:, i + k]``. A term (i, k) exists if ``i + k < L`` and
     neither its target nor its row is ``ignore_index``. All horizons of a row share one log-sum-exp.
 
     Args:
         logits: [B, N, V] float32, float64, bfloat16 or float16. Half types are accumulated in float32.
         targets: [B, L] int64, each in [0, V) or ``ignore_index``.
-        horizons: K >= 1. K may exceed L - 1: horizons without terms count for nothing.
-        rows: [B, L] int64, which of the N rows position i reads (a row may be read often), or ``ignore_index``
-            to skip the position. None: row i, and then L <= N.
+        horizons: K >= 1. K may exceed L - 1: a horizon without terms has no effect.
+        rows: [B, L] int64, the row in [0, N) that position i reads, or ``ignore_index`` to skip the position.
+            Several positions may read the same row. None: position i reads row i, which needs L <= N.
         label_smoothing: in [0, 1], the share of the target distribution spread evenly over the classes.
-        valid: [B, N, V] bool, the classes allowed at horizon 1 of each row. There, the logits of all others
-            become -1e4 and the smoothing is spread over the allowed ones; a row without any allows all.
-            Horizons 2, 3, ... see the plain logits.
-        candidates: [B, N, C] int64, the same set as a list, padded with -1. At most one of the two.
+        valid: [B, N, V] bool, the classes that each row allows at horizon 1. There, the logits of all other
+            classes become -1e4 and the smoothing is spread over the allowed ones. A row that allows no class
+            allows all. Horizons 2, 3, ... see the plain logits.
+        candidates: [B, N, C] int64, the allowed classes as a list, padded with -1. Give ``valid`` or
+            ``candidates``, not both.
         horizon_weights: [K] floats, the weight of each horizon (default 1). It gets no gradient.
-        ignore_index: as in ``F.cross_entropy``, here for targets and rows.
-        reduction: "mean": sum of weighted terms / sum of their weights. "sum": of the weighted terms.
-            "none": weighted terms, [B, L, K], 0 where skipped. "position_mean": the weighted mean, over the
-            (i, k) that occur, of the mean over the batch. Without a term (or any weight) the result is 0.
+        ignore_index: as in ``F.cross_entropy``, for targets and for rows.
+        reduction: "mean": the sum of the weighted terms over the sum of their weights. "sum": the sum of the
+            weighted terms. "none": the weighted terms, [B, L, K], 0 where a term is skipped. "position_mean": the
+            mean over the batch at each (i, k), then the weighted mean over the (i, k) that occur. If there is no
+            term (or no weight), the result is 0.
         weight: [V] floats, a weight of each class, as in ``F.cross_entropy``: "mean" divides by the weights of
             the targets (times those of the horizons), "position_mean" weights the mean over the batch by them.
         z_loss: adds ``z_loss * lse**2`` to each term (times the weight of its target), where lse is the
             log-sum-exp its softmax divides by: it keeps the normaliser near 1 (PaLM, section 5, with 1e-4).
-        softcap: replaces the logits z by ``softcap * tanh(z / softcap)`` first (Gemma 2). None: as they are.
-        return_metrics: return (loss, :class:`HorizonMetrics`), at the cost of a few compares.
+        softcap: replaces the logits z by ``softcap * tanh(z / softcap)`` first (Gemma 2). None: no cap.
+        return_metrics: return (loss, :class:`HorizonMetrics`), which costs a few comparisons.
 
     Returns:
-        A scalar, or [B, L, K] for "none". float64 for float64 logits, else float32: also for half types, as
-        ``F.cross_entropy`` does under autocast, because a loss rounded to bfloat16 has no third digit. The
-        gradient has the dtype of the logits.
+        A scalar, or [B, L, K] for "none". The dtype is float64 for float64 logits, else float32, also for half
+        types: ``F.cross_entropy`` does the same under autocast, because a loss rounded to bfloat16 has no third
+        digit. The gradient has the dtype of the logits.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong type, dtype, shape, device or range.
-        IndexError: a target, row or candidate out of range; names the first. (On CUDA only with
-            POH_EXT_CHECKS=1, because looking costs a synchronisation; else by a device assert. Under
-            torch.compile without the C++ kernels, by the bounds check of the compiled code.)
+        TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range.
+        IndexError: a target, row or candidate is out of range; the message names the first. On CUDA this needs
+            POH_EXT_CHECKS=1, because looking costs a synchronisation; without it a device assertion stops the
+            kernel. Under torch.compile without the C++ kernels the compiled code checks the bounds.
 
     Example:
         >>> logits = torch.randn(2, 9, 9, requires_grad=True)      # a policy over 9 cells, for each cell
@@ -127,25 +142,25 @@ def multi_horizon_linear_cross_entropy(
     softcap: float | None = None,
     return_metrics: bool = False,
 ) -> Tensor | tuple[Tensor, HorizonMetrics]:
-    """:func:`multi_horizon_cross_entropy` of ``F.linear(hidden, weight, bias)``, without those logits.
+    """The loss :func:`multi_horizon_cross_entropy` of ``F.linear(hidden, weight, bias)``, without forming all logits.
 
-    Only the rows that are read are multiplied, a chunk at a time; with ``horizons=1`` and ``candidates``, only by
-    the columns of the candidates. The logits [B, N, V] never exist. (The PyTorch reference, used where there are
-    no kernels, forms those that are read: [B, L, V].)
+    Only the rows that are read are multiplied by ``weight``, a chunk at a time. With ``horizons=1`` and
+    ``candidates`` they are multiplied by the candidates' columns only. The logits [B, N, V] never exist. (The
+    PyTorch reference, which serves where there are no kernels, forms the logits that are read: [B, L, V].)
 
     Args:
         hidden: [B, N, D], or [B, N, K, D] with one state per horizon (multi-token-prediction heads). float32,
             float64, bfloat16 or float16.
         weight: [V, D], of the dtype of hidden.
         bias: [V], of the dtype of hidden, or None.
-        class_weight: [V] floats, a weight of each class (``weight`` of the dense form).
+        class_weight: [V] floats, a weight of each class (named ``weight`` in the dense form).
         targets, horizons, rows, ...: as in :func:`multi_horizon_cross_entropy`.
 
     Returns:
-        As :func:`multi_horizon_cross_entropy`. There are gradients for hidden, weight and bias, in their dtype.
+        The same as :func:`multi_horizon_cross_entropy`. hidden, weight and bias get gradients in their dtype.
 
     Raises:
-        TypeError, ValueError, IndexError: as :func:`multi_horizon_cross_entropy`.
+        TypeError, ValueError, IndexError: under the same conditions as :func:`multi_horizon_cross_entropy`.
 
     Example:
         >>> hidden, head = torch.randn(2, 9, 32, requires_grad=True), torch.nn.Linear(32, 9)
@@ -222,7 +237,15 @@ class _Loss(nn.Module):
 
 
 class MultiHorizonCrossEntropy(_Loss):
-    """:func:`multi_horizon_cross_entropy` with its options fixed: all but the tensors of a batch.
+    """Module form of :func:`multi_horizon_cross_entropy`. The options are fixed; a call takes the tensors of a batch.
+
+    Args:
+        weight: [V] floats, a weight of each class. It is the buffer ``class_weight``, and moves with the module.
+        options: horizons, label_smoothing, horizon_weights, ignore_index, reduction, z_loss, softcap and
+            return_metrics, as in the function. ``horizon_weights`` is a buffer, too.
+
+    Raises:
+        TypeError, ValueError: an option is of the wrong type or out of range. A call raises what the function does.
 
     Example:
         >>> criterion = MultiHorizonCrossEntropy(horizons=3, label_smoothing=0.1, ignore_index=-1)
@@ -233,6 +256,7 @@ class MultiHorizonCrossEntropy(_Loss):
         super().__init__(class_weight=weight, **options)
 
     def forward(self, logits: Tensor, targets: Tensor, *, rows=None, valid=None, candidates=None):
+        """The loss, as :func:`multi_horizon_cross_entropy` returns it."""
         return multi_horizon_cross_entropy(
             logits, targets, rows=rows, valid=valid, candidates=candidates,
             horizon_weights=self.horizon_weights, weight=self.class_weight, **self.options,
@@ -240,7 +264,14 @@ class MultiHorizonCrossEntropy(_Loss):
 
 
 class MultiHorizonLinearCrossEntropy(_Loss):
-    """:func:`multi_horizon_linear_cross_entropy` with its options fixed; the head's weight and bias are passed in.
+    """Module form of :func:`multi_horizon_linear_cross_entropy`. It has no head: weight and bias are passed to a call.
+
+    Args:
+        class_weight: [V] floats, a weight of each class. It is a buffer, and moves with the module.
+        options: as in :class:`MultiHorizonCrossEntropy`.
+
+    Raises:
+        TypeError, ValueError: an option is of the wrong type or out of range. A call raises what the function does.
 
     Example:
         >>> head, criterion = torch.nn.Linear(32, 9), MultiHorizonLinearCrossEntropy(horizons=3)
@@ -253,6 +284,7 @@ class MultiHorizonLinearCrossEntropy(_Loss):
     def forward(
         self, hidden: Tensor, weight: Tensor, targets: Tensor, *, bias=None, rows=None, valid=None, candidates=None
     ):
+        """The loss, as :func:`multi_horizon_linear_cross_entropy` returns it."""
         return multi_horizon_linear_cross_entropy(
             hidden, weight, targets, bias=bias, rows=rows, valid=valid, candidates=candidates,
             horizon_weights=self.horizon_weights, class_weight=self.class_weight, **self.options,

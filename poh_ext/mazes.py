@@ -1,10 +1,10 @@
 """Batches of mazes: generators, and what a planner, a loss and a plot need to know of a maze.
 
-A maze is a grid of H x W cells, numbered row by row; `passages` holds for every cell the directions in which one may
-walk. Tasks (a maze, a start and a goal) are in poh_ext.tasks.
+A maze is a grid of H x W cells, numbered row by row. `passages` holds the directions in which each cell may be left.
+Tasks (a maze, a start and a goal) are in poh_ext.tasks.
 
-With the kernels, all of this but `shortest_paths` without a length, and `greedy_rollout` too, compile whole
-(torch.compile(fullgraph=True)). The PyTorch reference loops until the mazes are done, which cannot be traced.
+With the kernels, `greedy_rollout` and all functions here compile under torch.compile(fullgraph=True), except
+`shortest_paths` without a length. The PyTorch reference loops until the mazes are done, which cannot be traced.
 """
 
 from __future__ import annotations
@@ -27,22 +27,28 @@ GENERATORS: dict[str, str] = {
     "kruskal": "walls in random order, each opened if it joins two parts (a minimum spanning tree of random weights)",
     "percolation": "each wall open with probability 1/2, independently: loops, and parts that cannot be reached",
 }
-"""Generators by name, and what each draws. The mazes of all but `percolation` are perfect: spanning trees."""
+"""Maze generators by name, each with a description. All but `percolation` make perfect mazes, that is, spanning trees.
+
+Example:
+    >>> for name in poh_ext.GENERATORS:
+    ...     mazes = poh_ext.generate_mazes(10, 12, algorithm=name)
+"""
 
 
 class MazeBatch:
     """B mazes of one size.
 
     Args:
-        passages: uint8 [B, H, W]; bit 0 up, 1 down, 2 left, 3 right: set where one may walk. Walls have two sides, so
-            a passage is set from both, and none leads out of the grid.
-        seed, algorithm, index: where the mazes came from (index int64 [B]: their places in the stream of `seed`), if
-            known; kept by slicing, not used otherwise.
-        check: verify what is said above of passages. Needs the data, so it is left out inside torch.compile.
+        passages: uint8 [B, H, W]. Bits 0, 1, 2 and 3 of a cell are set if the way up, down, left and right is open. A
+            passage is set in both of its cells, and none leads out of the grid.
+        seed, algorithm: the origin of the mazes, if known. Slices keep it; nothing else uses it.
+        index: int64 [B], the places of the mazes in the stream of `seed`, if known; kept like the seed.
+        check: verify passages as described above. This reads the data, so it does not run inside torch.compile.
 
     Raises:
-        TypeError: passages is no uint8 tensor. ValueError: it is not [B, H, W] with H, W >= 1; has bits above 3; a
-            passage leads out of the grid or is open from one side only (names the maze and the cell).
+        TypeError: passages is no uint8 tensor.
+        ValueError: passages is not [B, H, W] with H, W >= 1, has a bit above 3, or has a passage that leads out of the
+            grid or is open from one side only (the message names maze and cell); or index is not int64 [B].
 
     Example:
         >>> corridor = MazeBatch(torch.tensor([[[8, 12, 4]]], dtype=torch.uint8))  # three cells in a row
@@ -121,7 +127,7 @@ class MazeBatch:
         return MazeBatch(passages, seed=self.seed, algorithm=self.algorithm, index=index, check=False)
 
     def __getitem__(self, which: int | slice | Tensor | Sequence[int]) -> MazeBatch:
-        """The mazes `which`, always as a batch: an int gives a batch of one; a tensor holds indices or a bool mask."""
+        """The mazes `which` as a batch. An int gives a batch of one; a tensor holds indices or is a bool mask."""
         if isinstance(which, int):
             which = slice_of_one(which, len(self))
         return self._like(self.passages[which], None if self.index is None else self.index[which])
@@ -131,15 +137,16 @@ class MazeBatch:
         return self._like(self.passages.to(device), None if self.index is None else self.index.to(device))
 
     def neighbors(self) -> Tensor:
-        """int64 [B, N, 4]: the cell above, below, left and right of each, -1 where walled: the loss's `candidates`."""
+        """int64 [B, N, 4]: the cells above, below, left and right of each cell, -1 at a wall. The loss takes them as
+        `candidates`."""
         return maze_graph.neighbors(self.passages)
 
     def valid_mask(self) -> Tensor:
-        """bool [B, N, N]: [b, i, j] is True where one may step from cell i to cell j: the loss's `valid`."""
+        """bool [B, N, N]: [b, i, j] is True if a step leads from cell i to cell j. The loss takes it as `valid`."""
         return maze_graph.valid_mask(self.passages)
 
     def raster(self) -> Tensor:
-        """uint8 [B, 2H+1, 2W+1], 1 = wall; cell (r, c) is pixel (2r+1, 2c+1), its walls lie around it."""
+        """uint8 [B, 2H+1, 2W+1], an image, 1 = wall. Cell (r, c) is pixel (2r+1, 2c+1); its walls lie around it."""
         p = self.passages
         image = torch.ones(len(self), 2 * self.height + 1, 2 * self.width + 1, dtype=torch.uint8, device=p.device)
         image[:, 1::2, 1::2] = 0
@@ -148,10 +155,14 @@ class MazeBatch:
         return image
 
     def distances(self, goal: Tensor) -> Tensor:
-        """int32 [B, N]: moves from each cell to goal (int64 [B], a cell index), -1 where there is no way.
+        """int32 [B, N]: the number of moves from each cell to the goal, -1 if no way leads there.
+
+        Args:
+            goal: int64 [B], a cell of each maze.
 
         Raises:
-            TypeError, ValueError: goal is not int64 [B] on the mazes' device. IndexError: it is no cell.
+            TypeError, ValueError: goal is not int64 [B] on the mazes' device.
+            IndexError: goal is no cell.
         """
         self._check_cells("goal", goal)
         return maze_graph.distances(self.passages, goal)
@@ -159,17 +170,17 @@ class MazeBatch:
     def shortest_paths(self, start: Tensor, goal: Tensor, *, length: int | None = None) -> Tensor:
         """int64 [B, L]: the cells of a shortest path from start to goal, both included, padded with -1.
 
-        Of several shortest paths, the one whose first differing step comes first in (up, down, left, right). A goal
-        out of reach gives a row of -1; start == goal gives the one cell.
+        If there are several shortest paths, the one whose first differing step comes first in (up, down, left, right)
+        is taken. A goal out of reach gives a row of -1. start == goal gives that one cell.
 
         Args:
-            start, goal: int64 [B], cell indices.
-            length: L. None: the longest path of the batch (needs the data, so it cannot be compiled). Longer paths
-                keep their first L cells.
+            start, goal: int64 [B], a cell of each maze.
+            length: L; longer paths keep their first L cells. None: the longest path of the batch, which reads the data
+                and so cannot be compiled.
 
         Raises:
-            TypeError, ValueError: start or goal is not int64 [B] on the mazes' device; length < 1. IndexError: start
-                or goal is no cell.
+            TypeError, ValueError: start or goal is not int64 [B] on the mazes' device, or length < 1.
+            IndexError: start or goal is no cell.
         """
         self._check_cells("start", start)
         self._check_cells("goal", goal)
@@ -181,10 +192,10 @@ class MazeBatch:
         return path
 
     def hash(self) -> Tensor:
-        """int64 [B]: a hash of size and passages, equal for equal mazes on every device.
+        """int64 [B]: a hash of size and passages. Equal mazes have equal hashes on every device.
 
-        Zobrist's: the sum of a 64-bit random number for each cell and its passages. Two different mazes collide with
-        probability 2^-64; among n mazes about n^2 / 2^65 pairs do (a million: 3e-8).
+        This is Zobrist's hash, the sum of a 64-bit random number for each cell and its passages. Two different mazes
+        collide with probability 2^-64. Among n mazes about n^2 / 2^65 pairs collide (for a million mazes 3e-8).
         """
         cell = torch.arange(self.n_cells, device=self.device)[:, None]
         height, width = torch.full_like(cell, self.height), torch.full_like(cell, self.width)

@@ -1,4 +1,4 @@
-"""Walk a policy through its mazes and say whether it arrives, and how directly; with a memory, and without one."""
+"""Walks of a policy through its mazes, with and without a memory: does it reach the goal, and how directly?"""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class Rollout(NamedTuple):
-    """What became of n walks.
+    """The outcome of n walks, as `greedy_rollout` and `recondition_rollout` return it.
 
     Attributes:
         reached: bool [n], the goal was reached.
         optimal: bool [n], and in at most 1.05 x the moves of the shortest path.
         path: int64 [n, S], the cells walked, start included, padded with -1; S = max_steps + 1.
-        steps: int64 [n], moves made.
+        steps: int64 [n], the number of moves made.
+
+    Example:
+        >>> walk = greedy_rollout(logits, tasks)
+        >>> walk.reached.float().mean(), walk.optimal.float().mean()
     """
 
     reached: Tensor
@@ -48,21 +52,27 @@ def _check_steps(max_steps: int | None, tasks: MazeTasks) -> int:
 def greedy_rollout(
     policy_logits: Tensor, tasks: MazeTasks, *, max_steps: int | None = None, moves: bool | None = None
 ) -> Rollout:
-    """Walk from each start by a policy table: to the best-scored unvisited passable neighbour, else the best-scored
-    passable one, until the goal or max_steps; ties go to the lower cell index, NaN scores below all but -inf, with
-    which it ties.
+    """Walk from each start by a table of scores, until the goal or max_steps.
+
+    Each step goes to the passable neighbour with the highest score among those not visited yet. If all were visited, it
+    goes to the passable neighbour with the highest score. Of equal scores the lower cell index wins; NaN counts as
+    -inf.
 
     Args:
-        policy_logits: float32/float64/bfloat16/float16 [n, N, N], at [b, i, j] the score of stepping from i to j; or
-            [n, N, 4], the scores of the moves up, down, left, right.
-        tasks: MazeTasks of n, on the same device.
-        max_steps: most moves; None: N.
-        moves: whether policy_logits is the second form; None: told from the shape (on mazes of 4 cells, where both
-            are [n, 4, 4], the first).
+        policy_logits: float32, float64, bfloat16 or float16. [n, N, N] with the score of the step from cell i to cell j
+            at [b, i, j], or [n, N, 4] with the scores of the moves up, down, left, right.
+        tasks: n MazeTasks on the same device.
+        max_steps: the largest number of moves. None: N.
+        moves: True if policy_logits has the second form. None: the shape tells; on mazes of 4 cells, where both forms
+            are [n, 4, 4], the first is assumed.
+
+    Returns:
+        Rollout of n walks.
 
     Raises:
-        TypeError: policy_logits is no tensor of these dtypes. ValueError: its shape or device is wrong, or max_steps
-            is negative. IndexError: a start or goal is no cell.
+        TypeError: policy_logits is no tensor of these dtypes.
+        ValueError: policy_logits has the wrong shape or device, or max_steps is negative.
+        IndexError: a start or goal is no cell.
 
     Example:
         >>> tasks = sample_tasks(100, 12, seed=1)
@@ -91,16 +101,20 @@ def greedy_rollout(
 def recondition_rollout(
     policy: Callable[[MazeBatch, Tensor, Tensor], Tensor], tasks: MazeTasks, *, max_steps: int | None = None
 ) -> Rollout:
-    """The rollout of `greedy_rollout`, asking the policy anew at every step.
+    """Walk as `greedy_rollout` does, but call the policy anew at every step.
 
     Args:
-        policy: policy(mazes, position [m], goal [m]) -> scores [m, N] of the cells to step to, or [m, 4] of the moves
-            up, down, left, right; called once a step, without gradients, for the m mazes still walking. (On mazes of 4
-            cells [m, 4] is taken for moves.)
+        policy: policy(mazes, position [m], goal [m]) returns scores [m, N] of the cells to step to, or [m, 4] of the
+            moves up, down, left, right. It is called once a step, without gradients, for the m mazes still walking. On
+            mazes of 4 cells, [m, 4] is taken for moves.
         tasks, max_steps: as in `greedy_rollout`.
 
+    Returns:
+        Rollout of n walks.
+
     Raises:
-        ValueError: the policy's scores have another shape, or max_steps is negative. IndexError: as `greedy_rollout`.
+        ValueError: the policy's scores have another shape, or max_steps is negative.
+        IndexError: a start or goal is no cell.
 
     Example:
         >>> policy = lambda mazes, position, goal: model(mazes, position, goal)[torch.arange(len(mazes)), position]
@@ -122,9 +136,9 @@ def recondition_rollout(
 
 
 def best_neighbors(table: Tensor, mazes: MazeBatch) -> Tensor:
-    """int64 [n, N]: where the best-scored passable move of each cell leads; -1 from a cell that is walled in.
+    """int64 [n, N]: the cell that the best-scored passable move of each cell leads to; -1 if a cell is walled in.
 
-    Ties go to the lower cell index, NaN scores below all but -inf, with which it ties: as in `greedy_rollout`.
+    Of equal scores the lower cell index wins, and NaN counts as -inf, as in `greedy_rollout`.
 
     Args:
         table: scores [n, N, 4] of the moves up, down, left, right.
@@ -138,11 +152,11 @@ def best_neighbors(table: Tensor, mazes: MazeBatch) -> Tensor:
 
 
 def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
-    """bool [n]: from the start, the best-scored passable move of each cell leads to the goal in as few moves as there
-    can be.
+    """bool [n]: True if the best-scored passable move of each cell, followed from the start, reaches the goal in as few
+    moves as possible.
 
-    The policy alone walks: unlike `greedy_rollout`, which prefers cells that it has not visited and so cannot go wrong
-    in a corridor, nothing remembers where it came from. What is solved exactly is optimal in `greedy_rollout` too.
+    The walk has no memory. (`greedy_rollout` prefers cells that it has not visited, so it cannot go wrong in a
+    corridor.) A maze that is solved exactly is optimal in `greedy_rollout`, too.
 
     Args:
         table: scores [n, N, 4], as of `best_neighbors`.

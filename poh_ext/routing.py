@@ -31,22 +31,22 @@ def _check(logits: Tensor, temperature: float) -> float:
 
 
 def route(logits: Tensor, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Softmax weights over the last dimension and their entropy, in one pass (and one pass backward for both).
+    """Softmax weights over the last dimension and their entropy, in one pass forward and one backward.
 
-    weights = softmax(logits / temperature); entropy = -sum weights ln(weights), computed as
-    logsumexp(z) - sum weights z, so that no log of a zero is ever taken. A logit of -inf has weight 0 and adds
-    nothing to the entropy; NaN, +inf and rows of nothing but -inf give NaN, as softmax does.
+    With z = logits / temperature, weights = softmax(z) and entropy = -sum(weights * ln(weights)). The entropy is
+    computed as logsumexp(z) - sum(weights * z), which takes no logarithm of zero. A logit of -inf has weight 0 and
+    adds nothing to the entropy. NaN, +inf and rows of -inf alone give NaN, as softmax does.
 
     Args:
-        logits: [..., H], float32, float64, bfloat16 or float16; sums run in float32 (float64 for float64).
-        temperature: positive number; above 1 flattens the weights, below 1 sharpens them.
+        logits: [..., H], float32, float64, bfloat16 or float16. Sums run in float32 (float64 for float64).
+        temperature: positive number. Above 1 it flattens the weights, below 1 it sharpens them.
 
     Returns:
         weights [..., H] and entropy [...] in nats, both in the dtype of logits and differentiable.
 
     Raises:
-        TypeError: logits is not a floating-point tensor of these dtypes; temperature is not a number.
-        ValueError: no last dimension, or an empty one; temperature not positive and finite.
+        TypeError: logits is not a tensor of one of these dtypes, or temperature is not a number.
+        ValueError: logits has no last dimension or an empty one, or temperature is not positive and finite.
 
     Example:
         >>> weights, entropy = poh_ext.route(torch.zeros(2, 4))
@@ -57,18 +57,21 @@ def route(logits: Tensor, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
 
 
 def routing_entropy(logits: Tensor, *, temperature: float = 1.0, reduction: str = "mean") -> Tensor:
-    """Entropy in nats of softmax(logits / temperature) over the last dimension; see `route`.
+    """Entropy in nats of softmax(logits / temperature) over the last dimension, as in `route`.
 
-    The weights are not written to memory, and "mean" and "sum" reduce in the same pass, in an order that does not
-    depend on the number of threads.
+    The weights are not written to memory. "mean" and "sum" reduce in the same pass, in an order that does not depend
+    on the number of threads.
 
     Args:
         logits: [..., H], float32, float64, bfloat16 or float16.
         temperature: positive number.
-        reduction: "mean" over all leading dimensions (0 when there are no rows), "sum", or "none" ([...]).
+        reduction: "mean" over all leading dimensions (0 if there are no rows), "sum", or "none".
+
+    Returns:
+        A scalar, or [...] for "none", in the dtype of logits and differentiable.
 
     Raises:
-        As `route`, and ValueError for an unknown reduction.
+        TypeError, ValueError: under the same conditions as `route`; ValueError also for an unknown reduction.
 
     Example:
         >>> poh_ext.routing_entropy(torch.zeros(32, 144, 6))

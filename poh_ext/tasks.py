@@ -23,11 +23,11 @@ STARTS: dict[str, str] = {
     "corridor": "a cell with two ways out, straight or bent",
     "junction": "a cell with three or four ways out",
 }
-"""Where a task may start, by name."""
+"""Kinds of start cell by name, each with a description."""
 
 
 class MazeTasks:
-    """n tasks on mazes of one size.
+    """n tasks on mazes of one size. `sample_tasks` makes them.
 
     Args:
         mazes: MazeBatch of n.
@@ -36,7 +36,12 @@ class MazeTasks:
         length: int64 [n], cells on the path (one more than its moves).
 
     Raises:
-        TypeError, ValueError: a field has another dtype, shape or device than said above.
+        TypeError, ValueError: a field has another dtype, shape or device than described above.
+
+    Example:
+        >>> tasks = sample_tasks(100, 12, min_path=50)
+        >>> tasks[:10].start.shape
+        torch.Size([10])
     """
 
     def __init__(self, mazes: MazeBatch, start: Tensor, goal: Tensor, path: Tensor, length: Tensor):
@@ -60,7 +65,7 @@ class MazeTasks:
         return f"MazeTasks({self.mazes!r}, paths of up to {self.path.shape[1]} cells)"
 
     def __getitem__(self, which: int | slice | Tensor | Sequence[int]) -> MazeTasks:
-        """The tasks `which`, always as a batch; paths keep the width L."""
+        """The tasks `which` as a batch. An int gives a batch of one; paths keep the width L."""
         if isinstance(which, int):
             which = slice_of_one(which, len(self))
         return MazeTasks(
@@ -73,7 +78,7 @@ class MazeTasks:
         return MazeTasks(self.mazes.to(device), *(field.to(device) for field in fields))
 
     def keys(self) -> Tensor:
-        """int64 [n]: MazeBatch.hash() of the mazes, to tell that none is in two sets.
+        """int64 [n]: MazeBatch.hash() of the mazes. Two sets share a maze if they share a key.
 
         Example:
             >>> assert not torch.isin(train.keys(), test.keys()).any()

@@ -1,7 +1,7 @@
-"""`python -m poh_ext.bench`: kernel timings, side by side with what PyTorch and other packages offer.
+"""`python -m poh_ext.bench` times the kernels beside what PyTorch and other packages offer.
 
-Every case is checked for equal results before it is timed; variants run in interleaved rounds; a speed is the ratio
-of two variants' times in the same round, as its median with the 20th and 80th percentile.
+Every case is checked for equal results before it is timed. The variants of a case run in interleaved rounds. A speed is
+the ratio of two variants' times in the same round, given as its median with the 20th and 80th percentile.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m poh_ext.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default=",".join(GROUPS), metavar="GROUPS", help=f"of: {', '.join(GROUPS)} (all)")
-    parser.add_argument("--sizes", default="", metavar="NAMES", help="only cases of these sizes, as --list names them")
-    parser.add_argument("--list", action="store_true", help="name the cases and stop")
+    parser.add_argument("--only", default=",".join(GROUPS), metavar="GROUPS",
+                        help=f"groups to time, separated by commas, of: {', '.join(GROUPS)} (default: all)")
+    parser.add_argument("--sizes", default="", metavar="NAMES", help="sizes to time; --list names them (default: all)")
+    parser.add_argument("--list", action="store_true", help="print the names of the cases and stop")
     parser.add_argument("--backend", choices=("auto", "reference", "cpu", "cuda"), default=None,
-                        help="as POH_EXT_BACKEND: which implementation stands for poh_ext (auto)")
-    parser.add_argument("--device", default="cpu", help="torch device the inputs live on (cpu)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the logits (float32)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="time for the rounds of a case (4)")
+                        help="implementation of poh_ext to time, as in POH_EXT_BACKEND (default: auto)")
+    parser.add_argument("--device", default="cpu", help="torch device of the inputs (default: cpu)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the logits (default: float32)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds to spend on each case (default: 4)")
     parser.add_argument("--quick", action="store_true",
-                        help="a short run, about two minutes: 0.3 s a case, at least 3 rounds, without the "
-                             "losses at a language model's size and the step of PoH")
+                        help="a run of about two minutes: 0.3 s a case and at least 3 rounds, without the largest "
+                             "cases, such as the losses at a language model's size and PoH's training step")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample and the machine to FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios to a PNG (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios in a PNG (needs matplotlib)")
     options = parser.parse_args(arguments)
     unknown = [g for g in options.only.split(",") if g not in GROUPS]
     if unknown:
@@ -63,7 +64,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def select(options):
-    """(size name, builder) of the cases asked for."""
+    """(group, size, builder) of each case asked for; ends the program if there is none."""
     wanted = set(filter(None, options.sizes.split(",")))
     found = [
         (group, size, build)
@@ -109,7 +110,7 @@ def measure(
 
 
 def show(record: dict) -> None:
-    """One case as lines of at most 100 columns."""
+    """Print one case in lines of at most 100 columns."""
     notes = []
     if "bandwidth_share" in record:
         notes.append(f"{record['bytes_moved'] / 1e6:.1f} MB, {record['bandwidth_share']:.0%} of copy bandwidth")

@@ -1,6 +1,6 @@
-"""How time grows: `python -m poh_ext.bench.growth` sweeps one size at a time and fits the slope on log axes.
+"""`python -m poh_ext.bench.growth` measures how time grows: it sweeps one size at a time and fits a slope on log axes.
 
-A slope of 1 means proportional; below 1 some fixed cost still shows; threads should give -1.
+A slope of 1 means that time is proportional to the size. Below 1 a fixed cost still shows. Threads should give -1.
 """
 
 from __future__ import annotations
@@ -121,9 +121,9 @@ def draw(facts: dict, sweeps: list[dict], path: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m poh_ext.bench.growth", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=0.5, help="time for each point (0.5)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="seconds to spend on each point (default: 0.5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the sweeps and the machine to FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them to a PNG (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the sweeps in a PNG (needs matplotlib)")
     options = parser.parse_args(arguments)
     facts, sweeps = machine.describe(CPU), sweep(options.seconds)
     for record in sweeps:

@@ -1,4 +1,4 @@
-"""What both planners share: options, the embedding of a maze, passes with and without a graph, the policy head."""
+"""The base of both planners: options, the embedding of a maze, passes with and without a graph, the policy head."""
 
 from __future__ import annotations
 
@@ -131,9 +131,9 @@ class Planner(nn.Module):
 
         Args:
             mazes, start, goal: as in `forward`.
-            after: numbers of passes, rising; the last is how many are run.
-            grad_passes: None: gradients through all passes. n: each state has gradients through the n passes before
-                it; passes that serve none so run without a graph, and what they started from gets no gradient.
+            after: rising numbers of passes; the last is how many are run.
+            grad_passes: None: gradients flow through all passes. n: gradients of each state flow through the n passes
+                before it. Passes before those run without a graph, so nothing before them gets a gradient.
             tolerance: as in `forward`.
             state_noise: in training mode, Gaussian noise of this standard deviation is added to the state of every cell
                 before each pass with gradients that follows one without.
@@ -183,36 +183,43 @@ class Planner(nn.Module):
 
     def _without_graph(self, state, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int],
                        tolerance: float) -> tuple | None:
-        """By a faster way than `_pass`, where there is one, else None: (the state after `after[-1]` passes of which
-        `step` were made before, the cells [B, N, d_model] after each of `after`)."""
+        """Run passes faster than by `_pass`, or return None if that is impossible. Returns the state after `after[-1]`
+        passes, of which `step` were made before, and the cells [B, N, d_model] after each of `after`."""
         return None
 
     def forward(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None,
                 grad_passes: int | None = None, tolerance: float = 0.0) -> Tensor:
-        """Policy logits: [B, N, N], entry [b, i, j] scoring the step from cell i to cell j; with head="moves"
-        [B, N, 4], the steps up, down, left, right.
+        """Policy logits: [B, N, N] with the score of the step from cell i to cell j at [b, i, j]; with head="moves"
+        [B, N, 4] with the scores of the moves up, down, left, right. Blocked moves are scored, too: see `policy`.
 
         Args:
-            mazes: MazeBatch of B mazes on the model's device, of the model's size, or of any if `any_size`.
+            mazes: MazeBatch of B mazes on the model's device, of the model's size (of any size if `any_size`).
             start, goal: int64 [B], cell numbers in row-major order.
-            passes: how many to run instead of the model's own number (`loops` or `R`).
-            grad_passes: gradients through the last so many passes only; the others run without a graph.
-            tolerance: in passes without a graph a cell that moves by no more (in any feature) keeps its state, and
-                PoH's routing weights likewise. A cell is then at rest until one of its neighbours moves; where all
-                heads see neighbours only, the CPU kernel computes only the others: the cost of a pass is that of the
-                front of the news, whatever the size of the maze. 0: every cell in every pass.
+            passes: the number of passes. None: the model's own number (`loops` or `R`).
+            grad_passes: the number of passes, counted from the last, that gradients flow through; the passes before
+                them run without a graph. None: all.
+            tolerance: largest change of a state that counts as none, in passes without a graph. A cell that changes by
+                no more in every feature keeps its state and rests until a neighbour changes; PoH's routing weights are
+                treated alike. If all heads see only neighbours, the CPU kernel skips cells at rest. 0: every pass
+                computes every cell.
 
         Raises:
-            TypeError: mazes is no MazeBatch; start or goal is not an int64 tensor; passes is no int.
-            ValueError: wrong size, shape or device; fewer than one pass; tolerance negative or not finite.
-            IndexError: a start or goal outside the grid (named with its place).
+            TypeError: mazes is no MazeBatch, start or goal is not an int64 tensor, or passes is no int.
+            ValueError: a size, shape or device is wrong, passes < 1, or tolerance is negative or not finite.
+            IndexError: a start or goal lies outside the grid (the message gives its place).
         """
         return self.head(self.hidden(mazes, start, goal, passes=passes, grad_passes=grad_passes, tolerance=tolerance))
 
     def policy(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None, tolerance: float = 0.0
                ) -> Tensor:
-        """Move logits [B, N, 4] (up, down, left, right), -inf where walled. With head="cells" they are the columns of
-        `forward` at the passable neighbours, without computing the other N - 4 columns."""
+        """Logits [B, N, 4] of the moves up, down, left, right, with -inf at walls. With head="cells" these are the
+        columns of `forward` at the passable neighbours; the other N - 4 columns are not computed. Arguments and errors
+        are those of `forward`.
+
+        Example:
+            >>> table = model.eval().policy(tasks.mazes, tasks.start, tasks.goal)
+            >>> poh_ext.greedy_rollout(table, tasks).reached.float().mean()
+        """
         x = self.hidden(mazes, start, goal, passes=passes, tolerance=tolerance)
         moves = self.head(x) if self.moves else self._neighbor_columns(x)
         bits = torch.tensor([1, 2, 4, 8], dtype=torch.uint8, device=x.device)

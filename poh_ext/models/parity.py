@@ -1,6 +1,6 @@
-"""What makes two planners comparable: parameter counts, equal-size shapes, arithmetic per maze.
+"""Comparable planners: parameter counts, shapes of equal size, and the arithmetic for a maze.
 
-Nothing here allocates a model: counts come from the meta device.
+Nothing here allocates a model; counts come from the meta device.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ SCALES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 
 class PlannerShape(NamedTuple):
-    """The four numbers that fix a planner's size: BaselinePlanner(size, **shape._asdict())."""
+    """The four numbers that fix the size of a planner.
+
+    Attributes:
+        d_model: width; n_heads: attention heads; d_ff: feed-forward width; depth: blocks.
+
+    Example:
+        >>> model = BaselinePlanner(12, **PlannerShape(128, 4, 512, 2)._asdict())
+    """
 
     d_model: int
     n_heads: int
@@ -35,7 +42,6 @@ class PlannerShape(NamedTuple):
     depth: int
 
 
-# The baselines of the two benchmarks.
 SHAPES = {
     "12x12": PlannerShape(384, 6, 1536, 4),
     "tiny": PlannerShape(128, 4, 512, 2),
@@ -44,10 +50,18 @@ SHAPES = {
     "large": PlannerShape(768, 12, 3072, 6),
     "xl": PlannerShape(1024, 16, 4096, 8),
 }
+"""Shapes of the baselines in the two benchmarks, by name."""
 
 
 def parameter_count(planner: type[nn.Module] | nn.Module, *args, **kwargs) -> int:
-    """Trained parameters of a model, or of a planner class built from (size, **options) without allocating it.
+    """The number of trained parameters of a model, or of a class built from the arguments on the meta device.
+
+    Args:
+        planner: a model, or a planner class.
+        args, kwargs: the arguments of the class, for example size and options; none for a model.
+
+    Raises:
+        TypeError: arguments are given with a model.
 
     Example:
         >>> parameter_count(BaselinePlanner, 12, **SHAPES["12x12"]._asdict(), cell_features=1)
@@ -83,21 +97,22 @@ def match_width(size, shape: PlannerShape, *, mode: str = "depth", rule: str = "
                 limit: float = 1.1, **options) -> PlannerShape:
     """The shape of a PoHPlanner that has about as many parameters as the BaselinePlanner of `shape`.
 
-    The first candidate with parameters <= limit x baseline's is taken.
+    It is the first candidate whose parameters are at most `limit` times the baseline's.
 
     Args:
         size: side of the maze in cells, or (height, width).
         shape: the baseline's (d_model, n_heads, d_ff, depth).
-        mode: "depth" keeps the depth and narrows; "width" keeps the width and drops blocks; "none" returns `shape`.
-        rule: how "depth" narrows. "scale" (scaling benchmark) multiplies d_model and d_ff by each of `scales` and
-            rounds down, d_model to a multiple of n_heads; "heads" (12x12 benchmark) drops heads of the same width
-            one by one, and d_ff in proportion: 6, 5, 4, ... heads of 64 at d_model=384.
+        mode: "depth" keeps the depth and narrows the planner. "width" keeps the width and drops blocks. "none" returns
+            `shape`.
+        rule: the way in which "depth" narrows. "scale" (scaling benchmark) multiplies d_model and d_ff by each of
+            `scales` and rounds down, d_model to a multiple of n_heads. "heads" (12x12 benchmark) drops heads of the
+            same width one by one, and d_ff in proportion: 6, 5, 4, ... heads of 64 at d_model=384.
         scales: factors to try, in order.
-        limit: accepted ratio of parameters.
-        options: passed to both planners when counting (cell_features, maze_enc).
+        limit: the largest accepted ratio of parameters, PoH to baseline.
+        options: options of both planners for the count (cell_features, maze_enc).
 
     Raises:
-        ValueError: unknown mode or rule, a limit that is not positive, or no candidate within the limit.
+        ValueError: mode or rule is unknown, limit is not positive, or no candidate is within the limit.
 
     Example:
         >>> match_width(12, SHAPES["12x12"], rule="heads")
@@ -157,11 +172,20 @@ def _counting_near_heads(model: nn.Module) -> Iterator[list[int]]:
 
 
 def gflop_per_maze(model: BaselinePlanner | PoHPlanner, passes: int | None = None) -> float:
-    """Arithmetic of one forward pass on one maze in GFLOP (1 multiply-add = 2 FLOP): all matrix products,
-    convolutions and products of attention (five slots for each cell and head that sees neighbours: itself and four,
-    walled or not), over all passes (`passes`, or the
-    model's own number). Traced on the meta device: costs no arithmetic and no memory, works for any
-    device the model is on, and is the same for every backend. A training step is about three times that per maze.
+    """The arithmetic of a forward on one maze, in GFLOP (a multiply-add counts as 2 FLOP).
+
+    Counted are matrix products, convolutions and the products of attention, over all passes. A head that sees only
+    neighbours has five slots for each cell, walled or not. The model is traced on the meta device, which takes no
+    arithmetic and no memory; the count is the same for every device and backend. A training step takes about three
+    times as much for each maze.
+
+    Args:
+        model: a BaselinePlanner or PoHPlanner on any device.
+        passes: the number of passes. None: the model's own number.
+
+    Example:
+        >>> round(gflop_per_maze(BaselinePlanner(12, **SHAPES["12x12"]._asdict())), 2)
+        2.18
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     tensors = {name: torch.empty_like(t, device="meta") for name, t in tensors.items()}

@@ -1,6 +1,6 @@
 """The two planners: a plain transformer and a Pointer-over-Heads transformer, over the same input and output.
 
-Both read a batch of mazes with a start and a goal each, and answer for every cell where to go next.
+Both read a batch of mazes, each with a start and a goal, and score the next move of every cell.
 """
 
 from __future__ import annotations
@@ -26,25 +26,29 @@ MIN_TEMPERATURE = 0.7
 
 
 class BaselinePlanner(Planner):
-    """Plain post-norm transformer encoder over the cells (the blocks equal nn.TransformerEncoder's).
+    """Plain transformer encoder over the cells, post-norm by default (the blocks are nn.TransformerEncoder's).
 
     Args:
         size: side of the maze in cells, or (height, width).
-        d_model, n_heads, d_ff, depth: width, attention heads, feed-forward width, number of blocks.
-        loops: passes over the same blocks; before each the embedded maze is added again (x <- blocks(x + maze),
-            from x = 0), so loops=1 is the plain encoder and loops=R matches the compute of PoHPlanner(R=R).
-        cell_features: 4 = passage bits (walls visible), 6 = start and goal among them, 1 = published input (see
-            CellEmbedding).
-        maze_enc: add a CNN summary of the raster to every token.
-        dropout: after each sublayer and within the feed-forward.
-        attention_dropout: of the attention weights; None: the same as dropout, as published. 0 lets
-            scaled_dot_product_attention use its fused CPU kernel while training.
-        valid_heads: so many of the heads see only a cell and its passable neighbours (see Attention).
-        norm: layer norm "post" each residual (published; the state stays bounded however many passes) or "pre".
-        head: policy logits for all N "cells" (published), or for the four "moves".
-        positions: "absolute" (a learned vector per cell, published) or "none". With "none" and head="moves" no
-            parameter belongs to a cell, and mazes of any size can be planned, whatever `size` is.
+        d_model, n_heads, d_ff, depth: width, number of attention heads, feed-forward width, number of blocks.
+        loops: passes over the same blocks. Each pass adds the embedded maze again (x <- blocks(x + maze), from x = 0).
+            loops=1 is the plain encoder; loops=R has as many passes as PoHPlanner(R=R).
+        cell_features: 4: the passage bits, which show the walls. 6: the passage bits and a bit each for start and goal.
+            1: the published input, which does not show the walls.
+        maze_enc: add a CNN's summary of the raster to every token.
+        dropout: probability in [0, 1), after each sublayer and within the feed-forward.
+        attention_dropout: probability in [0, 1) for the attention weights. None: the same as dropout, as published. 0
+            lets scaled_dot_product_attention use its fused CPU kernel in training.
+        valid_heads: number of heads that see only a cell and its passable neighbours; the others see all cells.
+        norm: layer norm "post" each residual (published; the state stays bounded after any number of passes) or "pre"
+            each sublayer.
+        head: the policy head scores all N "cells" (published) or the four "moves".
+        positions: "absolute" (a learned vector for each cell, published) or "none". With "none" and head="moves" no
+            parameter belongs to a cell, and the planner takes mazes of any size, whatever `size` is.
         reinject: False: only the first pass sees the embedded maze.
+
+    Raises:
+        TypeError, ValueError: an option is of the wrong type or out of range, or d_model is not divisible by n_heads.
 
     Example:
         >>> model = BaselinePlanner(12, d_model=384, n_heads=6, d_ff=1536, depth=4)
@@ -65,7 +69,7 @@ class BaselinePlanner(Planner):
 
     @property
     def loops(self) -> int:
-        """Passes of a forward that names no other number."""
+        """The number of passes of a forward that is given no `passes`."""
         return self.passes
 
     def _begin(self, tokens: Tensor) -> Tensor:
@@ -94,7 +98,7 @@ class BaselinePlanner(Planner):
 
 
 class _State(NamedTuple):
-    """What a PoH planner carries from pass to pass."""
+    """The state that a PoH planner carries from pass to pass."""
 
     cells: Tensor
     routers: list
@@ -104,24 +108,27 @@ class _State(NamedTuple):
 
 
 class PoHPlanner(Planner):
-    """Pointer-over-Heads transformer: R refinement passes over one stack of pre-norm blocks, in each of which a
-    two-speed recurrent router weighs the attention heads.
+    """Pointer-over-Heads (PoH) transformer: R refinement passes over one stack of blocks. In each block a two-speed
+    recurrent router weighs the attention heads.
 
-    h <- h + alpha (stack(h) - h), with alpha a trained scalar that starts at 0 (ReZero, arXiv 2003.04887), so the
-    first gradient step moves alpha alone; the router is HRM-like (arXiv 2506.21734), see layers.Router.
+    A pass is h <- h + alpha (stack(h) - h). The trained scalar alpha starts at 0 (ReZero, arXiv 2003.04887), so the
+    first gradient step moves alpha alone. The router resembles that of HRM (arXiv 2506.21734): see layers.Router.
 
     Args:
         size, d_model, n_heads, d_ff, depth, cell_features, maze_enc, dropout, attention_dropout, valid_heads, head,
-            positions: as BaselinePlanner. positions="none" leaves out the stack's own table too.
+            positions: as in BaselinePlanner. positions="none" also leaves out the stack's own position table.
         norm: layer norm "pre" each sublayer (published) or "post" each residual.
         reinject: True: the embedded maze is added before each pass but the first.
-        residual: between passes, "rezero" (published) or "none": h <- stack(h), bounded with norm="post".
-        R: refinement passes.
-        T: the router's slow cell updates on passes 0, T, 2T, ...
-        routing: "pooled" (published: one weight per head and maze) or "token" (per head and cell).
-        route_scale: factor on the routing weights. 1 is published: uniform routing over H heads then leaves
-            attention at 1/H of its strength; n_heads keeps it at full strength.
-        log_t: the softmax temperature of the routers is max(0.7, exp(log_t)); not trained.
+        residual: the update of a pass. "rezero" (published): as above. "none": h <- stack(h), bounded with norm="post".
+        R: number of refinement passes.
+        T: period of the router's slow cell, which updates on passes 0, T, 2T, ...
+        routing: "pooled" (published: one weight for each head and maze) or "token" (for each head and cell).
+        route_scale: factor on the routing weights. With 1 (published) uniform routing over H heads leaves attention at
+            1/H of its strength; with n_heads it keeps full strength.
+        log_t: the softmax temperature of the routers is max(0.7, exp(log_t)). It is not trained.
+
+    Raises:
+        TypeError, ValueError: an option is of the wrong type or out of range, or d_model is not divisible by n_heads.
 
     Example:
         >>> model = PoHPlanner(12, d_model=320, n_heads=5, d_ff=1280, depth=4)
@@ -166,7 +173,7 @@ class PoHPlanner(Planner):
 
     @property
     def R(self) -> int:
-        """Passes of a forward that names no other number."""
+        """The number of passes of a forward that is given no `passes`."""
         return self.passes
 
     def _begin(self, tokens: Tensor) -> _State:
@@ -222,22 +229,22 @@ class PoHPlanner(Planner):
 
     @contextlib.contextmanager
     def override_routing(self, how: str | Tensor) -> Iterator[None]:
-        """Within the context, in eval mode, other weights stand in for those of the routers, in every pass and block.
+        """Replace the routers' weights in every pass and block, within the context and in eval mode.
 
-        The routers run as ever, on what the planner makes of the other weights; routing_weights() and
-        routing_entropy() are of the weights that were used. Gain and scale stay.
+        The routers still run, on states that follow from the other weights. routing_weights() and routing_entropy()
+        are those of the weights that were used. Gains and route_scale stay in force.
 
         Args:
-            how: "uniform": 1 / n_heads each. "shuffled": of the same pass and block, but of another maze: maze b of
-                a batch gets those of maze b - 1, the first those of the last; with routing="token", cell n gets those
-                of the cell N // 2 before it, in maze b - 1. Or a tensor [depth, n_heads]: the same for every maze,
+            how: "uniform": all weights are 1 / n_heads. "shuffled": maze b of a batch gets the weights of maze b - 1 in
+                the same pass and block, and the first maze those of the last; with routing="token", cell n gets those
+                of the cell N // 2 before it in maze b - 1. A tensor [depth, n_heads]: these weights for every maze,
                 pass and cell.
 
         Raises:
-            TypeError: how is neither str nor a tensor of a floating-point dtype.
-            ValueError: an unknown name; weights of another shape, below 0, or whose sum over heads is not 1; in a
-                forward, a batch of a single maze for "shuffled".
-            RuntimeError: in a forward in training mode.
+            TypeError: how is neither a str nor a tensor of a floating-point dtype.
+            ValueError: the name is unknown; or the tensor has another shape, a weight below 0, or a sum over heads that
+                is not 1. A forward raises it for "shuffled" with a batch of a single maze.
+            RuntimeError: a forward runs in training mode.
 
         Example:
             >>> with model.eval().override_routing("uniform"):
@@ -251,15 +258,16 @@ class PoHPlanner(Planner):
             self._override = before
 
     def routing_entropy(self) -> Tensor:
-        """Entropy of the routing weights of the last forward in nats, averaged over passes, blocks and mazes
-        (and cells, with routing="token"): a scalar in that forward's graph. RuntimeError before any forward."""
+        """Entropy of the last forward's routing weights in nats, averaged over passes, blocks and mazes (and cells with
+        routing="token"). It is a scalar in the graph of that forward. Raises RuntimeError before the first forward."""
         if self._entropy is None:
             raise RuntimeError("routing_entropy() needs a forward pass first")
         return self._entropy
 
     def routing_weights(self) -> Tensor:
-        """Routing weights of the last forward, detached, before gain and scale: [passes, depth, B, H], or
-        [passes, depth, B, N, H] with routing="token" (of the first R passes). RuntimeError before any forward."""
+        """Routing weights of the last forward, detached, before gains and route_scale: [passes, depth, B, H], or
+        [passes, depth, B, N, H] of the first R passes with routing="token". Raises RuntimeError before the first
+        forward."""
         if self._weights is None:
             raise RuntimeError("routing_weights() needs a forward pass first")
         return self._weights

@@ -30,13 +30,17 @@ def save(path: str | Path, model: nn.Module, *, size: int | tuple[int, int], opt
     """Write a planner in one step. Needs safetensors (the extra `experiments`).
 
     Args:
-        path: its folder is made.
+        path: the file to write; its folder is made.
         model: a BaselinePlanner or PoHPlanner.
         size, options: `type(model)(size, **options)` is a planner of this shape.
-        notes: what JSON can hold: what it was trained on, versions, accuracy.
+        notes: a dict that JSON can hold, for example of training data, versions and accuracy.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        ValueError: the model is no planner. ImportError: safetensors is missing.
+        ValueError: the model is no planner.
+        ImportError: safetensors is missing.
     """
     name = type(model).__name__
     if PLANNERS.get(name) is not type(model):
@@ -48,11 +52,15 @@ def save(path: str | Path, model: nn.Module, *, size: int | tuple[int, int], opt
 
 
 def load(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """(planner in eval mode on the CPU, notes). Needs safetensors (the extra `experiments`).
+    """Read a planner that `save` wrote. Needs safetensors (the extra `experiments`).
+
+    Returns:
+        The planner, in eval mode on the CPU, and its notes.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: it is damaged or holds no planner. ImportError: safetensors is
-            missing.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or holds no planner.
+        ImportError: safetensors is missing.
 
     Example:
         >>> model, notes = load("experiments/results/solve/weights/poh-seed42.safetensors")
@@ -96,7 +104,7 @@ def _size(size: int | list[int]) -> int | tuple[int, int]:
 
 
 def _digest(weights: dict[str, Tensor]) -> str:
-    """Of the weights in the order of their names: safetensors itself does not notice flipped bits."""
+    """A checksum of the weights in the order of their names, because safetensors does not notice flipped bits."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(weights[name].flatten().view(torch.uint8).numpy())

@@ -22,7 +22,7 @@ _CHUNK_BYTES, _CHUNK_ROWS = 1 << 23, 512
 
 
 def _is_served(device: torch.device) -> bool:
-    """By kernels: of the whole op (CUDA), or of the parts of which it is made below (CPU)."""
+    """True if kernels serve the whole op (CUDA) or the parts that it is composed of below (CPU)."""
     return has_kernel(device, "horizon_linear_ce") or has_kernel(device, "horizon_ce_chunk")
 
 

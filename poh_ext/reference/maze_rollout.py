@@ -71,7 +71,7 @@ def walk(
 def greedy_rollout(
     logits: Tensor, passages: Tensor, start: Tensor, goal: Tensor, max_steps: int, moves: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `walk`, by a table of logits: [n, N, 4] of the moves if `moves`, else [n, N, N] of the cells to step to."""
+    """`walk` by a table of logits: [n, N, 4] for the moves if `moves`, else [n, N, N] for the cells to step to."""
     if not moves:
         logits = logits.gather(2, neighbors(passages).clamp(min=0))
     return walk(lambda active, here: logits[active, here], passages, start, goal, max_steps)

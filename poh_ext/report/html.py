@@ -100,7 +100,7 @@ def _table(grid: Grid) -> str:
 
 
 def _few_breaks(heading: str) -> str:
-    """With no-break spaces in a unit or interval, so that a heading breaks only between its parts."""
+    """Put no-break spaces into units and intervals, so that a heading breaks only between its parts."""
     heading = re.sub(r"\[[^]]*\]", lambda found: found[0].replace(" ", "\u00a0"), heading)
     return re.sub(r" (?=\S{1,2}$|% )", "\u00a0", heading)
 

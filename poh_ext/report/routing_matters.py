@@ -39,7 +39,7 @@ class Effect:
         return self.comparisons[measure].resolved and self.p_values[measure] < 1 - LEVEL
 
     def same(self) -> bool:
-        """No maze at all ends otherwise, which an interval alone would not tell."""
+        """True if every single maze has the same outcome, which an interval alone would not tell."""
         return not any(c.only_first or c.only_second for c in self.comparisons.values())
 
     def verdict(self) -> str:

@@ -14,8 +14,9 @@ __all__ = ["at_least", "tolerance", "weights", "writable"]
 
 def tolerance(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tolerance", type=_not_negative, default=SETTLED, metavar="T",
-                        help="a cell that a pass moves by no more rests until a neighbour moves, which takes the time "
-                        f"out of large mazes; 0: every cell in every pass ({SETTLED:g})")
+                        help="largest change of a state that counts as none; a cell that changes by no more rests "
+                        "until a neighbour changes, which saves time in large mazes. 0: compute every cell in every "
+                        f"pass (default: {SETTLED:g})")
 
 
 def _not_negative(text: str) -> float:
@@ -26,8 +27,8 @@ def _not_negative(text: str) -> float:
 
 def weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="baseline", metavar="baseline|poh|FILE",
-                        help="the planner: one that comes with the package, or a file that --save-weights of a "
-                        "benchmark wrote (baseline)")
+                        help="the planner: one of the package, or a file written by --save-weights of a benchmark "
+                        "(default: baseline)")
 
 
 def writable(parser: argparse.ArgumentParser, name: str, path: Path | None) -> None:

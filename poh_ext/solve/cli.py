@@ -1,11 +1,11 @@
 """Small planners that solve mazes of any size.
 
-    python -m poh_ext solve --size 60 --seed 1 --png maze.png    solve a maze with the weights in the package, draw it
-    python -m poh_ext solve --gif maze.gif                       watch the policy form over the passes
-    python -m poh_ext solve evaluate                             exact shares on held-out mazes, over passes
+    python -m poh_ext solve --size 60 --seed 1 --png maze.png    solve a maze with a planner of the package and draw it
+    python -m poh_ext solve --gif maze.gif                       animate how the policy forms over the passes
+    python -m poh_ext solve evaluate                             share of held-out mazes solved exactly, over passes
 
-Each has its own --help: `python -m poh_ext solve evaluate --help`. The recipe is trained by the
-benchmark program: `python experiments/run_12x12_8m_benchmark.py --preset solve`.
+Both commands have their own --help. The benchmark program trains such planners:
+`python experiments/run_12x12_8m_benchmark.py --preset solve`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code: 0 done (of the demo: solved exactly), 1 not solved or failed, 2 bad options, 130 stopped."""
+    """Run a command. The exit code: 0 done (the demo: solved exactly), 1 not solved, 2 bad options, 130 stopped."""
     commands = {"evaluate": evaluate}
     name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in commands else ("", arguments)
     parser = argparse.ArgumentParser(prog=f"{PROGRAM} {name}".strip(), description=__doc__,
@@ -52,13 +52,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
-    parser.add_argument("--size", type=at_least(2), default=30, help="side of the maze in cells (30)")
-    parser.add_argument("--seed", type=at_least(0), default=1, help="of the maze (1)")
-    parser.add_argument("--algorithm", choices=GENERATORS, default="dfs", help="that makes it; trained on dfs (dfs)")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the maze and both paths")
+    parser.add_argument("--size", type=at_least(2), default=30, help="side of the maze in cells (default: 30)")
+    parser.add_argument("--seed", type=at_least(0), default=1, help="seed of the maze (default: 1)")
+    parser.add_argument("--algorithm", choices=GENERATORS, default="dfs",
+                        help="generator of the maze; training used dfs (default: dfs)")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the maze, its shortest path and the planner's")
     parser.add_argument("--gif", type=Path, metavar="FILE", help="animate the policy over the passes, then the walk")
     parser.add_argument("--passes", type=at_least(1),
-                        help="of the planner; one carries news by one cell (as many as the maze has cells)")
+                        help="passes of the planner; each carries information by one cell (default: as many as cells)")
     tolerance(parser)
     weights(parser)
     options = parser.parse_args(arguments)

@@ -61,7 +61,7 @@ def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequenc
 
 
 def passes_given(cells: int, factors: Sequence[float]) -> list[int]:
-    """What each factor gives a shortest path of so many cells."""
+    """The number of passes that each factor gives to a shortest path of `cells` cells."""
     return [max(1, math.ceil(factor * (cells - 1))) for factor in factors]
 
 

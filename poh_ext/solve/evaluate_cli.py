@@ -1,12 +1,13 @@
-"""`python -m poh_ext solve evaluate`: what share of held-out mazes a planner solves exactly, over passes.
+"""`python -m poh_ext solve evaluate`: the share of held-out mazes that a planner solves exactly, over passes.
 
     python -m poh_ext solve evaluate --weights my.safetensors --passes 0.5 1 2 5 10 --plot passes.png --json passes.json
     python -m poh_ext solve evaluate --mazes 20:30:200 --algorithm dfs wilson prim kruskal percolation
     python -m poh_ext solve evaluate --mazes 20:90:200 --start any dead-end corridor junction
 
-Exactly: the best move of each cell, followed from the start by nothing that remembers, reaches the goal in as few moves
-as there can be, also in mazes with loops (percolation). Could be known: after so many passes
-each cell of the path, though it sees neighbours only, has seen the goal or the ends of all other ways.
+A maze is solved exactly if the best move of each cell, followed from the start without a memory, reaches the goal in as
+few moves as possible; this also holds for mazes with loops (percolation). "Could be known" is the share of mazes in
+which, after that many passes, each cell of the path could have learned from its neighbours where the goal is, or that
+all other ways end.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def _maze_set(text: str) -> MazeSet:
 
 @contextmanager
 def _watched(label: str, mazes: int) -> Iterator[Callable[[int], None]]:
-    """A bar, or a line now and then, of the mazes done."""
+    """Show a progress bar, or a line now and then, of the mazes done."""
     from poh_ext.training.progress import Progress
 
     with Progress(label, total=mazes, unit="maze", ends=False) as progress:
@@ -44,20 +45,20 @@ def _watched(label: str, mazes: int) -> Iterator[Callable[[int], None]]:
 
 
 def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
-    """Add the options, parse, run; the exit code."""
+    """Add the options to the parser, parse, run, and return the exit code."""
     parser.description = __doc__
     parser.add_argument("--mazes", type=_maze_set, nargs="+", default=list(DEFAULT_SETS), metavar="SIZE:PATH:COUNT",
-                        help="test mazes: side, fewest cells on the shortest path, how many "
-                        f"({' '.join(map(str, DEFAULT_SETS))})")
+                        help="sets of test mazes: side, fewest cells on the shortest path, number of mazes "
+                        f"(default: {' '.join(map(str, DEFAULT_SETS))})")
     parser.add_argument("--passes", type=float, nargs="+", default=[1.0, 1.5, 2.0, 5.0], metavar="F",
-                        help="for each move of a maze's shortest path (1 1.5 2 5)")
+                        help="passes for each move of a maze's shortest path (default: 1 1.5 2 5)")
     parser.add_argument("--algorithm", choices=GENERATORS, nargs="+", default=["dfs"],
-                        help="that make the mazes, one or more (dfs)")
+                        help="one or more generators; each makes every set (default: dfs)")
     parser.add_argument("--start", choices=STARTS, nargs="+", default=["any"],
-                        help="where the way starts, one or more: " + "; ".join(f"{k}: {v}" for k, v in STARTS.items())
-                        + " (any)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the outcome on every maze, written after each set")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG: shares over passes, with 95 %% bands")
+                        help="one or more kinds of cell to start from. "
+                        + "; ".join(f"{k}: {v}" for k, v in STARTS.items()) + " (default: any)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcome on every maze, after each set")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the shares over passes, with 95 %% bands (PNG)")
     tolerance(parser)
     weights(parser)
     options = parser.parse_args(arguments)
@@ -77,7 +78,7 @@ def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
                        tolerance=options.tolerance, watch=_watched)
 
     def kept() -> Iterator[Outcome]:
-        """The outcomes, written down as they come."""
+        """Yield the outcomes, and write each to the JSON file as it comes."""
         for outcome in measured:
             outcomes.append(outcome)
             if options.json:

@@ -1,4 +1,4 @@
-"""What became of every test maze: which sets there are, measuring them, and the file of raw outcomes."""
+"""The sets of test mazes, the outcome on every maze, and the file of raw outcomes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MazeSet(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> MazeSet:
-        """From "SIZE:PATH:COUNT"; ValueError, naming the text, if it is not that."""
+        """Read a set from "SIZE:PATH:COUNT". Raises ValueError, naming the text, for any other text."""
         parts = text.split(":")
         if len(parts) != 3 or not all(part.isdecimal() for part in parts):
             raise ValueError(f"mazes must be SIZE:PATH:COUNT, three whole numbers, got {text!r}")
@@ -49,8 +49,8 @@ class MazeSet(NamedTuple):
         return made
 
     def tasks(self, algorithm: str, start: str = "any") -> MazeTasks:
-        """Those of `algorithm` whose `start` (see sample_tasks) is of that kind: ValueError if there are none. Tasks
-        that start elsewhere are on the same mazes, but for those without such a start."""
+        """The tasks of the set on mazes of `algorithm` with that kind of `start` (see sample_tasks). Raises ValueError
+        if there are none. All kinds of start share their mazes, except mazes without such a start."""
         return sample_tasks(self.count, self.size, min_path=self.min_path, algorithm=algorithm, start=start,
                             seed=TEST_SEED + self.size)
 
@@ -60,16 +60,17 @@ DEFAULT_SETS = (MazeSet(12, 50, 1000), MazeSet(20, 140, 200), MazeSet(30, 225, 2
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one set of mazes.
+    """The outcome on one set of mazes.
 
     Attributes:
-        mazes, algorithm, start: which.
+        mazes, algorithm, start: the set, its generator and the kind of its start cells.
         factors: passes for each move of a maze's shortest path.
         lengths: cells on the shortest path of each maze.
         solved: for each factor, whether each maze was solved exactly.
-        needed: passes after which the moves of a maze's path can be known by cells that see neighbours only: what
-            none of them could solve before but by luck (`passes_to_know`).
-        met: how many of the mazes the training met; seconds: of the evaluation.
+        needed: for each maze, the passes after which cells that see only neighbours can know the moves of its path
+            (`passes_to_know_paths`). With fewer passes a maze is solved by luck only.
+        met: the number of mazes that are also training mazes.
+        seconds: duration of the evaluation.
     """
 
     mazes: MazeSet
@@ -84,12 +85,12 @@ class Outcome:
 
     @property
     def generator(self) -> str:
-        """For a reader: "20x20 wilson"."""
+        """The name of the generator for a reader: "20x20 wilson"."""
         return _name(self.mazes.size, self.algorithm, "any")
 
     @property
     def name(self) -> str:
-        """The same with the start: "20x20 dfs from a dead-end"."""
+        """`generator` with the start: "20x20 dfs from a dead-end"."""
         return _name(self.mazes.size, self.algorithm, self.start)
 
     @property
@@ -143,7 +144,7 @@ def _name(size: int, algorithm: str, start: str) -> str:
 
 
 def seen_in_training(recipe: Recipe, tasks: MazeTasks) -> int:
-    """How many of the test mazes this training met: its mazes are made again and compared."""
+    """The number of test mazes that are also training mazes; the training mazes are made again for it."""
     return int(torch.isin(tasks.keys(), _met(recipe, tasks.mazes.height)).sum())
 
 

@@ -48,7 +48,7 @@ class Layout:
         self.size = (width, down + 2 * self.margin + above + below)
 
     def center(self, cell: int) -> tuple[float, float]:
-        """Of a cell, in pixels (x, y)."""
+        """The centre of a cell in pixels (x, y)."""
         row, column = divmod(cell, self.width)
         return tuple(start + self.wall + at * self.pitch + self.corridor / 2
                      for start, at in zip(self.origin, (column, row), strict=True))

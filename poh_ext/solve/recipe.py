@@ -33,7 +33,7 @@ class Recipe:
 
     @classmethod
     def of(cls, notes: dict[str, Any]) -> Recipe:
-        """From the notes that `--save-weights` writes; KeyError if they are others."""
+        """Read the recipe from the notes that `--save-weights` writes; raises KeyError for other notes."""
         known = {f.name for f in fields(BenchmarkConfig)}
         options = {name: tuple(value) if isinstance(value, list) else value
                    for name, value in notes["config"].items() if name in known}

@@ -44,7 +44,7 @@ class Batches(Protocol):
     mazes_per_epoch: int
 
     def run(self, first: int, last: int) -> Iterator[tuple[MazeTasks, int]]:
-        """For steps first to last - 1: the batch, and how many mazes were rejected to make it."""
+        """Yield, for steps first to last - 1, the batch and the number of mazes rejected to make it."""
 
 
 class FixedBatches:
@@ -113,7 +113,7 @@ class OnlineBatches:
                 yield batch
 
     def side(self, step: int) -> int:
-        """Of the mazes of the step, before any of them is made."""
+        """The side of the step's mazes, before any of them is made."""
         return draw(self.seed, step, self.sizes(step)).size
 
     def draw(self, step: int, size: int | None = None) -> tuple[MazeTasks, int]:

@@ -55,7 +55,7 @@ def split_lists(config_type: type[BenchmarkConfig], arguments: Sequence[str]) ->
 
 
 def _takes_a_list(hint: Any) -> bool:
-    """Of a tuple, or of a tuple or None."""
+    """True for a tuple type, and for a tuple type or None."""
     return tuple in (typing.get_origin(hint), *map(typing.get_origin, typing.get_args(hint)))
 
 

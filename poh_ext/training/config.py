@@ -31,27 +31,27 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     """Options that every benchmark has."""
 
     train: int | Literal["online"] = 400
-    """Training mazes [count]. Exactly this many; as-published keeps what is long enough of 3x as many drawn. online:
-    new mazes in every step, none of them a test maze."""
+    """Training mazes [count]. The run has exactly this many; as-published draws 3x as many and keeps those with a long
+    enough path. online: each step makes new mazes, none of them a test maze."""
     test: int = 1000
-    """Test mazes [count], none of them in the training set. The more, the narrower the intervals."""
+    """Test mazes [count], none of them in the training set. More mazes give narrower intervals."""
     epochs: int = 30
     """Passes over the training mazes [count]; a checkpoint is written after each."""
     steps_per_epoch: int = 100
     """Steps that count as an epoch with --train online [count]."""
     R: int = 4
-    """Refinement passes of PoH, and of the looped baseline, over their stack [count]. Cost grows with it."""
+    """Passes of PoH, and of the looped baseline, over the stack of layers [count]. The cost grows with it."""
     T: int = 4
     """Period of PoH's slow router cell [passes]: it is updated at every T-th pass."""
     cpu: bool = False
-    """Run on the CPU even where there is an accelerator; the same as --device cpu."""
+    """Run on the CPU even if there is an accelerator; the same as --device cpu."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to run; auto takes CUDA, then MPS, then the CPU."""
+    """Device to run on. auto: CUDA if there is one, else MPS, else the CPU."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass; weights stay float32. auto: bfloat16 autocast on CUDA and on CPUs with
     bfloat16 instructions, else float32."""
     lr: float = 1e-3
-    """Peak learning rate of AdamW [per step], reached at the end of the warm-up; decays to a tenth of it."""
+    """Peak learning rate of AdamW [per step], reached at the end of the warm-up; it decays to a tenth of that."""
     label_smoothing: float = 0.1
     """Probability mass spread over all classes [0 to 1]; with --validity-mask over the allowed moves only."""
     dropout: float = 0.1
@@ -61,20 +61,20 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     multi_horizon: int = 1
     """Horizons K [moves]: each cell of the path is trained to predict the cells 1..K moves ahead."""
     validity_mask: bool = False
-    """Train the next move among passable neighbours only (other cells' logits become -1e4 in the loss)."""
+    """Train the next move among passable neighbours only: the loss sets the logits of all other cells to -1e4."""
     maze_enc: bool = False
-    """Add a small CNN over the whole maze whose summary is added to every cell (about 0.2 M parameters)."""
+    """Add a small CNN over the whole maze (about 0.2 M parameters). Its summary is added to every cell."""
     route_ent_weight: float = 0.0
-    """Weight of PoH's routing entropy in the loss [per nat]; above 0 it sharpens the choice of heads."""
+    """Weight of PoH's routing entropy in the loss [per nat]; a weight above 0 sharpens the choice of heads."""
     ent_anneal: bool = False
     """Lower --route-ent-weight linearly to 0 over the run."""
     routing_intervention: bool = True
-    """Does PoH's routing matter? Evaluates trained PoH planners also with uniform head weights, with those of another
-    test maze, and with the mean ones: a forward pass over the test mazes each."""
+    """Test whether PoH's routing matters: evaluate trained PoH planners again with uniform head weights, with those of
+    another test maze, and with the mean ones. Each costs a forward pass over the test mazes."""
     seed: int = 42
-    """First seed: of the weights, dropout, data order and training mazes; test mazes come from seed + 10000."""
+    """First seed of weights, dropout, data order and training mazes; the test mazes come from seed + 10000."""
     seeds: int = 1
-    """Repeats with seeds seed, seed+1, ... [count]; from 2 on the report gives means with 95 % intervals."""
+    """Repeats, with the seeds seed, seed+1, ... [count]. From 2 on the report gives means with 95 % intervals."""
     maze_size: int = 12
     """Side of the square mazes [cells]."""
     algorithm: str = "dfs"
@@ -90,23 +90,23 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     batch_size: int = 32
     """Mazes per training step [count]."""
     parity: Literal["depth", "width", "none"] = "depth"
-    """How PoH gets the baseline's number of parameters (at most 1.1 times as many). depth: keep the depth, reduce
-    the width. width: keep the width, drop layers. none: the baseline's shape, more parameters."""
+    """How PoH gets about as many parameters as the baseline (at most 1.1 times as many). depth: keep the depth, reduce
+    the width. width: keep the width, drop layers. none: keep the baseline's shape, with more parameters."""
     rows: tuple[RowName, ...] = ("random", "untrained_baseline", "untrained_poh", "baseline", "poh")
     """Rows of the table, a list by commas or spaces."""
     looped_baseline: bool = False
-    """Add the compute-matched control: the baseline passed R times over its stack with the same weights."""
+    """Add the compute-matched control: the baseline, run R times over its stack with the same weights."""
     ablation: bool = False
-    """Is it the depth, or the passes? Adds to baseline and PoH the looped baseline (compute-matched) and a shallow
-    PoH (width kept, layers dropped), on the same mazes and seeds; states "depth > width"."""
+    """Test whether depth or the passes help: add the looped baseline (compute-matched) and a shallow PoH (width kept,
+    layers dropped), on the same mazes and seeds. The report states whether "depth > width" holds."""
     ablate: bool = False
-    """What is each feature worth? Trains baseline and PoH as chosen, and again with one feature changed at a time:
-    multi-horizon, label smoothing, warm-up, maze encoder, validity mask (and PoH's routing entropy weight)."""
+    """Measure what each feature is worth: train baseline and PoH as chosen, and again with one feature changed at a
+    time: multi-horizon, label smoothing, warm-up, maze encoder, validity mask (and PoH's routing entropy weight)."""
     quick: bool = False
     """Preset of a few minutes on 2 CPU cores: small planners and few steps. Flags given beside it win."""
     preset: Literal["none", "solve"] = "none"
     """solve: the planners and the training that solve mazes (docs/solve.md). It changes the defaults of other flags;
-    flags given beside it win. With --quick a few minutes of it."""
+    flags given beside it win. With --quick beside it the training takes some minutes."""
     dry_run: bool = False
     """Print the plan (models, parameters, memory, estimated time) and stop; nothing is trained or written."""
     output: Path = Path("experiments/results/benchmark")
@@ -120,8 +120,8 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     """Write losses, pictures of rollouts and hyper-parameters for TensorBoard into --output (needs the extra
     poh_ext[tensorboard])."""
     ray: str = "off"
-    """Run rows and seeds side by side on Ray (needs the extra poh_ext[sweep]): local starts it on this machine, auto
-    takes the cluster that this machine belongs to, HOST:PORT another one."""
+    """Run rows and seeds side by side on Ray (needs the extra poh_ext[sweep]). local: start Ray on this machine. auto:
+    use the cluster that this machine belongs to. HOST:PORT: use that cluster. off: do without Ray."""
     save_weights: bool = False
     """Keep the weights of each trained planner in the weights folder of --output."""
 
@@ -138,7 +138,7 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
         return self.maze_size**2
 
     def total_steps(self, mazes: int) -> int:
-        """Updates of a run on so many training mazes; the last batch of an epoch may be smaller than the others."""
+        """Optimiser steps of a run on `mazes` training mazes; the last batch of an epoch may be smaller."""
         return self.epochs * (self.steps_per_epoch if self.train == "online" else math.ceil(mazes / self.batch_size))
 
     @property
@@ -147,7 +147,7 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
         return self.min_path_at(self.maze_size)
 
     def min_path_at(self, size: int) -> int:
-        """The same in mazes of another side."""
+        """`min_path_cells` in mazes of side `size`."""
         return max(2, math.ceil(self.min_path * size**2))
 
     @property
@@ -179,7 +179,7 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
                 for key, v in plain.items()}
 
     def notes(self) -> list[str]:
-        """Options that are legal but do nothing here: said before the run, so that nobody is misled."""
+        """Options that are legal but have no effect in this run: the run prints them before it starts."""
         return notes(self)
 
     def validate(self) -> None:

@@ -32,15 +32,15 @@ class History:
         self._file.write(json.dumps(plain(record), allow_nan=False).encode() + b"\n")
 
     def validated(self, point: dict[str, Any]) -> None:
-        """A line of its own, after that of the step."""
+        """Append the validation as a line of its own, after that of the step."""
         when = {name: point[name] for name in ("step", "epoch", "seconds")}
         self.step({**when, "validation": {name: value for name, value in point.items() if name not in when}})
 
     def epoch(self, *_: Any) -> None:
-        """Nothing is written at the end of an epoch: each step says its own."""
+        """Write nothing: each step has written its own line."""
 
     def result(self, *_: Any) -> None:
-        """In results.json."""
+        """Write nothing: the results go into results.json."""
 
     def close(self) -> None:
         self._file.close()

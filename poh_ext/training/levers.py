@@ -1,7 +1,7 @@
 """The levers of the planners and of their training beyond the published form, as options of the benchmarks.
 
-What each is worth, and which of them make a planner that solves mazes, stands in docs/solve.md; `--preset solve` sets
-them all. The defaults are the published form.
+docs/solve.md tells which of them make a planner that solves mazes, and what each is worth; `--preset solve` sets them.
+The defaults are the published form.
 """
 
 from __future__ import annotations
@@ -14,35 +14,41 @@ __all__ = ["PlannerLevers", "TrainingLevers"]
 
 @dataclass(frozen=True, kw_only=True)
 class PlannerLevers:
-    """What the planners are made of."""
+    """Options of the planners' architecture."""
 
     valid_heads: int | Literal["all"] = 0
-    """Heads of each layer that see a cell and its passable neighbours only [count, or all]; the others see all cells.
-    Where there are any, --parity depth narrows the heads and keeps their number."""
+    """Attention heads of each layer that see only a cell and its passable neighbours [count, or all]; the others see
+    all cells. With such heads --parity depth narrows the heads and keeps their number."""
     norm: Literal["published", "pre", "post"] = "published"
-    """Layer norm before each sublayer or after each residual. published: post in the baseline, pre in PoH."""
+    """Place of the layer norm. pre: before each sublayer. post: after each residual. published: post in the baseline,
+    pre in PoH."""
     head: Literal["cells", "moves"] = "cells"
-    """What is scored from each cell: all cells as the next one, or the four moves."""
+    """Output of the policy for each cell. cells: a score of every cell as the next one. moves: a score of each of the
+    four moves."""
     positions: Literal["absolute", "none"] = "absolute"
-    """A learned vector for each cell, or none: with --head moves mazes of any size can then be planned."""
+    """Position embedding. absolute: a learned vector for each cell. none: no such vector; with --head moves the planner
+    then takes mazes of any size."""
     cell_features: Literal[4, 6] = 4
-    """Features of a cell that the planners see: its 4 passage bits (start and goal are marked by vectors), or 6, with
-    a bit each for start and goal."""
+    """Input features of a cell [count]. 4: its passage bits; learned vectors mark start and goal. 6: the passage bits
+    and a bit each for start and goal."""
     reinject: Literal["published", "on", "off"] = "published"
-    """Add the embedded maze again before each pass but the first. published: on in the looped baseline, off in PoH."""
+    """Add the embedded maze to the state again before each pass after the first. published: on in the looped baseline,
+    off in PoH."""
     residual: Literal["rezero", "none"] = "rezero"
-    """What PoH does with the result of a pass: takes a trained share of it (rezero), or takes it (none)."""
+    """State of PoH after a pass. rezero: the old state plus a trained share of the change. none: the pass's result."""
     route_scale: float | Literal["heads"] = 1.0
-    """Factor on PoH's routing weights; heads: their number, so that even routing leaves attention at full strength."""
+    """Factor on PoH's routing weights. heads: the number of heads, with which uniform routing leaves attention at full
+    strength."""
     routing: Literal["pooled", "token"] = "pooled"
-    """PoH's routing weights: one for each head and maze, or each head and cell (always so in the row poh_token)."""
+    """Granularity of PoH's routing weights. pooled: one for each head and maze. token: one for each head and cell (the
+    row poh_token always has this)."""
 
     def heads_in_sight(self, n_heads: int) -> int:
-        """--valid-heads of a planner with so many heads."""
+        """--valid-heads as a number, for a planner with `n_heads` heads."""
         return n_heads if self.valid_heads == "all" else self.valid_heads
 
     def shared_levers(self, n_heads: int) -> dict[str, Any]:
-        """Keyword arguments of both planners, for what is not as published."""
+        """Keyword arguments of both planners, for the options that differ from the published form."""
         found: dict[str, Any] = {}
         if valid_heads := self.heads_in_sight(n_heads):
             found["valid_heads"] = valid_heads
@@ -54,7 +60,7 @@ class PlannerLevers:
         return found
 
     def poh_levers(self, n_heads: int, routing: str) -> dict[str, Any]:
-        """Further ones of PoH."""
+        """Further keyword arguments, of PoHPlanner only."""
         scale = float(n_heads if self.route_scale == "heads" else self.route_scale)
         found = {"residual": self.residual, "routing": routing, "route_scale": scale}
         published = {"residual": "rezero", "routing": "pooled", "route_scale": 1.0}
@@ -63,51 +69,54 @@ class PlannerLevers:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingLevers:
-    """What the planners are trained on, and how."""
+    """Options of the training data and of the training."""
 
     supervision: Literal["path", "all"] = "path"
-    """Cells that are trained: those of the true path, or all within --reach of the goal (their next move toward it;
-    needs --head moves). With all and --train online start and goal are any cells, and --min-path holds for the test
-    mazes only."""
+    """Cells that get a target. path: the cells of the true path. all: every cell within --reach of the goal gets its
+    next move toward the goal (needs --head moves). With all and --train online, start and goal are any cells, and
+    --min-path holds for the test mazes only."""
     reach: Literal["passes", "seen", "all"] = "passes"
-    """Cells that --supervision all trains. passes: those from which the goal is no more moves away than passes are
-    run, which is how far heads that see neighbours carry news. seen: also those from which all other ways are seen to
-    end within so many moves, so that fewer passes than moves can do. all: heads that see all cells must jump ahead."""
+    """Cells that --supervision all trains. passes: cells at most as many moves from the goal as passes are run, because
+    heads that see neighbours carry information by one cell a pass. seen: also cells whose other ways all end within
+    that many moves; a planner can then need fewer passes than moves. all: every cell, which needs heads that see all
+    cells."""
     train_R: tuple[int, int] | None = None
-    """Passes in training: drawn for each step from lowest to highest [passes]. None: always --R."""
+    """Lowest and highest number of passes in training [passes]. Each step draws a number between them. None: always
+    --R."""
     train_R_growth: int | None = None
-    """Let the highest of --train-R grow to this, linearly from 20 % to 60 % of the steps [passes]. None: it stays."""
+    """Number that the highest of --train-R grows to, linearly from 20 % to 60 % of the steps [passes]. None: no
+    growth."""
     grad_passes: int | Literal["all"] = "all"
-    """Gradients through the last so many passes; the others run without a graph [passes, or all]."""
+    """Passes at the end of a run that gradients flow through [passes, or all]. Earlier passes run without a graph."""
     test_R: int | Literal["R"] = "R"
-    """Passes at test [passes]. R: as many as --R says."""
+    """Passes at test [passes]. R: the same as --R."""
     tolerance: float = 0.0
-    """At test a cell that a pass moves by no more, in any feature of its state, stays as it is, and is at rest until a
-    neighbour moves [in units of the state]. Where all heads see neighbours, cells at rest cost nothing. 0: every cell
-    in every pass."""
+    """Largest change of a state that counts as no change at test [units of the state]. A cell that a pass changes by no
+    more, in every feature, keeps its state and rests until a neighbour changes. If all heads see only neighbours, cells
+    at rest cost nothing. 0: every pass computes every cell."""
     deep_supervision: int = 1
-    """States that the loss is averaged over, evenly spread over the passes with gradients, the last of them among them
-    [count]. 1: the last state alone."""
+    """States that the loss is averaged over [count]. They are evenly spread over the passes with gradients and include
+    the last state. 1: the last state alone."""
     train_sizes: tuple[int, int] | None = None
-    """Sides of the training mazes: drawn for each step from lowest to highest [cells]; needs --train online, --head
-    moves and --positions none. None: --maze-size."""
+    """Smallest and largest side of the training mazes [cells]. Each step draws a side between them. Needs --train
+    online, --head moves and --positions none. None: --maze-size."""
     train_sizes_growth: int | None = None
-    """Let the highest of --train-sizes grow to this, linearly from 20 % to 60 % of the steps [cells]: a
-    curriculum. None: it stays."""
+    """Side that the largest of --train-sizes grows to, linearly from 20 % to 60 % of the steps [cells]: a curriculum.
+    None: no growth."""
     state_noise: float = 0.0
-    """Gaussian noise that training adds to the state of every cell where the passes with gradients begin, unless that
-    is the first pass [standard deviation; the features of a state have about 1]. What a planner has found out must
-    then outlast an error, and does so over many more passes. 0: none."""
+    """Gaussian noise that training adds to the state of every cell before the first pass with gradients, unless that is
+    the first pass of all [standard deviation; the features of a state have about 1]. It helped larger mazes after 4,000
+    steps with --reach seen, but not after 12,000 (docs/solve.md). 0: none."""
     ema: float = 0.0
-    """Evaluate and save the exponential moving average of the weights, with this decay [per step, below 1; after n
-    steps at most (1 + n) / (10 + n)]. 0: the last weights."""
+    """Decay of the exponential moving average of the weights [per step, below 1; after n steps at most
+    (1 + n) / (10 + n)]. The averaged weights are evaluated and saved. 0: the last weights are."""
     weight_decay: float = 0.01
-    """AdamW's decay of all weights [per step and unit of the learning rate]."""
+    """Weight decay of AdamW, on all weights [per step and unit of the learning rate]."""
     validate_every: int = 0
-    """Evaluate the planner on validation mazes after every so many epochs, and after the last [epochs]: accuracy over
-    training time. What is trained stays the same, and the time it takes does not count. 0: never."""
+    """Epochs between evaluations on validation mazes [epochs]; one always follows the last epoch. The report then shows
+    accuracy over training time. Training gives the same weights, and the time is not counted. 0: never."""
     validation: int = 200
-    """Validation mazes, neither training nor test mazes, of --validate-every [count]."""
+    """Validation mazes of --validate-every [count]. None of them is a training or a test maze."""
 
     def pass_range(self, step: int, total_steps: int) -> tuple[int, int]:
         """Lowest and highest number of passes that step `step` (from 0) may draw."""
@@ -120,15 +129,15 @@ class TrainingLevers:
         return _grown(self.train_sizes or self.size_range, self.train_sizes_growth, step / total_steps)
 
     def most_passes(self) -> int:
-        """That a step may draw, over a whole training."""
+        """The largest number of passes that a step of the training may draw."""
         return max(self.pass_range(step, 100)[1] for step in range(100))
 
     def graded(self, run):
-        """Of so many passes, those with gradients."""
+        """The number of passes with gradients, of `run` passes."""
         return run if self.grad_passes == "all" else min(run, self.grad_passes)
 
     def mean_passes(self) -> float:
-        """Over a whole training."""
+        """The mean number of passes of a step, over the whole training."""
         spans = [self.pass_range(step, 100) for step in range(100)]
         return sum(low + high for low, high in spans) / 200
 
@@ -144,7 +153,7 @@ class TrainingLevers:
 
 
 def _grown(span: tuple[int, int], to: int | None, progress: float) -> tuple[int, int]:
-    """`span`, its highest grown towards `to` after this share of the steps."""
+    """`span` with its upper end grown towards `to`, after the share `progress` of the steps."""
     low, high = span
     if to is not None:
         high = round(high + min(max((progress - 0.2) / 0.4, 0.0), 1.0) * (to - high))

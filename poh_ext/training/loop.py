@@ -151,7 +151,7 @@ class _State:
         return time.perf_counter() - self._started
 
     def between_epochs(self, epoch: int, watchers: Sequence[Watcher], validation: Validation | None) -> None:
-        """Show the model to those who look at it, in no time of the training."""
+        """Validate the model and call the watchers; the time this takes is left out of the training time."""
         seconds, result = self.seconds(), self.result
         model = self.average.model if self.average else self.model
         if validation is not None and validation.due(epoch):
@@ -164,7 +164,7 @@ class _State:
         self._started = time.perf_counter() - seconds
 
     def step(self, batch: MazeTasks, passes: Passes, lr: float, entropy_weight: float) -> dict[str, float]:
-        """One update; not taken where the loss is not finite."""
+        """Make one update, unless the loss is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.model.train()  # a watcher may have evaluated it

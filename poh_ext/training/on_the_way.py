@@ -42,5 +42,5 @@ class Validation:
 
 
 def validations(config: BenchmarkConfig) -> int:
-    """How many there are in a whole training."""
+    """The number of validations in a whole training."""
     return -(-config.epochs // config.validate_every) if config.validate_every else 0

@@ -56,6 +56,6 @@ def step_passes(config: BenchmarkConfig, run: int, looped: bool) -> Passes:
 
 
 def draw_passes(config: BenchmarkConfig, seed: int, step: int, total_steps: int, looped: bool) -> Passes:
-    """Of step `step`: a function of the seed and the step alone, the same for every planner."""
+    """The passes of step `step`: a function of the seed and the step alone, the same for every planner."""
     span = config.pass_range(step, total_steps)
     return step_passes(config, draw(seed, step, config.size_range, span).passes, looped)

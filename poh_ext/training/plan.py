@@ -44,7 +44,7 @@ class PlannedRow:
 
     @property
     def key(self) -> tuple[str, str, bool]:
-        """As report.Row.key."""
+        """The key of the row in results: see report.Row.key."""
         return self.scale, self.model, self.trained
 
 

@@ -8,7 +8,7 @@ __all__ = ["random_state", "restore_random_state"]
 
 
 def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """Of the CPU and of the device, as CPU tensors."""
+    """The states of the random generators of the CPU and of the device, as CPU tensors."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)

@@ -26,7 +26,7 @@ def interventions(planned: PlannedRow, mazes: int) -> int:
 
 
 def _names(mazes: int) -> list[str]:
-    """Another maze's weights need another maze."""
+    """The names of the interventions; "shuffled" needs a second maze."""
     return [name for name in INTERVENTIONS if name != "unchanged" and (name != "shuffled" or mazes > 1)]
 
 
@@ -77,7 +77,7 @@ class RoutingStudy:
             return self._evaluate(f"{self.how['label']}, routing {name}")
 
     def _evaluate(self, label: str | None = None) -> Evaluation:
-        """By the table always: to ask anew at each step would take hours, and leave mazes alone in their batches."""
+        """Evaluate by one table: asking anew at each step would take hours, and leave mazes alone in their batches."""
         n = len(self.tasks)
         batch = next((size for size in range(BATCH, 1, -1) if n % size != 1), BATCH)  # no batch of a single maze
         how = {**self.how, "label": label or f"{self.how['label']}, by one table"}

@@ -59,7 +59,7 @@ class Outcome:
 
 
 def trial_name(planned: PlannedRow, seed: int) -> str:
-    """Of the files of a trained row: "tiny-poh-without-warm-up-seed42"."""
+    """The name of the files of a trained row: "tiny-poh-without-warm-up-seed42"."""
     words = f"{planned.scale} {planned.model} seed{seed}"
     return re.sub(r"[^A-Za-z0-9_]+", "-", words.strip())
 
@@ -99,7 +99,7 @@ def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: C
 
 
 def assist(workers: Workers, check: Callable[[], None]) -> None:
-    """What all processes but the first do: their part of each training, until they are dismissed."""
+    """Do the part of a process that is not the first in each training, until it is dismissed."""
     while (job := workers.share(None)) is not None:
         planned, seed, precision = job
         model = _build(planned, seed, workers.device)

@@ -42,7 +42,7 @@ class Workers:
         return self.rank == 0
 
     def share(self, item: Any) -> Any:
-        """What the first process passes, in every process. Plain objects and tensors on the CPU."""
+        """Return in every process the `item` of the first: plain objects and tensors on the CPU."""
         if self.count == 1:
             return item
         box = [item]
@@ -50,7 +50,7 @@ class Workers:
         return box[0]
 
     def collect(self, item: Any) -> list:
-        """What each process passes, in the order of their ranks."""
+        """Return the `item` of each process, in the order of their ranks."""
         if self.count == 1:
             return [item]
         items = [None] * self.count
@@ -58,7 +58,7 @@ class Workers:
         return items
 
     def agree(self, wish: bool) -> bool:
-        """Whether any process wishes it: the same answer in all of them."""
+        """True, in all processes, if any process has `wish`."""
         if self.count == 1:
             return wish
         flag = torch.tensor(int(wish), device=self.device)
