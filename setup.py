@@ -1,6 +1,6 @@
 """Build poh_ext: drive CMake for the C++ kernels, or install without them and remember why.
 
-Environment: "Build switches" in README.md. What was asked for and cannot be had is one line on standard error and a
+Environment: "Build switches" in docs/install.md. What was asked for and cannot be had is one line on standard error and a
 failed build; what was not asked for is left out, and poh_ext/_build_status.json keeps the reason for the first import.
 
 setuptools and not a backend made for CMake, because a build may succeed in part: the C++ kernels without the CUDA
@@ -34,7 +34,8 @@ def switch(name: str, *, default: bool | None = False) -> bool | None:
     return default if value == "" else value == "1"
 
 
-SKIP, REQUIRE, CUDA = switch("POH_EXT_SKIP_BUILD"), switch("POH_EXT_REQUIRE_BUILD"), switch("POH_EXT_CUDA", default=None)
+SKIP, REQUIRE = switch("POH_EXT_SKIP_BUILD"), switch("POH_EXT_REQUIRE_BUILD")
+CUDA = switch("POH_EXT_CUDA", default=None)
 if SKIP and (REQUIRE or CUDA):
     sys.exit("poh_ext: POH_EXT_SKIP_BUILD=1 contradicts POH_EXT_REQUIRE_BUILD=1 and POH_EXT_CUDA=1: set one of them")
 
@@ -65,7 +66,7 @@ def call(*command, env: dict | None = None):
 
 
 class CleanBuild(build):
-    """setuptools keeps build/lib between builds and packs whatever lies in it: a wheel has only what this build made."""
+    """A wheel has only what this build made; setuptools would pack whatever lies in build/lib from earlier ones."""
 
     def run(self):
         shutil.rmtree(self.build_lib, ignore_errors=True)

@@ -106,7 +106,7 @@ def _load_cuda():
     except ModuleNotFoundError:
         return None, _build_status("cuda_reason") or "not built (POH_EXT_CUDA=0, or no nvcc when poh_ext was built)"
     except ImportError as error:
-        _notes.append(f"the CUDA kernels were built, but cannot be loaded, so the PyTorch reference serves CUDA tensors, "
+        _notes.append(f"the CUDA kernels were built, but cannot be loaded; the PyTorch reference serves CUDA tensors, "
                       f"slower: {error}")
         return None, f"_C_cuda: {error}"
 
@@ -151,7 +151,7 @@ _silent_about_cuda = _requested == "reference" or bool(_notes)
 def has_kernel(device: torch.device, op: str | None = None) -> bool:
     """True if compiled kernels serve tensors on `device`; the PyTorch reference serves all others.
 
-    The first CUDA tensor that the reference serves is said once.
+    A warning is given once, at the first CUDA tensor that the reference serves.
     op: the name of an op of poh_ext that not every compiled backend has.
     """
     global _silent_about_cuda
@@ -159,8 +159,8 @@ def has_kernel(device: torch.device, op: str | None = None) -> bool:
         return op is None or op in _kernels[device.type]
     if device.type == "cuda" and not _silent_about_cuda and not torch.compiler.is_compiling():
         _silent_about_cuda = True
-        reason = _cuda_reason.splitlines()[0]
-        warnings.warn(f"poh_ext: the PyTorch reference serves CUDA tensors, slower: {reason}", RuntimeWarning, stacklevel=4)
+        text = f"poh_ext: the PyTorch reference serves CUDA tensors, slower: {_cuda_reason.splitlines()[0]}"
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
     return False
 
 

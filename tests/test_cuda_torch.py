@@ -103,9 +103,10 @@ def mazes():
     ]
 
 
-@pytest.mark.parametrize(
-    "call", [cross_entropy, with_candidates, linear_cross_entropy, routing, attention, backward, mazes], ids=lambda f: f.__name__
-)
+CALLS = [cross_entropy, with_candidates, linear_cross_entropy, routing, attention, backward, mazes]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 def test_shapes_and_devices_of_fake_tensors(call):
     with FakeTensorMode():
         for tensor, shape in call():
