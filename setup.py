@@ -1,7 +1,7 @@
 """Build poh_ext: drive CMake for the C++ kernels, or install without them and remember why.
 
 Environment: "Build switches" in docs/install.md. What was asked for and cannot be had is one line on standard error and
-a failed build; what was not asked for is left out, and poh_ext/_build_status.json keeps the reason for the first import.
+a failed build. What was not asked for is left out; poh_ext/_build_status.json keeps the reason for the first import.
 
 setuptools and not a backend made for CMake, because a build may succeed in part: the C++ kernels without the CUDA
 ones, or Python alone.
