@@ -102,7 +102,9 @@ class CMakeBuild(build_ext):
         elif reason:
             cuda_reason = reason
         else:
-            flags = ["-DPOH_EXT_CUDA=ON", "-DPOH_EXT_CAPABILITIES=", f"-DCMAKE_CUDA_COMPILER={nvcc}"]
+            flags = ["-DPOH_EXT_CUDA=ON", "-DPOH_EXT_CAPABILITIES="]
+            # CMake reads CUDACXX itself.
+            flags += [] if os.environ.get("CUDACXX") else [f"-DCMAKE_CUDA_COMPILER={nvcc}"]
             cuda_reason = self.attempt("CUDA", folder / "cuda", CUDA, "CUDA tensors get the fallback", *flags)
         status = {"built": not reason, "reason": reason, "cuda": not cuda_reason, "cuda_reason": cuda_reason}
         (package / "_build_status.json").write_text(json.dumps(status))
