@@ -285,7 +285,7 @@ def test_a_run_in_a_numbered_sibling_is_found(tmp_path, monkeypatch):
         raise benchmark.Interrupted("SIGTERM")
 
     with monkeypatch.context() as patched:
-        patched.setattr(trial, "evaluate_random", stop)
+        patched.setattr(trial, "evaluate_control", stop)
         assert benchmark.run_benchmark(config) == 130
     assert Results.load(tmp_path / "run-2" / "results.json").rows == []
     assert benchmark.run_benchmark(config) == 0

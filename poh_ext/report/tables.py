@@ -110,7 +110,8 @@ def _explain(results: Results) -> list[str]:
         return [f"{sizes[0]:,} test mazes of seed {seeds[0]}. Intervals: Wilson, over mazes.", *exact]
     n = f"{sizes[0]:,}" if len(set(sizes)) == 1 else f"{min(sizes):,} to {max(sizes):,}"
     text = f"{len(seeds)} seeds, {n} test mazes each; times and rates: means over seeds. "
-    text += "Intervals: t over seeds, widened where Wilson's over all mazes is wider (random policy: Wilson's)."
+    text += "Intervals: t over seeds, widened where Wilson's over all mazes is wider (random and "
+    text += "beeline policy: Wilson's)."
     if len(seeds) < 5:
         text += f" A t interval of {len(seeds)} seeds is wide for want of seeds; 5 or more narrow it."
     shares = {len(rows) for rows in group_rows(results).values()}

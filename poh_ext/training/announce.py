@@ -8,13 +8,14 @@ from collections.abc import Callable
 import torch
 
 from poh_ext.models import gflop_per_maze, parameter_count
+from poh_ext.report.results import CONTROLS
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.memory import available_memory, describe_bytes, misfit, training_memory
 from poh_ext.training.on_the_way import validations
 from poh_ext.training.passes import passes_at_test
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.planners import planner_class
-from poh_ext.training.protocol import Data
+from poh_ext.training.protocol import Data, protocol_of
 from poh_ext.training.routing_study import interventions
 from poh_ext.training.schedule import warmup_warning
 from poh_ext.training.timing import describe_seconds, seconds_per_maze
@@ -35,7 +36,7 @@ def without_misfits(rows: list[PlannedRow], config: BenchmarkConfig, device: tor
             reason = misfit(_memory(row, config, device, precision), available)
             if reason is not None:
                 skipped[row.scale] = f"{row.model}: {reason} (batches of {config.batch_size}; --batch-size lowers it)"
-    return [row for row in rows if row.scale not in skipped or row.kind == "random"], skipped
+    return [row for row in rows if row.scale not in skipped or row.kind in CONTROLS], skipped
 
 
 def print_estimate(rows: list[PlannedRow], data: Data, device: torch.device, precision: str, *,
@@ -92,7 +93,8 @@ def warnings_of(config: BenchmarkConfig, mazes: int) -> list[str]:
     if config.quick:
         warnings.append("--quick preset: small planners and few steps, far below the full benchmark; its figures "
                         "show that everything works, not how good the planners get")
-    warmup = warmup_warning(total_steps=config.total_steps(mazes), peak=config.lr, warmup_steps=config.warmup_steps)
+    warmup = warmup_warning(total_steps=config.total_steps(mazes), peak=config.lr, warmup_steps=config.warmup_steps,
+                            from_zero=protocol_of(config).rate_from_zero)
     return [*warnings, warmup] if warmup else warnings
 
 

@@ -165,7 +165,8 @@ class _Run:
 
     def report(self) -> None:
         seed = self.config.run_seeds[0]
-        summarize(self.results, self.folder, maze_sample(self.results, seed, self.data[seed].test))
+        data = self.data[seed]
+        summarize(self.results, self.folder, maze_sample(self.results, seed, data.test, data.test_walls))
 
     def save(self) -> None:
         self.results.save(self.folder / "results.json")
