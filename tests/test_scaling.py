@@ -11,6 +11,7 @@ import torch
 
 from poh_ext.models import parameter_count
 from poh_ext.report import Results
+from poh_ext.report.results import CONTROLS
 from poh_ext.training import benchmark, cli, loop, memory, output, timing, trial
 from poh_ext.training.announce import without_misfits
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
@@ -87,7 +88,8 @@ def test_every_size_has_baseline_and_poh_of_equal_size_and_one_random_policy():
     rows = planned_rows(ScalingBenchmarkConfig(protocol="as-published"))
     assert [row.key for row in rows].count(("", "random", False)) == 1
     counts = {}
-    for row in rows[1:]:
+    assert [row.key for row in rows[:3]] == [("", name, False) for name in CONTROLS]
+    for row in rows[3:]:
         with torch.device("meta"):
             counts[row.scale, row.model] = parameter_count(planner_class(row.kind)(16, **row.options))
     assert counts == {("tiny", "baseline"): 533_568, ("tiny", "poh"): 561_921,
@@ -281,7 +283,7 @@ def test_a_run_in_a_numbered_sibling_is_found(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
 
-    def stop(*_):
+    def stop(*_, **__):
         raise benchmark.Interrupted("SIGTERM")
 
     with monkeypatch.context() as patched:
