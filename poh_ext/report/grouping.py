@@ -6,7 +6,7 @@ from poh_ext.report.results import CONTROLS, Results, Row
 
 __all__ = ["chance_rows", "group_rows", "sizes", "unchanged"]
 
-_PLANNERS = ("baseline", "looped_baseline", "poh", "poh_token", "poh_shallow")
+_PLANNERS = ("baseline", "looped_baseline", "poh", "poh_token", "poh_shallow", "looped_solver", "poh_solver")
 _ORDER = {name: place for place, name in enumerate((*_PLANNERS, "others", *CONTROLS))}
 
 

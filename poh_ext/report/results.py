@@ -31,7 +31,7 @@ STATUSES = ("complete", "interrupted")
 CONTROLS = ("random", "random_table", "beeline")
 """Rows without a planner; the first is what chance is taken for."""
 _NAMES = {"poh": "PoH", "poh_shallow": "shallow PoH", "poh_token": "PoH per token", "random": "random policy",
-          "beeline": "beeline policy"}  # fmt: skip
+          "beeline": "beeline policy", "poh_solver": "PoH solver"}
 
 
 def label(model: str, trained: bool = True, scale: str = "") -> str:

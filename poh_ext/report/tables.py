@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from poh_ext.report.document import Grid, Paragraph, markdown
 from poh_ext.report.grouping import group_rows
 from poh_ext.report.results import Results, label
+from poh_ext.report.solvers import solver_sentences
 from poh_ext.report.statistics import MEASURES, Proportion, estimate_rows
 
 __all__ = ["Table", "results_table"]
@@ -96,7 +97,7 @@ def results_table(results: Results) -> Table:
             ]
         )
         notes += [f"{label(model, trained, scale)}, seed {r.seed}: {r.note}" for r in rows if r.note]
-    table.footnotes = [*_explain(results), *notes]
+    table.footnotes = [*_explain(results), *solver_sentences(results), *notes]
     return table
 
 

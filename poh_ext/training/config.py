@@ -16,14 +16,14 @@ from poh_ext.models import SHAPES, PlannerShape
 from poh_ext.report.results import CONTROLS
 from poh_ext.training.levers import PlannerLevers, TrainingLevers
 from poh_ext.training.notes import notes
-from poh_ext.training.presets import QUICK_12X12, QUICK_SCALING
+from poh_ext.training.presets import QUICK_12X12, QUICK_SCALING, SOLVERS
 from poh_ext.training.validation import ConfigError, validate
 
 __all__ = ["Benchmark12x12Config", "BenchmarkConfig", "ConfigError", "RowName", "ScalingBenchmarkConfig"]
 
 RowName = Literal["random", "random_table", "beeline", "untrained_baseline", "untrained_poh", "baseline", "poh",
-                  "looped_baseline", "poh_shallow", "poh_token"]
-ABLATION_ROWS = tuple(name for name in RowName.__args__ if name not in ("random_table", "beeline", "poh_token"))
+                  "looped_baseline", "poh_shallow", "poh_token", "looped_solver", "poh_solver"]
+ABLATION_ROWS = ("random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_baseline", "poh_shallow")
 SizeName = Literal["tiny", "small", "medium", "large", "xl"]
 
 
@@ -96,7 +96,9 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     the width. width: keep the width, drop layers. none: the baseline's shape, more parameters."""
     rows: tuple[RowName, ...] = ("random", "untrained_baseline", "untrained_poh", "baseline", "poh")
     """Rows of the table, a list by commas or spaces. Controls without a planner: random draws fresh scores at every
-    step, random_table follows one table of random scores, beeline always steps nearer to the goal."""
+    step, random_table follows one table of random scores, beeline always steps nearer to the goal. looped_solver and
+    poh_solver are the planners of --preset solve, trained by its recipe whatever the other flags say, and tested on
+    the same mazes (12x12 program)."""
     looped_baseline: bool = False
     """Add the compute-matched control: the baseline passed R times over its stack with the same weights."""
     ablation: bool = False
@@ -163,8 +165,10 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
         """Names of the rows to run, in the order of the table, each once."""
         asked = ABLATION_ROWS if self.ablation else self.rows
         asked = (*asked, *(("looped_baseline",) if self.looped_baseline else ()))
-        if self.protocol == "as-published" and "random" in asked:
-            asked = (*asked, *CONTROLS)
+        if self.protocol == "as-published":
+            asked = (*asked, *(CONTROLS if "random" in asked else ()))
+        if self.protocol == "as-published" or self.ablate:
+            asked = tuple(name for name in asked if name not in SOLVERS)
         return tuple(name for name in RowName.__args__ if name in asked)
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 from poh_ext.report.results import CONTROLS
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.planners import planner_options
+from poh_ext.training.presets import SOLVERS, solver_config
 
 __all__ = ["FEATURES", "PlannedRow", "one_at_a_time", "planned_rows"]
 
@@ -34,6 +35,7 @@ class PlannedRow:
         scale: size of the planner; "" where the benchmark has one only, and for CONTROLS.
         config: the options it is trained with.
         options: keyword arguments of the planner's class.
+        run: options of the run, where those of the row are a recipe of its own: it is tested on the run's mazes.
     """
 
     model: str
@@ -42,6 +44,7 @@ class PlannedRow:
     scale: str
     config: BenchmarkConfig
     options: dict[str, Any]
+    run: BenchmarkConfig | None = None
 
     @property
     def key(self) -> tuple[str, str, bool]:
@@ -77,7 +80,10 @@ def planned_rows(config: BenchmarkConfig) -> list[PlannedRow]:
     for scale in config.shapes:
         for name in config.row_names:
             kind = name.removeprefix("untrained_")
-            if kind not in CONTROLS:
+            if kind in SOLVERS:
+                kind, own = SOLVERS[kind], solver_config(config)
+                rows.append(PlannedRow(name, kind, True, scale, own, planner_options(kind, own), run=config))
+            elif kind not in CONTROLS:
                 rows.append(PlannedRow(kind, kind, kind == name, scale, config, planner_options(kind, config, scale)))
         if config.ablate:
             rows += _changed(rows, config, scale)

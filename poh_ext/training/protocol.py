@@ -77,7 +77,7 @@ def protocol_of(config: BenchmarkConfig) -> Protocol:
     return PROTOCOLS[config.protocol]
 
 
-def make_data(config: BenchmarkConfig, seed: int) -> Data:
+def make_data(config: BenchmarkConfig, seed: int, *, test: MazeTasks | None = None) -> Data:
     """Training mazes of `seed` and test mazes of `seed + 10000`; no test maze has the walls of a training maze.
 
     default: exactly --train and --test mazes. as-published: 3x as many candidates with random start and goal, of
@@ -87,11 +87,17 @@ def make_data(config: BenchmarkConfig, seed: int) -> Data:
     --maze-size has any). Validation mazes come from `seed + 20000`, as the test mazes are drawn: a fixed training
     set is the same with them and without; with --train online they are left out of the training too.
 
+    Args:
+        config: --seed and --seeds are of no effect.
+        seed: of the training mazes.
+        test: with --train online, test mazes instead of those of `seed + 10000`.
+
     Raises:
         ConfigError: no maze of the size has so long a path, or too few mazes are not in the other sets.
     """
     if config.train == "online":
-        test = _sample(config, "test", config.test, seed + TEST_SEED_OFFSET, None)
+        if test is None:
+            test = _sample(config, "test", config.test, seed + TEST_SEED_OFFSET, None)
         validation = _validation(config, seed, test.keys())
         held_out = test.keys() if validation is None else torch.cat([test.keys(), validation.keys()])
         online = OnlineBatches(config.batch_size, config.steps_per_epoch, seed, held_out,

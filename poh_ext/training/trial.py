@@ -34,7 +34,7 @@ from poh_ext.training.resume import identity
 from poh_ext.training.routing_study import RoutingStudy
 from poh_ext.training.workers import ALONE, Workers
 
-__all__ = ["Outcome", "Place", "assist", "run_trial", "trial_checkpoints", "trial_name"]
+__all__ = ["Outcome", "Place", "assist", "data_of", "run_trial", "trial_checkpoints", "trial_name"]
 
 MAZES_SHOWN = 6  # whose walked paths are kept for pictures
 
@@ -68,6 +68,17 @@ def trial_checkpoints(planned: PlannedRow, seed: int, place: Place) -> Checkpoin
     parts = {"size": planned.scale, "row": planned.model, "seed of the row": seed}
     this = identity(planned.config.title, planned.config.to_dict(), place.environment, **parts)
     return Checkpoints(place.folder / "checkpoints" / trial_name(planned, seed), this)
+
+
+def data_of(planned: PlannedRow, seed: int, run: Data | None = None) -> Data:
+    """What a row is trained and tested on.
+
+    Args:
+        run: the data of the run, if they are there already: what they are follows from the row and the seed.
+    """
+    if run is None:
+        run = make_data(planned.run or planned.config, seed)
+    return run if planned.run is None else make_data(planned.config, seed, test=run.test)
 
 
 def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: Callable[[], None]) -> Outcome:
@@ -106,7 +117,7 @@ def assist(workers: Workers, check: Callable[[], None]) -> None:
         model = _build(planned, seed, workers.device)
         # The training ends alike in all processes; the first one says what it means.
         with contextlib.suppress(Interrupted, Diverged):
-            train_planner(model, make_data(planned.config, seed).batches, planned.config, seed=seed,
+            train_planner(model, data_of(planned, seed).batches, planned.config, seed=seed,
                           label=trial_name(planned, seed), precision=precision, check=check, workers=workers)
 
 
