@@ -1,6 +1,7 @@
 """The figures that the as-published report quotes, measured again."""
 
 import functools
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from poh_ext.training.evaluate import evaluate_control
 from poh_ext.training.protocol import without_walls
 
 SETS = 40
+ROOT = Path(__file__).resolve().parents[1]
 # Measured apart from this package's tables, on 60 sets of about 58 mazes: (mean, standard deviation between sets).
 MEASURED_BEFORE = {"random": {"reached": (70.7, 5.3), "optimal": (38.0, 6.6)},
                    "random_table": {"reached": (46.2, 10.7), "optimal": (33.9, 7.6)}}
@@ -82,3 +84,11 @@ def test_the_published_rows_stand_beside_the_controls():
     assert grid.rows[0][1:] == ["57.89 [45.0-69.8]", "52.63 [39.9-65.0]", "-2.1", "+0.9", "+2.2", "+2.4"]
     assert {len(row) for row in grid.rows} == {len(grid.header)}
     assert set(CONTROLS_AS_PUBLISHED) == set(CONTROLS)
+
+
+@pytest.mark.parametrize("name", ["docs/results.md", "experiments/TRAINING_ENHANCEMENTS.md"])
+def test_the_documents_quote_the_same_controls(name):
+    text = (ROOT / name).read_text()
+    for control in ("random", "random_table"):
+        for measure in ("reached", "optimal"):
+            assert "{:.1f} +/- {:.1f}".format(*CONTROLS_AS_PUBLISHED[control][measure]) in text

@@ -16,6 +16,7 @@ from poh_ext.training.on_the_way import validations
 from poh_ext.training.passes import passes_at_test
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.planners import planner_class
+from poh_ext.training.presets import SOLVERS
 from poh_ext.training.protocol import Data, protocol_of
 from poh_ext.training.routing_study import interventions
 from poh_ext.training.schedule import warmup_warning
@@ -108,7 +109,9 @@ def warnings_of(config: BenchmarkConfig, mazes: int) -> list[str]:
     warnings = config.notes()
     if config.quick:
         warnings.append("--quick preset: small planners and few steps, far below the full benchmark; its figures "
-                        "show that everything works, not how good the planners get")
+                        "show that everything works, not how good the planners get"
+                        + (", but for the solvers, which are those of docs/solve.md after a part of their training"
+                           if set(config.row_names) & set(SOLVERS) else ""))
     warmup = warmup_warning(total_steps=config.total_steps(mazes), peak=config.lr, warmup_steps=config.warmup_steps,
                             from_zero=protocol_of(config).rate_from_zero)
     return [*warnings, warmup] if warmup else warnings
