@@ -13,7 +13,14 @@ from poh_ext.losses import (
     multi_horizon_linear_cross_entropy,
 )
 from poh_ext.mazes import GENERATORS, MazeBatch, generate_mazes
-from poh_ext.rollout import Rollout, greedy_rollout, random_policy, recondition_rollout
+from poh_ext.rollout import (
+    Rollout,
+    beeline_policy,
+    greedy_rollout,
+    random_policy,
+    random_rollout,
+    recondition_rollout,
+)
 from poh_ext.routing import route, routing_entropy
 from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
 
@@ -31,12 +38,14 @@ __all__ = [
     "MultiHorizonLinearCrossEntropy",
     "Rollout",
     "backend_info",
+    "beeline_policy",
     "generate_mazes",
     "greedy_rollout",
     "multi_horizon_cross_entropy",
     "multi_horizon_linear_cross_entropy",
     "neighbor_attention",
     "random_policy",
+    "random_rollout",
     "recondition_rollout",
     "route",
     "routing_entropy",

@@ -1,4 +1,4 @@
-"""Batches of mazes: generators, and what a planner, a loss and a plot need to know of a maze.
+"""Batches of mazes: generators, open grids, and what a planner, a loss and a plot need to know of a maze.
 
 A maze is a grid of H x W cells, numbered row by row. `passages` holds the directions in which each cell may be left.
 Tasks (a maze, a start and a goal) are in poh_ext.tasks.
@@ -76,6 +76,28 @@ class MazeBatch:
         self.seed, self.algorithm, self.index = seed, algorithm, index
         if check and not torch.compiler.is_compiling():
             self._check()
+
+    @classmethod
+    def open(cls, n: int, size: int | tuple[int, int], *, device: torch.device | str = "cpu") -> MazeBatch:
+        """n grids without inner walls: each cell has a passage to all of its two to four neighbours in the grid.
+
+        Args:
+            n: number of grids, >= 0.
+            size: int, or (height, width), in cells, each >= 1, together at most 2^26 cells.
+            device: where they are wanted.
+
+        Raises:
+            TypeError: n or size is no int. ValueError: out of range.
+
+        Example:
+            >>> MazeBatch.open(1, (2, 3)).passages[0].tolist()  # 2 down + 8 right = 10, ...
+            [[10, 14, 6], [9, 13, 5]]
+        """
+        height, width = check_size(size)
+        passages = torch.full((check_int("n", n, 0), height, width), 15, dtype=torch.uint8, device=device)
+        for edge, bit in ((passages[:, 0], 1), (passages[:, -1], 2), (passages[:, :, 0], 4), (passages[:, :, -1], 8)):
+            edge -= bit
+        return cls(passages, check=False)
 
     def _check(self) -> None:
         p = self.passages

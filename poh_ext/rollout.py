@@ -15,7 +15,8 @@ from poh_ext.reference.maze_rollout import walk
 from poh_ext.reference.philox import STREAM_POLICY, philox4x32
 from poh_ext.tasks import MazeTasks
 
-__all__ = ["Rollout", "best_neighbors", "greedy_rollout", "random_policy", "recondition_rollout", "solved_exactly"]
+__all__ = ["Rollout", "beeline_policy", "best_neighbors", "greedy_rollout", "is_optimal", "random_policy",
+           "random_rollout", "recondition_rollout", "solved_exactly"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -25,7 +26,7 @@ class Rollout(NamedTuple):
 
     Attributes:
         reached: bool [n], the goal was reached.
-        optimal: bool [n], and in at most 1.05 x the moves of the shortest path.
+        optimal: bool [n], and in at most 1.05 x the moves of the task's path: see `is_optimal`.
         path: int64 [n, S], the cells walked, start included, padded with -1; S = max_steps + 1.
         steps: int64 [n], the number of moves made.
 
@@ -41,8 +42,20 @@ class Rollout(NamedTuple):
 
 
 def _rollout(reached: Tensor, path: Tensor, steps: Tensor, tasks: MazeTasks) -> Rollout:
-    # In whole numbers: 1.05 = 21 / 20, and length counts cells, one more than moves.
-    return Rollout(reached, reached & (20 * steps <= 21 * (tasks.length - 1)), path, steps)
+    return Rollout(reached, is_optimal(reached, steps, tasks.length), path, steps)
+
+
+def is_optimal(reached: Tensor, steps: Tensor, length: Tensor, *, count_start: bool = False) -> Tensor:
+    """bool [n]: reached in at most 1.05 x the moves of the task's path.
+
+    Args:
+        reached, steps: of a `Rollout`.
+        length: int64 [n], cells on the paths of the tasks (`MazeTasks.length`), one more than their moves.
+        count_start: compare cells, the start included, instead of moves, as the published evaluation does; that
+            allows one move more on a path of 40, 80, 120 ... cells.
+    """
+    start = int(count_start)
+    return reached & (20 * (steps + start) <= 21 * (length - 1 + start))  # 1.05 = 21 / 20, in whole numbers
 
 
 def _check_steps(max_steps: int | None, tasks: MazeTasks) -> int:
@@ -171,13 +184,56 @@ def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
     return at == tasks.goal
 
 
-def random_policy(tasks: MazeTasks, seed: int, *, start_index: int = 0) -> Tensor:
-    """A policy that knows nothing: independent uniform scores, the control row of a benchmark.
+def random_rollout(tasks: MazeTasks, seed: int, *, max_steps: int | None = None) -> Rollout:
+    """Walks that know nothing: fresh uniform scores at every step. The benchmarks' row "random policy".
+
+    The walk is that of `greedy_rollout`: to a random unvisited passable neighbour, else to a random passable one. A
+    fixed table of random scores (`random_policy`) arrives less often: where it must turn back, it soon walks to and
+    fro between two cells.
+
+    Args:
+        tasks, max_steps: as in `greedy_rollout`.
+        seed: in [0, 2^63), of draws on the CPU.
+
+    Raises:
+        As `greedy_rollout`; TypeError, ValueError: seed is no int or is out of range.
+
+    Example:
+        >>> random_rollout(sample_tasks(1000, 12, min_path=51), 0).reached.float().mean()
+    """
+    draws = torch.Generator().manual_seed(check_int("seed", seed, 0))
+    device = tasks.mazes.device
+    return recondition_rollout(lambda mazes, *_: torch.rand(len(mazes), 4, generator=draws).to(device), tasks,
+                               max_steps=max_steps)
+
+
+def beeline_policy(tasks: MazeTasks) -> Tensor:
+    """A policy that always heads for the goal, whatever the walls: scores [n, N, 4] of the moves up, down, left, right.
+
+    A move scores 1 where it comes nearer to the goal by rows or columns, -1 where it leads away. On a grid without
+    walls (`MazeBatch.open`) its `greedy_rollout` is a shortest way. The benchmarks' row "beeline policy".
+
+    Returns:
+        float32 [n, N, 4], on the device of the tasks.
+    """
+    width = tasks.mazes.width
+    cell, goal = torch.arange(tasks.mazes.n_cells, device=tasks.mazes.device), tasks.goal[:, None]
+    down, right = (goal // width - cell // width).sign(), (goal % width - cell % width).sign()
+    return torch.stack([torch.where(down < 0, 1, -1), torch.where(down > 0, 1, -1),
+                        torch.where(right < 0, 1, -1), torch.where(right > 0, 1, -1)], -1).float()
+
+
+def random_policy(tasks: MazeTasks, seed: int, *, start_index: int = 0, shared: bool = False) -> Tensor:
+    """A fixed table of independent uniform scores: what an untrained planner amounts to.
+
+    `greedy_rollout` of it reaches far fewer goals than fresh scores at every step do: the row "random policy" of the
+    benchmarks is `random_rollout`, and their row "random table" this with shared=True.
 
     Args:
         tasks: MazeTasks of n.
         seed: in [0, 2^63).
         start_index: number of the first task, so that parts of a set get the scores of the whole.
+        shared: all tasks get the scores of the first one, as from a planner that ignores what it is given.
 
     Returns:
         float32 [n, N, 4] in [0, 1), of the moves up, down, left, right; counter-based, the same on every device.
@@ -188,6 +244,8 @@ def random_policy(tasks: MazeTasks, seed: int, *, start_index: int = 0) -> Tenso
     seed, first = check_int("seed", seed, 0), check_int("start_index", start_index, 0)
     device = work_device(tasks.mazes.device)
     task = torch.arange(first, first + len(tasks), device=device)[:, None]
+    if shared:
+        task = torch.full_like(task, first)
     cell = torch.arange(tasks.mazes.n_cells, device=device)
     low = 0xFFFFFFFF
     counter = (cell, torch.full_like(cell, STREAM_POLICY), task & low, task >> 32)

@@ -32,7 +32,8 @@ class MazeTasks:
     Args:
         mazes: MazeBatch of n.
         start, goal: int64 [n], cell indices.
-        path: int64 [n, L], the cells of a shortest path from start to goal, padded with -1.
+        path: int64 [n, L], the cells of a shortest path from start to goal, padded with -1. (It is not checked against
+            the mazes: the as-published benchmark puts grids without walls in the place of the mazes.)
         length: int64 [n], cells on the path (one more than its moves).
 
     Raises:

@@ -113,6 +113,22 @@ def test_distances_and_paths_against_brute_force(algorithm):
     assert paths.shape[1] == max((paths >= 0).sum(1))
 
 
+@pytest.mark.parametrize("size", [1, 2, (1, 7), (7, 1), (3, 5)])
+def test_an_open_grid_has_no_inner_walls(size):
+    mazes = MazeBatch.open(3, size)
+    MazeBatch(mazes.passages)  # no passage leads out of the grid
+    height, width = mazes.size
+    assert mazes.size == (size if isinstance(size, tuple) else (size, size)) and len(mazes) == 3
+    cells = [divmod(cell, width) for cell in range(height * width)]
+    apart = torch.tensor([[abs(a - c) + abs(b - d) for c, d in cells] for a, b in cells])
+    assert torch.equal(mazes.valid_mask(), (apart == 1).expand(3, -1, -1))
+    for goal in range(mazes.n_cells):
+        assert torch.equal(mazes.distances(torch.full((3,), goal)), apart[goal].int().expand(3, -1))
+    assert not mazes.raster()[:, 1:-1, 1::2].any() and not mazes.raster()[:, 1::2, 1:-1].any()
+    assert len(MazeBatch.open(0, size)) == 0
+    assert MazeBatch.open(2, size, device="meta").device.type == "meta"
+
+
 def test_of_two_shortest_paths_the_first_step_decides():
     ring = MazeBatch(torch.tensor([[[10, 6], [9, 5]]], dtype=torch.uint8))
     assert ring.shortest_paths(torch.tensor([0]), torch.tensor([3])).tolist() == [[0, 2, 3]]  # down before right
@@ -174,6 +190,10 @@ def test_slicing_keeps_provenance():
     "call, error, message",
     [
         (lambda: generate_mazes(-1, 4), ValueError, r"n must be in \[0, .*got -1"),
+        (lambda: MazeBatch.open(-1, 4), ValueError, r"n must be in \[0, .*got -1"),
+        (lambda: MazeBatch.open(1.5, 4), TypeError, "n must be an int, got 1.5"),
+        (lambda: MazeBatch.open(1, (4, 0)), ValueError, r"size must be at least 1, got \(4, 0\)"),
+        (lambda: MazeBatch.open(1, 10**5), ValueError, "size must be at most 67108864 cells, got 100000"),
         (lambda: generate_mazes(1, 0), ValueError, "size must be at least 1, got 0"),
         (lambda: generate_mazes(1, (4, 0)), ValueError, r"size must be at least 1, got \(4, 0\)"),
         (lambda: generate_mazes(1, 10**5), ValueError, "size must be at most 67108864 cells, got 100000"),

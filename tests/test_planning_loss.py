@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from poh_ext.losses import multi_horizon_cross_entropy
@@ -23,32 +24,30 @@ def gradients(model):
 
 
 @pytest.mark.parametrize("changes", [{}, {"multi_horizon": 3}, {"validity_mask": True},
-                                     {"validity_mask": True, "multi_horizon": 3, "protocol": "as-published",
-                                      "train": 60}],
-                         ids=["plain", "horizons", "mask", "as-published"])
+                                     {"validity_mask": True, "multi_horizon": 3}],
+                         ids=["plain", "horizons", "mask", "both"])
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-5), ("bfloat16", 3e-2)])
 @pytest.mark.parametrize("name", ["baseline", "poh"])
 def test_loss_and_gradients_equal_the_dense_form(name, precision, tolerance, changes):
     config = tiny(**changes)
     batch = protocol.make_data(config, 1).train[:6]
-    view = protocol.planner_view(batch.mazes, config)
     model = build_planner(name, config, seed=1).eval()  # no dropout: both forms see the same states
     if name == "poh":
         torch.nn.init.constant_(model.alpha, 0.5)
     path = batch.path[:, : int(batch.length.max())]
 
     with autocast(CPU, precision):
-        logits = model(view, batch.start, batch.goal)
+        logits = model(batch.mazes, batch.start, batch.goal)
     dense = multi_horizon_cross_entropy(
         logits, path, rows=path, horizons=config.multi_horizon, label_smoothing=config.label_smoothing,
         candidates=batch.mazes.neighbors() if config.validity_mask else None, ignore_index=-1,
-        reduction=protocol.protocol_settings(config)["reduction"])
+        reduction=protocol.protocol_of(config).reduction)
     dense.backward()
     expected = gradients(model)
     model.zero_grad()
 
     with autocast(CPU, precision):
-        hidden = model.hidden(view, batch.start, batch.goal)
+        hidden = model.hidden(batch.mazes, batch.start, batch.goal)
     loss = objective.planning_loss(hidden, model.head, batch, config, precision=precision)
     loss.backward()
     torch.testing.assert_close(loss.float(), dense.float(), rtol=tolerance / 3, atol=tolerance / 10)
@@ -58,6 +57,47 @@ def test_loss_and_gradients_equal_the_dense_form(name, precision, tolerance, cha
         if g is not None:  # bfloat16 rounds each product: compare against the size of the whole gradient
             assert p.grad.dtype == torch.float32
             assert (p.grad - g).norm() <= tolerance * g.norm() + 1e-3 * tolerance, which
+
+
+def published_loss(logits, tasks, config):
+    """As it was published, term by term: on the open grid, and averaged position by position."""
+    side, terms = config.maze_size, []
+    for k in range(1, config.multi_horizon + 1):
+        for i in range(int(tasks.length.max()) - k):
+            losses = []
+            for b in range(len(tasks)):
+                if i + k >= int(tasks.length[b]):
+                    continue
+                here, wanted = int(tasks.path[b, i]), int(tasks.path[b, i + k])
+                scores, smoothing = logits[b, here].clamp(-20, 20), config.label_smoothing
+                if config.validity_mask and k == 1:
+                    row, column = divmod(here, side)
+                    near = [side * r + c for r, c in ((row - 1, column), (row + 1, column), (row, column - 1),
+                                                      (row, column + 1)) if 0 <= r < side and 0 <= c < side]
+                    scores, wanted, smoothing = scores[near], near.index(wanted), 0.0
+                losses.append(F.cross_entropy(scores[None], torch.tensor([wanted]), label_smoothing=smoothing))
+            if losses:
+                terms.append(torch.stack(losses).mean())
+    return torch.stack(terms).mean()
+
+
+@pytest.mark.parametrize("changes", [{}, {"validity_mask": True}, {"multi_horizon": 3},
+                                     {"validity_mask": True, "multi_horizon": 3}],
+                         ids=["plain", "mask", "horizons", "both"])
+def test_as_published_the_loss_is_the_published_one(changes):
+    config = tiny(protocol="as-published", train=60, label_smoothing=0.2, **changes)
+    batch = protocol.make_data(config, 1).train[:6]
+    hidden = torch.randn(6, 25, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    head = build_planner("baseline", config, seed=1).head
+    torch.nn.init.normal_(head.weight, std=2.0, generator=torch.Generator().manual_seed(1))
+    logits = head(hidden)
+    assert 0.05 < (logits.abs() > 20).float().mean() < 0.5  # so that the clamp shows
+    expected = published_loss(logits, batch, config)
+    loss = objective.planning_loss(hidden, head, batch, config)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(x, hidden, retain_graph=True)[0] for x in (loss, expected)))
+    parts = objective.planning_loss(hidden, head, batch, config, reduction="none")
+    torch.testing.assert_close((parts * objective.term_weights(batch.length, config)).sum(), expected)
 
 
 class Shapes(TorchDispatchMode):

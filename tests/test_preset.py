@@ -10,12 +10,13 @@ import torch
 from poh_ext.models import parameter_count
 from poh_ext.models.weights import load
 from poh_ext.report import Results
-from poh_ext.training import benchmark, cli, protocol
+from poh_ext.training import benchmark, cli, presets, protocol, trial
 from poh_ext.training.batches import draw
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
 from poh_ext.training.passes import Passes, draw_passes, step_passes
+from poh_ext.training.plan import planned_rows
 from poh_ext.training.planners import build_planner, planner_class, planner_options
-from poh_ext.training.presets import SOLVE, with_presets
+from poh_ext.training.presets import SOLVE, SOLVERS, solver_config, with_presets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = {"train": 8, "test": 6, "epochs": 2, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
@@ -274,3 +275,82 @@ def test_with_all_cells_supervised_start_and_goal_are_any_cells_and_no_test_maze
 def test_states_are_spread_over_the_passes_with_gradients(run, grad, states, expected):
     assert step_passes(tiny(grad_passes=grad, deep_supervision=states), run, True) == expected
     assert step_passes(tiny(grad_passes=grad, deep_supervision=states), run, False) == Passes(run, (run,), None, False)
+
+
+# -- its planners beside others -----------------------------------------------------------------------------------
+
+
+def test_solver_rows_follow_the_recipe_whatever_the_other_flags_say():
+    config = parse("--rows", "poh,poh_solver,looped_solver", "--lr", "3e-4", "--dropout", "0.3", "--seed", "7",
+                   "--test", "50", "--state-noise", "0.5")
+    rows = {row.model: row for row in planned_rows(config)}
+    assert [(row.model, row.kind, row.trained) for row in rows.values()] == [
+        ("poh", "poh", True), ("looped_solver", "looped_baseline", True), ("poh_solver", "poh", True)]
+    recipe = dataclasses.replace(solve(preset="solve"), seed=7, test=50, min_path=config.min_path, output=config.output)
+    for name, kind in SOLVERS.items():
+        assert rows[name].config == recipe and rows[name].run == config
+        assert rows[name].options == planner_options(kind, recipe)
+    assert rows["poh"].run is None and rows["poh"].config.lr == 3e-4
+    larger = solver_config(dataclasses.replace(config, maze_size=24))
+    assert (larger.R, larger.maze_size, larger.size_range) == (4 * 220, 24, (5, 12))
+
+
+def test_solvers_are_tested_on_the_mazes_of_the_run_and_trained_on_none_of_them():
+    config = tiny(maze_size=3, train=60, test=60, min_path=0.3, rows=("baseline", "poh_solver"))  # 192 mazes exist
+    row = planned_rows(config)[1]
+    row = dataclasses.replace(row, config=dataclasses.replace(row.config, train_sizes=(3, 3), epochs=1))
+    run = protocol.make_data(config, 3)
+    assert trial.data_of(planned_rows(config)[0], 3, run) is run
+    for data in (trial.data_of(row, 3, run), trial.data_of(row, 3)):  # in this process, and in another one
+        assert torch.equal(data.test.keys(), run.test.keys()) and torch.equal(data.test.start, run.test.start)
+        assert data.test_walls is data.test.mazes
+        rejected = 0
+        for batch, left_out in data.batches.run(0, 10):
+            assert not torch.isin(batch.keys(), run.test.keys()).any()
+            rejected += left_out
+        assert rejected > 0
+    assert not torch.equal(protocol.make_data(row.config, 3).test.keys(), run.test.keys())
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--preset", "solve", "--rows", "poh_solver"], "--rows poh_solver contradicts --preset solve: .* row poh again"),
+    (["--preset", "solve", "--rows", "poh,looped_solver"], "it would be the row looped_baseline again"),
+])
+def test_solver_rows_that_would_be_others_again_are_refused(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        parse(*flags)
+    with pytest.raises(ConfigError, match=r"--rows looped_solver: only in run_12x12_8m_benchmark\.py"):
+        parse("--models", "tiny", "--rows", "looped_solver", program=ScalingBenchmarkConfig)
+
+
+def test_solvers_are_left_out_where_they_would_answer_nothing():
+    rows = ("poh", "baseline", "poh_solver")
+    for changes, why in (({"protocol": "as-published"}, "as-published"), ({"ablate": True, "quick": True}, None),
+                         ({"ablation": True, "quick": True}, None)):
+        config = tiny(**{"rows": rows if "protocol" in changes else Benchmark12x12Config.quick_defaults["rows"],
+                         "depth": 2, **changes})
+        config.validate()
+        assert not set(config.row_names) & set(SOLVERS)
+        assert any(f"left out with --protocol {why}" in note for note in config.notes()) == (why is not None)
+
+
+def test_the_quick_preset_shows_a_planner_that_solves(tmp_path, capsys):
+    config = parse("--quick")
+    assert config.row_names == ("random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_solver",
+                                "poh_solver")
+    flags = ["--quick", "--test", "6", "--train", "8", "--epochs", "1", "--maze-size", "4", "--d-model", "64",
+             "--d-ff", "64", "--device", "cpu", "--precision", "float32", "--output", str(tmp_path)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(presets.SOLVE_QUICK, "epochs", 1)
+        patched.setitem(presets.SOLVE_QUICK, "steps_per_epoch", 60)
+        patched.setitem(presets.SOLVE, "train_sizes", (3, 4))
+        assert cli.main(Benchmark12x12Config, flags) == 0
+    results = Results.load(tmp_path / "results.json")
+    rows = {row.model: row for row in results.rows if row.trained}
+    assert list(rows) == ["baseline", "poh", "looped_solver", "poh_solver"]
+    assert [rows[name].steps for name in rows] == [1, 1, 60, 60]
+    assert {len(row.exact) for row in rows.values()} == {6}
+    assert "0 of the training mazes" not in rows["baseline"].note and "training mazes drawn" in rows["poh_solver"].note
+    assert len(results.routing) == 2 and "interventions" not in results.routing[1]
+    out = capsys.readouterr().out
+    assert "looped solver" in out and "PoH solver" in out

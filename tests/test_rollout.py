@@ -10,8 +10,11 @@ from poh_ext import (
     GENERATORS,
     MazeBatch,
     MazeTasks,
+    beeline_policy,
+    generate_mazes,
     greedy_rollout,
     random_policy,
+    random_rollout,
     recondition_rollout,
     sample_tasks,
 )
@@ -139,6 +142,49 @@ def test_random_policy_depends_on_seed_and_number_of_the_task_alone():
     assert not torch.equal(random_policy(tasks, 4), scores)
     assert 0 <= scores.min() and scores.max() < 1 and abs(float(scores.mean()) - 0.5) < 0.05
     assert len(scores.unique()) > 990
+    shared = random_policy(tasks, 3, start_index=2, shared=True)
+    assert torch.equal(shared, scores[2:3].expand_as(scores))
+
+
+def test_random_rollout_is_a_walk_to_a_random_unvisited_neighbour():
+    corner = MazeBatch.open(6000, 2)
+    at = torch.zeros(6000, dtype=torch.int64)
+    tasks = MazeTasks(corner, at, at + 3, torch.tensor([[0, 1, 3]]).expand(6000, -1), at + 3)
+    walk = random_rollout(tasks, 1)
+    assert walk.reached.all() and (walk.steps == 2).all()
+    first = (walk.path[:, 1] == 1).double().mean()
+    assert abs(float(first) - 0.5) < 4 * 0.5 / 6000**0.5  # right or down: a fair coin
+    tasks = sample_tasks(200, 6, min_path=8, seed=1)
+    same, other = random_rollout(tasks, 5), random_rollout(tasks, 6)
+    assert torch.equal(same.path, random_rollout(tasks, 5).path) and not torch.equal(same.path, other.path)
+    assert not random_rollout(tasks, 5, max_steps=3).reached.any()
+    for row in range(20):  # never back to a cell while another one is at hand
+        path = [cell for cell in same.path[row].tolist() if cell >= 0]
+        for i in range(1, len(path)):
+            near = {c for c in tasks.mazes.neighbors()[row, path[i - 1]].tolist() if c >= 0}
+            assert path[i] in near and (path[i] not in path[:i] or near <= set(path[:i]))
+
+
+@pytest.mark.parametrize("size", [(1, 5), (5, 1), (4, 7)])
+def test_beeline_is_a_shortest_way_where_nothing_is_in_between(size):
+    n = size[0] * size[1]
+    pairs = torch.cartesian_prod(torch.arange(n), torch.arange(n))
+    mazes = MazeBatch.open(len(pairs), size)
+    start, goal = pairs.unbind(1)
+    path = mazes.shortest_paths(start, goal)
+    tasks = MazeTasks(mazes, start.contiguous(), goal.contiguous(), path, (path >= 0).sum(1))
+    walk = greedy_rollout(beeline_policy(tasks), tasks)
+    assert walk.reached.all() and torch.equal(walk.steps, tasks.length - 1)
+
+
+def test_beeline_knows_nothing_of_walls():
+    tasks = MazeTasks(generate_mazes(1, 5, seed=3), *(torch.tensor([c]) for c in (0, 7)), torch.tensor([[0]]),
+                      torch.tensor([1]))
+    open_tasks = MazeTasks(MazeBatch.open(1, 5), tasks.start, tasks.goal, tasks.path, tasks.length)
+    table = beeline_policy(tasks)
+    assert table.shape == (1, 25, 4) and table.dtype == torch.float32
+    assert torch.equal(table, beeline_policy(open_tasks))
+    assert table[0, [0, 7, 14]].tolist() == [[-1, 1, -1, 1], [-1] * 4, [1, -1, 1, -1]]  # to (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -152,6 +198,9 @@ def test_random_policy_depends_on_seed_and_number_of_the_task_alone():
         (lambda t: greedy_rollout(torch.zeros(3, 16, 4, device="meta"), t), ValueError, "policy_logits is on meta"),
         (lambda t: greedy_rollout(torch.zeros(3, 16, 4), t, max_steps=-1), ValueError, "max_steps must be"),
         (lambda t: recondition_rollout(lambda *a: torch.zeros(3, 5), t), ValueError, r"must give scores \[3, 16\]"),
+        (lambda t: random_rollout(t, -1), ValueError, "seed must be"),
+        (lambda t: random_rollout(t, 1.5), TypeError, "seed must be an int, got 1.5"),
+        (lambda t: random_rollout(t, 1, max_steps=-1), ValueError, "max_steps must be"),
         (lambda t: random_policy(t, -1), ValueError, "seed must be"),
         (lambda t: random_policy(t, 1, start_index=-1), ValueError, "start_index must be"),
     ],

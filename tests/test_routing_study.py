@@ -41,7 +41,7 @@ def planned(**changes):
 
 
 def studied(model, tasks, row, **how):
-    how = {"precision": "float32", "view": lambda m: m, "check": lambda: None, "label": "test", **how}
+    how = {"precision": "float32", "check": lambda: None, "label": "test", **how}
     study = RoutingStudy(model, tasks, how)
     outcome = evaluate(model, tasks, decode=row.config.decode_used, observe=study, **how)
     return study, study.record(row, 0, outcome), outcome

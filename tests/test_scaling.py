@@ -11,11 +11,13 @@ import torch
 
 from poh_ext.models import parameter_count
 from poh_ext.report import Results
-from poh_ext.training import benchmark, cli, loop, memory, output, timing, trial
+from poh_ext.report.results import CONTROLS
+from poh_ext.training import announce, benchmark, cli, loop, memory, output, timing, trial
 from poh_ext.training.announce import without_misfits
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
 from poh_ext.training.plan import planned_rows
 from poh_ext.training.planners import build_planner, planner_class, planner_options
+from poh_ext.training.timing import describe_seconds
 
 pytest.importorskip("tyro")
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +89,8 @@ def test_every_size_has_baseline_and_poh_of_equal_size_and_one_random_policy():
     rows = planned_rows(ScalingBenchmarkConfig(protocol="as-published"))
     assert [row.key for row in rows].count(("", "random", False)) == 1
     counts = {}
-    for row in rows[1:]:
+    assert [row.key for row in rows[:3]] == [("", name, False) for name in CONTROLS]
+    for row in rows[3:]:
         with torch.device("meta"):
             counts[row.scale, row.model] = parameter_count(planner_class(row.kind)(16, **row.options))
     assert counts == {("tiny", "baseline"): 533_568, ("tiny", "poh"): 561_921,
@@ -115,6 +118,23 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys, monkeypatc
     for part in (f"{params:,}", "MiB", " 50 "):
         assert part in line
     assert "in all" in text and "d_model 108" in text and "longer than the run" in text
+    assert "each size" not in text
+
+
+def test_the_plan_says_what_each_size_costs(capsys, monkeypatch):
+    seconds = {"tiny": 2.0, "small": 30.0}  # per maze
+    monkeypatch.setattr(announce, "seconds_per_maze", lambda row, *_, **__: seconds[row.scale])
+    monkeypatch.setattr(announce, "training_memory", lambda cls, size, batch, **options: options["d_model"] << 20)
+    words = ["--models", "tiny,small", "--maze-size", "4", "--train", "8", "--test", "6", "--epochs", "1", "--seeds",
+             "3", "--no-routing-intervention", "--dry-run", "--device", "cpu", "--precision", "float32"]
+    assert cli.main(ScalingBenchmarkConfig, words) == 0
+    text = capsys.readouterr().out
+    # Two planners on 8 mazes, and a third of a step for each of 6 test mazes; PoH has as many passes at test.
+    lines = [line.split() for line in text[text.index("each size") :].splitlines()[1:3]]
+    for line, (scale, width) in zip(lines, (("tiny", 128), ("small", 256)), strict=True):
+        each = describe_seconds(2 * 3 * seconds[scale] * (8 + 6 / 3))
+        assert line == [scale, *f"{each}, {width} MiB of memory at most".split()]
+    assert f"about {describe_seconds(60 * (2.0 + 30.0))} in all" in text
 
 
 def test_timing_leaves_the_run_as_it_is():
@@ -281,11 +301,11 @@ def test_a_run_in_a_numbered_sibling_is_found(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
 
-    def stop(*_):
+    def stop(*_, **__):
         raise benchmark.Interrupted("SIGTERM")
 
     with monkeypatch.context() as patched:
-        patched.setattr(trial, "evaluate_random", stop)
+        patched.setattr(trial, "evaluate_control", stop)
         assert benchmark.run_benchmark(config) == 130
     assert Results.load(tmp_path / "run-2" / "results.json").rows == []
     assert benchmark.run_benchmark(config) == 0

@@ -1,13 +1,19 @@
 """The protocols, the trainer and the evaluation, on tiny mazes."""
 
+import itertools
+
 import pytest
 import torch
 
+from poh_ext.mazes import MazeBatch
 from poh_ext.report import Results
-from poh_ext.tasks import sample_tasks
+from poh_ext.rollout import beeline_policy, greedy_rollout, is_optimal, random_policy, random_rollout
+from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
 from poh_ext.training import benchmark, device, loop, protocol
+from poh_ext.training.at_test import counted_at_test
 from poh_ext.training.config import ConfigError
-from poh_ext.training.evaluate import evaluate, evaluate_random, next_move_accuracy
+from poh_ext.training.evaluate import evaluate, evaluate_control, next_move_accuracy
+from poh_ext.training.plan import planned_rows
 from poh_ext.training.planners import build_planner, planner_options
 from tests.training_cases import tiny, train
 
@@ -56,13 +62,53 @@ def test_as_published_filters_three_times_as_many_candidates():
     assert planner_options("baseline", config)["cell_features"] == 1
 
 
-def test_as_published_planners_cannot_see_walls():
-    config = tiny(protocol="as-published", maze_enc=True)
-    tasks = sample_tasks(2, 5, min_path=5, seed=0)
-    view = protocol.planner_view(tasks.mazes, config)
-    assert torch.equal(view.passages[0], view.passages[1])
-    assert not torch.equal(tasks.mazes.passages[0], tasks.mazes.passages[1])
-    assert protocol.planner_view(tasks.mazes, tiny()) is tasks.mazes
+def test_as_published_nothing_meets_a_wall():
+    config = tiny(protocol="as-published", train=60, test=60, validate_every=1, validation=40)
+    data = protocol.make_data(config, 0)
+    for tasks in (data.train, data.test, data.validation, data.batches.tasks):
+        open_grid = MazeBatch.open(len(tasks), 5)
+        assert torch.equal(tasks.mazes.passages, open_grid.passages) and len(tasks) > 5
+        moves = open_grid.distances(tasks.goal).gather(1, tasks.start[:, None])[:, 0]
+        assert (moves <= 8).all() and (tasks.length - 1 > moves).any()  # the path is the maze's
+    walls, test = data.test_walls, data.test
+    assert torch.equal(walls.shortest_paths(test.start, test.goal, length=test.path.shape[1]), test.path)
+    assert not torch.isin(walls.hash(), sample_tasks_as_published(180, 5, 9, 0).keys()).any()
+    assert protocol.make_data(tiny(), 0).test_walls.hash().equal(protocol.make_data(tiny(), 0).test.keys())
+
+
+@pytest.mark.parametrize("decode", ["table", "recondition"])
+def test_as_published_the_rollout_walks_through_walls(decode):
+    config = tiny(protocol="as-published", test=60, decode=decode)
+    data = protocol.make_data(config, 0)
+
+    class Beeline(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def policy(self, mazes, start, goal):
+            return beeline_policy(MazeTasks(mazes, start, goal, data.test.path[:len(start)], goal)) + self.weight
+
+    outcome = evaluate(Beeline(), data.test, decode=decode, **counted_at_test(config))
+    assert outcome.reached.all() and outcome.optimal.all() and outcome.exact is None
+    through = [set(itertools.pairwise(walk)) - set(itertools.pairwise(true))
+               for walk, true in zip(outcome.paths, data.test.path.tolist(), strict=True)]
+    assert any(through)
+
+
+def test_as_published_optimal_counts_cells():
+    steps, length = torch.tensor([41, 43, 41]), torch.tensor([40, 40, 39])
+    reached = torch.ones(3, dtype=torch.bool)
+    assert is_optimal(reached, steps, length).tolist() == [False, False, False]
+    assert is_optimal(reached, steps, length, count_start=True).tolist() == [True, False, False]
+    assert not is_optimal(~reached, steps, length, count_start=True).any()
+
+
+def test_as_published_adds_the_controls():
+    names = [row.model for row in planned_rows(tiny(protocol="as-published")) if not row.trained]
+    assert names == ["random", "random_table", "beeline", "baseline", "poh"]
+    assert [row.model for row in planned_rows(tiny(protocol="as-published", rows=("poh",)))] == ["poh"]
+    assert "beeline" in [row.model for row in planned_rows(tiny(rows=("beeline",)))]
 
 
 # -- training ---------------------------------------------------------------------------------------------------
@@ -186,8 +232,22 @@ def test_decode_recondition_runs_the_network_from_each_position():
     assert len(calls) > 3 and not torch.equal(calls[1], calls[2])
 
 
-def test_the_random_policy_is_seeded():
+@pytest.mark.parametrize("name", ["random", "random_table"])
+def test_the_random_controls_are_seeded(name):
     tasks = sample_tasks(50, 6, min_path=8, seed=5)
-    a, b, c = (evaluate_random(tasks, seed) for seed in (0, 0, 1))
+    a, b, c = (evaluate_control(name, tasks, seed) for seed in (0, 0, 1))
     assert a.paths == b.paths != c.paths
-    assert a.exact is None  # no table was followed, and one drawn beside the walk would contradict its outcomes
+    # No table is followed by the first, and one drawn beside the walk would contradict its outcomes.
+    assert (a.exact is None) == (name == "random")
+
+
+def test_the_controls_are_the_public_functions():
+    tasks = sample_tasks(200, 6, min_path=8, seed=5)
+    walks = {"random": random_rollout(tasks, 3), "beeline": greedy_rollout(beeline_policy(tasks), tasks),
+             "random_table": greedy_rollout(random_policy(tasks, 3, shared=True), tasks)}
+    for name, walk in walks.items():
+        outcome = evaluate_control(name, tasks, 3)
+        assert torch.equal(outcome.reached, walk.reached) and torch.equal(outcome.optimal, walk.optimal)
+    assert walks["random"].reached.sum() > 1.3 * walks["random_table"].reached.sum()
+    with pytest.raises(ValueError, match="unknown control 'poh'; known: random, random_table, beeline"):
+        evaluate_control("poh", tasks, 0)

@@ -12,7 +12,7 @@ from poh_ext.training import benchmark, cli, device
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
 from poh_ext.training.output import prepare_output
 from poh_ext.training.schedule import learning_rate, peak_reached, warmup_warning
-from tests.training_cases import needs_tyro, tiny
+from tests.training_cases import needs_tyro, tiny, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,6 +32,23 @@ def test_schedule_matches_its_closed_form():
 def test_schedule_without_warmup_decays_from_the_first_step():
     rates = [learning_rate(s, total_steps=4, peak=1.0, warmup_steps=0) for s in range(4)]
     assert rates == pytest.approx([0.1 + 0.45 * (1 + math.cos(math.pi * (s + 1) / 4)) for s in range(4)])
+
+
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_as_published_each_step_has_the_rate_of_the_one_before(warmup):
+    how = {"total_steps": 100, "peak": 1e-3, "warmup_steps": warmup}
+    rates = [learning_rate(s, **how, from_zero=True) for s in range(100)]
+    assert rates[0] == (0.0 if warmup else 1e-3)
+    assert rates[1:] == [learning_rate(s, **how) for s in range(99)]
+    assert peak_reached(total_steps=300, peak=1e-3, warmup_steps=500, from_zero=True) == pytest.approx(5.98e-4)
+    assert "0.000598" in warmup_warning(total_steps=300, peak=1e-3, warmup_steps=500, from_zero=True)
+    assert warmup_warning(total_steps=500, peak=1e-3, warmup_steps=500, from_zero=True) is not None
+
+
+def test_the_protocol_decides_the_rates_of_a_training():
+    for name, first in (("default", 0.5e-3), ("as-published", 0.0)):
+        config = tiny(protocol=name, train=20, epochs=1, batch_size=8)
+        assert train(config)[1].curve[0]["lr"] == pytest.approx(first)
 
 
 def test_a_warmup_that_never_ends_is_told():

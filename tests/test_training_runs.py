@@ -50,7 +50,10 @@ def test_as_published_run_reports_its_caveat(tmp_path):
     assert cli.main(Benchmark12x12Config, flags) == 0
     results = Results.load(tmp_path / "results.json")
     assert results.protocol == "as-published"
-    assert "all-open grid" in (tmp_path / "report.md").read_text()
+    report = (tmp_path / "report.md").read_text()
+    assert "all get a grid without walls" in report and "57.89" in report
+    assert [row.model for row in results.rows[:3]] == ["random", "random_table", "beeline"]
+    assert all(results.rows[2].optimal) and not any(row.exact for row in results.rows)
 
 
 def test_the_script_runs_from_a_checkout(tmp_path):

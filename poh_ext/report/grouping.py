@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from poh_ext.report.results import Results, Row
+from poh_ext.report.results import CONTROLS, Results, Row
 
 __all__ = ["chance_rows", "group_rows", "sizes", "unchanged"]
 
-_ORDER = {"baseline": 0, "looped_baseline": 1, "poh": 2, "poh_token": 3, "poh_shallow": 4, "random": 6}
+_PLANNERS = ("baseline", "looped_baseline", "poh", "poh_token", "poh_shallow", "looped_solver", "poh_solver")
+_ORDER = {name: place for place, name in enumerate((*_PLANNERS, "others", *CONTROLS))}
 
 
 def group_rows(results: Results) -> dict[tuple[str, str, bool], list[Row]]:
-    """Rows of the same (scale, model, trained), seeds ascending; trained first, the random policy last."""
-    scales = list(dict.fromkeys(row.scale for row in results.rows if row.model != "random"))
+    """Rows of the same (scale, model, trained), seeds ascending; trained first, CONTROLS last."""
+    scales = list(dict.fromkeys(row.scale for row in results.rows if row.model not in CONTROLS))
     scales += [row.scale for row in results.rows if row.scale not in scales]
 
     def place(row):
-        return scales.index(row.scale), row.model == "random", not row.trained, _ORDER.get(row.model, 5)
+        return scales.index(row.scale), row.model in CONTROLS, not row.trained, _ORDER.get(row.model, _ORDER["others"])
 
     groups: dict[tuple[str, str, bool], list[Row]] = {}
     for row in sorted(results.rows, key=lambda r: (*place(r), r.seed)):
@@ -24,8 +25,8 @@ def group_rows(results: Results) -> dict[tuple[str, str, bool], list[Row]]:
 
 
 def sizes(groups) -> list[str]:
-    """The size classes of groups, in their order; [""] where there is one size only. The random policy has none."""
-    return list(dict.fromkeys(scale for scale, model, _ in groups if model != "random"))
+    """The size classes of groups, in their order; [""] where there is one size only. CONTROLS have none."""
+    return list(dict.fromkeys(scale for scale, model, _ in groups if model not in CONTROLS))
 
 
 def unchanged(groups: dict) -> dict:

@@ -13,7 +13,7 @@ import numpy as np
 from poh_ext._optional import require
 from poh_ext.report.figures import legend, new_figure, panels, percent_top, style_of
 from poh_ext.report.grouping import chance_rows, group_rows, sizes, unchanged
-from poh_ext.report.results import Results, label
+from poh_ext.report.results import CONTROLS, Results, label
 from poh_ext.report.statistics import MEASURES, estimate, estimate_rows
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def accuracy_by_length(results: Results, bins: int = 6) -> Figure | None:
     One row of panels per size, each with the random policy; untrained models only where nothing is trained.
     """
     groups = unchanged(group_rows(results))
-    shown = {k: g for k, g in groups.items() if k[1] != "random"}
+    shown = {k: g for k, g in groups.items() if k[1] not in CONTROLS}
     shown = {k: g for k, g in shown.items() if k[2]} or shown
     scales = sizes(shown) or [""]
     lengths = {seed: np.asarray(s["path_lengths"], dtype=np.int64) for seed, s in results.test_sets.items()}

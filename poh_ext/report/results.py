@@ -23,18 +23,21 @@ from poh_ext._files import write_atomically
 from poh_ext.report.routing_record import check_routing
 from poh_ext.report.validation_record import check_validation
 
-__all__ = ["SCHEMA_VERSION", "Results", "Row", "label", "plain", "write_atomically"]
+__all__ = ["CONTROLS", "SCHEMA_VERSION", "Results", "Row", "label", "plain", "write_atomically"]
 
 SCHEMA_VERSION = 1
 PROTOCOLS = ("default", "as-published")
 STATUSES = ("complete", "interrupted")
-_NAMES = {"poh": "PoH", "poh_shallow": "shallow PoH", "poh_token": "PoH per token", "random": "random policy"}
+CONTROLS = ("random", "random_table", "beeline")
+"""Rows without a planner; the first is what chance is taken for."""
+_NAMES = {"poh": "PoH", "poh_shallow": "shallow PoH", "poh_token": "PoH per token", "random": "random policy",
+          "beeline": "beeline policy", "poh_solver": "PoH solver"}
 
 
 def label(model: str, trained: bool = True, scale: str = "") -> str:
     """What a reader is shown: ("poh", False, "tiny") -> "tiny PoH, untrained"; what follows a slash in the name is a
     change to the model: ("poh/without warm-up",) -> "PoH, without warm-up"."""
-    untrained = "" if trained or model == "random" else ", untrained"
+    untrained = "" if trained or model in CONTROLS else ", untrained"
     kind, _, change = model.partition("/")
     change = f", {change}" if change else ""
     return f"{scale} {_NAMES.get(kind, kind.replace('_', ' '))}{change}{untrained}".strip()
@@ -45,10 +48,10 @@ class Row:
     """One model, trained or untrained, evaluated on the test mazes of one seed.
 
     Attributes:
-        model: "baseline", "poh", "looped_baseline", "random" or any other name.
-        trained: False for control rows (fresh weights; the random policy).
+        model: "baseline", "poh", "looped_baseline", one of CONTROLS or any other name.
+        trained: False for control rows (fresh weights, and CONTROLS).
         seed: which of `Results.test_sets` it was evaluated on.
-        params: trainable parameters; 0 for the random policy.
+        params: trainable parameters; 0 for CONTROLS.
         gflop_per_maze: arithmetic of evaluating one maze, in 10^9 operations; None if not known.
         steps: optimiser steps taken.
         train_seconds, train_mazes_per_second: of training alone; None where nothing was trained.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from poh_ext._optional import require
 from poh_ext.report.figures import legend, new_figure, parameter_axis, percent_top, style_of
 from poh_ext.report.grouping import chance_rows, group_rows, sizes, unchanged
-from poh_ext.report.results import Results, label
+from poh_ext.report.results import CONTROLS, Results, label
 from poh_ext.report.statistics import MEASURES, compare, estimate_rows
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _outcomes(axis, results, groups, found, measure, handles) -> float:
     """One panel of shares; returns its highest interval."""
     top = 0.0
     for trained in (True, False):
-        for model in dict.fromkeys(m for _, m, t in groups if m != "random" and t == trained):
+        for model in dict.fromkeys(m for _, m, t in groups if m not in CONTROLS and t == trained):
             points = _points({s: groups.get((s, model, trained)) for s in found}, measure, _aside(model))
             if not points:
                 continue

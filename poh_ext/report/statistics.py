@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from poh_ext._optional import require
-from poh_ext.report.results import Results, Row, label
+from poh_ext.report.results import CONTROLS, Results, Row, label
 from poh_ext.report.sample_size import mazes_needed, seeds_needed
 
 __all__ = ["Comparison", "Proportion", "compare", "estimate", "estimate_rows", "mcnemar"]
@@ -127,10 +127,10 @@ def estimate(outcomes: dict[int, list[bool]]) -> Proportion:
 
 
 def estimate_rows(rows: list[Row], measure: str) -> Proportion:
-    """`estimate` of one group. The random policy is not trained, so its seeds only draw mazes: Wilson alone."""
+    """`estimate` of one group. Of the random and the beeline policy seeds only draw mazes: Wilson alone."""
     outcomes = {row.seed: getattr(row, measure) for row in rows}
     p = estimate(outcomes)
-    return replace(p, t=None) if rows[0].model == "random" else p
+    return replace(p, t=None) if rows[0].model in ("random", "beeline") else p
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -144,7 +144,7 @@ def compare(
 ) -> Comparison | None:
     """Compare two models, each (model, trained), over the seeds both have; None when they share none.
 
-    The random policy has no size: it is found whatever `scale` is.
+    CONTROLS have no size: they are found whatever `scale` is.
 
     Example:
         >>> comparison = compare(Results.load("results.json"), "reached")
@@ -173,7 +173,7 @@ def compare(
     return Comparison(
         measure=measure,
         first=label(*first, scale),
-        second=label(*second, "" if second[0] == "random" else scale),
+        second=label(*second, "" if second[0] in CONTROLS else scale),
         n=len(d),
         difference=100 * difference,
         only_first=wins,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from poh_ext.report.document import Grid, Paragraph, markdown
 from poh_ext.report.grouping import group_rows
 from poh_ext.report.results import Results, label
+from poh_ext.report.solvers import solver_sentences
 from poh_ext.report.statistics import MEASURES, Proportion, estimate_rows
 
 __all__ = ["Table", "results_table"]
@@ -96,7 +97,7 @@ def results_table(results: Results) -> Table:
             ]
         )
         notes += [f"{label(model, trained, scale)}, seed {r.seed}: {r.note}" for r in rows if r.note]
-    table.footnotes = [*_explain(results), *notes]
+    table.footnotes = [*_explain(results), *solver_sentences(results), *notes]
     return table
 
 
@@ -110,7 +111,8 @@ def _explain(results: Results) -> list[str]:
         return [f"{sizes[0]:,} test mazes of seed {seeds[0]}. Intervals: Wilson, over mazes.", *exact]
     n = f"{sizes[0]:,}" if len(set(sizes)) == 1 else f"{min(sizes):,} to {max(sizes):,}"
     text = f"{len(seeds)} seeds, {n} test mazes each; times and rates: means over seeds. "
-    text += "Intervals: t over seeds, widened where Wilson's over all mazes is wider (random policy: Wilson's)."
+    text += "Intervals: t over seeds, widened where Wilson's over all mazes is wider (random and "
+    text += "beeline policy: Wilson's)."
     if len(seeds) < 5:
         text += f" A t interval of {len(seeds)} seeds is wide for want of seeds; 5 or more narrow it."
     shares = {len(rows) for rows in group_rows(results).values()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from poh_ext.report.claims import claims
 from poh_ext.report.grouping import group_rows
-from poh_ext.report.results import Results, label
+from poh_ext.report.results import CONTROLS, Results, label
 from poh_ext.report.routing_matters import routing_verdicts
 from poh_ext.report.scaling import OPPONENTS
 from poh_ext.report.statistics import MEASURES, compare
@@ -21,7 +21,7 @@ def verdicts(results: Results) -> list[str]:
     against chance."""
     groups = group_rows(results)
     lines = claims(results)
-    for scale in dict.fromkeys(key[0] for key in groups if key[1] != "random"):
+    for scale in dict.fromkeys(key[0] for key in groups if key[1] not in CONTROLS):
         for second in OPPONENTS:
             found = [compare(results, m, second=(second, True), scale=scale) for m in MEASURES]
             lines += [LEADS[second] + c.sentence() for c in found if c is not None]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from poh_ext.models import gflop_per_maze, parameter_count
+from poh_ext.report.results import CONTROLS
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.memory import available_memory, describe_bytes, misfit, training_memory
 from poh_ext.training.on_the_way import validations
 from poh_ext.training.passes import passes_at_test
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.planners import planner_class
-from poh_ext.training.protocol import Data
+from poh_ext.training.presets import SOLVERS
+from poh_ext.training.protocol import Data, protocol_of
 from poh_ext.training.routing_study import interventions
 from poh_ext.training.schedule import warmup_warning
 from poh_ext.training.timing import describe_seconds, seconds_per_maze
@@ -35,28 +38,28 @@ def without_misfits(rows: list[PlannedRow], config: BenchmarkConfig, device: tor
             reason = misfit(_memory(row, config, device, precision), available)
             if reason is not None:
                 skipped[row.scale] = f"{row.model}: {reason} (batches of {config.batch_size}; --batch-size lowers it)"
-    return [row for row in rows if row.scale not in skipped or row.kind == "random"], skipped
+    return [row for row in rows if row.scale not in skipped or row.kind in CONTROLS], skipped
 
 
-def print_estimate(rows: list[PlannedRow], data: Data, device: torch.device, precision: str, *,
-                   runs: Callable[[PlannedRow], int], check: Callable[[], None]) -> float:
-    """Print a line for each planner, timing a few steps of those still to be trained; return the seconds of it all.
+def print_estimate(rows: list[PlannedRow], data_of: Callable[[PlannedRow], Data], device: torch.device,
+                   precision: str, *, runs: Callable[[PlannedRow], int], check: Callable[[], None]) -> float:
+    """Print a line for each planner, timing a few steps of those still to be trained, and what each size costs where
+    there are several; return the seconds of it all.
 
     Args:
         rows: what is to be run.
-        data: mazes to time steps on.
+        data_of: what a row is trained and tested on; steps are timed on it.
         runs: how many seeds of a row are still to be trained.
         check: called between steps; may raise to stop.
     """
     print(f"  {'size':6} {'model':34} {'params':>11} {'GFLOP/maze':>10} {'memory':>8} {'steps':>6} {'s/step':>7}"
           "  time per seed")
-    total = 0.0
-    for row in rows:
-        if not row.trained:
-            continue
+    costs: dict[str, _Cost] = {}
+    for row in filter(lambda row: row.trained, rows):
+        cost = costs.setdefault(row.scale, _Cost())
         with torch.device("meta"):
             model = planner_class(row.kind)(row.config.maze_size, **row.options)
-        config = row.config
+        config, data = row.config, data_of(row)
         gflop = gflop_per_maze(model, passes_at_test(model, config))
         steps = config.total_steps(data.n_train)
         time = f"{'-':>7}  finished"
@@ -68,12 +71,27 @@ def print_estimate(rows: list[PlannedRow], data: Data, device: torch.device, pre
             forwards += interventions(row, len(data.test))
             tested = (forwards * len(data.test) + validated) * _forward_share(row, data)
             seconds = each * (config.epochs * data.batches.mazes_per_epoch + tested)
-            total += runs(row) * seconds
+            cost.seconds += runs(row) * seconds
             time = f"{each * min(config.batch_size, data.n_train):>7.2g}  {describe_seconds(seconds)}"
+        memory = _memory(row, config, device, precision)
+        cost.memory = max(cost.memory, memory)
         print(f"  {row.scale or '-':6} {row.model:34} {parameter_count(model):>11,} {gflop:>10.3g} "
-              f"{describe_bytes(_memory(row, config, device, precision)):>8} {steps:>6} {time}")
+              f"{describe_bytes(memory):>8} {steps:>6} {time}")
         print(f"  {'':6}   " + ", ".join(f"{key} {value}" for key, value in row.options.items()), flush=True)
-    return total
+    if len(costs) > 1:
+        print("each size, all its planners and seeds:")
+        for scale, cost in costs.items():
+            print(f"  {scale:6} {describe_seconds(cost.seconds) if cost.seconds else 'finished':>12}, "
+                  f"{describe_bytes(cost.memory)} of memory at most")
+    return sum(cost.seconds for cost in costs.values())
+
+
+@dataclass
+class _Cost:
+    """Of a size: the time of what is not finished, and the memory of the planner that needs most."""
+
+    seconds: float = 0.0
+    memory: int = 0
 
 
 def _forward_share(row: PlannedRow, data: Data) -> float:
@@ -91,8 +109,11 @@ def warnings_of(config: BenchmarkConfig, mazes: int) -> list[str]:
     warnings = config.notes()
     if config.quick:
         warnings.append("--quick preset: small planners and few steps, far below the full benchmark; its figures "
-                        "show that everything works, not how good the planners get")
-    warmup = warmup_warning(total_steps=config.total_steps(mazes), peak=config.lr, warmup_steps=config.warmup_steps)
+                        "show that everything works, not how good the planners get"
+                        + (", but for the solvers, which are those of docs/solve.md after a part of their training"
+                           if set(config.row_names) & set(SOLVERS) else ""))
+    warmup = warmup_warning(total_steps=config.total_steps(mazes), peak=config.lr, warmup_steps=config.warmup_steps,
+                            from_zero=protocol_of(config).rate_from_zero)
     return [*warnings, warmup] if warmup else warnings
 
 

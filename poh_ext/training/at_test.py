@@ -8,13 +8,13 @@ import torch
 
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.passes import is_looped, passes_at_test
-from poh_ext.training.protocol import planner_view
+from poh_ext.training.protocol import protocol_of
 
-__all__ = ["arguments_at_test"]
+__all__ = ["arguments_at_test", "counted_at_test"]
 
 
 def arguments_at_test(model: torch.nn.Module, config: BenchmarkConfig, precision: str) -> dict[str, Any]:
-    """Arguments of `evaluate`: passes, tolerance, arithmetic, and what the planner is shown.
+    """Arguments of `evaluate`: passes, tolerance, arithmetic, and what counts as optimal and exact.
 
     Args:
         model: the planner; one that does not loop has its own number of passes, and no cell at rest in them.
@@ -26,5 +26,11 @@ def arguments_at_test(model: torch.nn.Module, config: BenchmarkConfig, precision
         "tolerance": config.tolerance if is_looped(model) else 0.0,
         # Many passes without a graph have a kernel of their own, in float32; and rounding would add up over them.
         "precision": "float32" if config.valid_heads else precision,
-        "view": lambda mazes: planner_view(mazes, config),
+        **counted_at_test(config),
     }
+
+
+def counted_at_test(config: BenchmarkConfig) -> dict[str, bool]:
+    """Arguments of `evaluate` and `evaluate_control`: what counts as optimal, and whether exactness can be told."""
+    protocol = protocol_of(config)
+    return {"count_start": protocol.count_start, "true_mazes": protocol.true_mazes}

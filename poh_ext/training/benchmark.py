@@ -24,7 +24,7 @@ from poh_ext.training.resume import find_interrupted
 from poh_ext.training.summary import maze_sample, print_row, summarize
 from poh_ext.training.sweep import require_ray, sweep
 from poh_ext.training.timing import describe_seconds
-from poh_ext.training.trial import Outcome, Place, assist, run_trial, trial_checkpoints
+from poh_ext.training.trial import Outcome, Place, assist, data_of, run_trial, trial_checkpoints
 from poh_ext.training.workers import Workers, joined
 
 __all__ = ["run_benchmark"]
@@ -110,8 +110,8 @@ class _Run:
             print(f"note: {warning}")
         finished = self.finished()
         seconds = print_estimate(
-            self.rows, first, self.device, self.precision, check=self.stop.check,
-            runs=lambda row: sum((row.key, seed) not in finished for seed in config.run_seeds))
+            self.rows, lambda row: data_of(row, config.run_seeds[0], first), self.device, self.precision,
+            check=self.stop.check, runs=lambda row: sum((row.key, seed) not in finished for seed in config.run_seeds))
         if seconds:
             count = self.workers.count
             print(f"about {describe_seconds(seconds / count)} in all, from a few timed steps of each planner (as busy "
@@ -138,7 +138,8 @@ class _Run:
     def one_by_one(self, trials: list[tuple[PlannedRow, int]]) -> Iterator[tuple[PlannedRow, int, Outcome]]:
         for planned, seed in trials:
             self.stop.check()
-            yield planned, seed, run_trial(planned, seed, self.data[seed], self.place, self.stop.check)
+            data = data_of(planned, seed, self.data[seed])
+            yield planned, seed, run_trial(planned, seed, data, self.place, self.stop.check)
 
     def trials(self) -> Iterator[tuple[PlannedRow, int]]:
         """Every row for every seed, in the order of the table."""
@@ -165,7 +166,8 @@ class _Run:
 
     def report(self) -> None:
         seed = self.config.run_seeds[0]
-        summarize(self.results, self.folder, maze_sample(self.results, seed, self.data[seed].test))
+        data = self.data[seed]
+        summarize(self.results, self.folder, maze_sample(self.results, seed, data.test, data.test_walls))
 
     def save(self) -> None:
         self.results.save(self.folder / "results.json")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from poh_ext.mazes import MazeBatch
 from poh_ext.report import MazeSample, Row
 from poh_ext.report.sheet import maze_sheet
 from poh_ext.tasks import MazeTasks
@@ -37,14 +38,16 @@ class Board:
         config: of the training.
         options: the planner's keyword arguments.
         tasks: test mazes, of which the first few are walked in the pictures.
+        walls: drawn in the pictures: see Data.test_walls.
         precision: of the forward pass.
     """
 
     def __init__(self, folder: Path, *, step: int, config: BenchmarkConfig, options: dict[str, Any],
-                 tasks: MazeTasks, precision: str) -> None:
+                 tasks: MazeTasks, walls: MazeBatch, precision: str) -> None:
         from torch.utils.tensorboard import SummaryWriter  # loads tensorboard: only where it is asked for
 
         self.config, self.options, self.tasks, self.precision = config, options, tasks[:MAZES], precision
+        self.walls = walls[:MAZES]
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=10)
 
     def step(self, record: dict[str, Any]) -> None:
@@ -68,7 +71,7 @@ class Board:
         tasks = self.tasks
         outcome = evaluate(model, tasks, **arguments_at_test(model, self.config, self.precision))
         paths = pad_sequence([torch.tensor(path) for path in outcome.paths], batch_first=True, padding_value=-1)
-        sample = MazeSample(tasks.mazes.passages, tasks.start, tasks.goal, tasks.path, {"planner": paths})
+        sample = MazeSample(self.walls.passages, tasks.start, tasks.goal, tasks.path, {"planner": paths})
         return maze_sheet(sample, max_mazes=MAZES)
 
     def result(self, row: Row) -> None:

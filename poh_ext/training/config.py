@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from poh_ext.models import SHAPES, PlannerShape
+from poh_ext.report.results import CONTROLS
 from poh_ext.training.levers import PlannerLevers, TrainingLevers
 from poh_ext.training.notes import notes
-from poh_ext.training.presets import QUICK_12X12, QUICK_SCALING
+from poh_ext.training.presets import QUICK_12X12, QUICK_SCALING, SOLVERS
 from poh_ext.training.validation import ConfigError, validate
 
 __all__ = ["Benchmark12x12Config", "BenchmarkConfig", "ConfigError", "RowName", "ScalingBenchmarkConfig"]
 
-RowName = Literal["random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_baseline", "poh_shallow",
-                  "poh_token"]
-ABLATION_ROWS = tuple(name for name in RowName.__args__ if name != "poh_token")
+RowName = Literal["random", "random_table", "beeline", "untrained_baseline", "untrained_poh", "baseline", "poh",
+                  "looped_baseline", "poh_shallow", "poh_token", "looped_solver", "poh_solver"]
+ABLATION_ROWS = ("random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_baseline", "poh_shallow")
 SizeName = Literal["tiny", "small", "medium", "large", "xl"]
 
 
@@ -82,8 +83,9 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     min_path: float = 0.35
     """Shortest path from start to goal, at least [fraction of the maze's cells, 0 to 1]."""
     protocol: Literal["default", "as-published"] = "default"
-    """default: the planners see the walls. as-published: the protocol behind the published figures, where they
-    see an all-open grid and few mazes are tested (the report says what that is worth)."""
+    """default: the planners see the walls. as-published: the protocol behind the published figures. Planners, validity
+    mask and rollout get a grid without walls, and few mazes are tested; wherever random is a row, random_table and
+    beeline are too. The report says what that is worth."""
     decode: Literal["auto", "table", "recondition"] = "auto"
     """table: one forward pass answers for every cell. recondition: the network runs again at each step. auto:
     table, and recondition for as-published."""
@@ -93,7 +95,10 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     """How PoH gets about as many parameters as the baseline (at most 1.1 times as many). depth: keep the depth, reduce
     the width. width: keep the width, drop layers. none: keep the baseline's shape, with more parameters."""
     rows: tuple[RowName, ...] = ("random", "untrained_baseline", "untrained_poh", "baseline", "poh")
-    """Rows of the table, a list by commas or spaces."""
+    """Rows of the table, a list by commas or spaces. Controls without a planner: random draws fresh scores at every
+    step, random_table follows one table of random scores, beeline always steps nearer to the goal. looped_solver and
+    poh_solver are the planners of --preset solve, trained by its recipe whatever the other flags say, and tested on
+    the same mazes (12x12 program)."""
     looped_baseline: bool = False
     """Add the compute-matched control: the baseline, run R times over its stack with the same weights."""
     ablation: bool = False
@@ -160,6 +165,10 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
         """Names of the rows to run, in the order of the table, each once."""
         asked = ABLATION_ROWS if self.ablation else self.rows
         asked = (*asked, *(("looped_baseline",) if self.looped_baseline else ()))
+        if self.protocol == "as-published":
+            asked = (*asked, *(CONTROLS if "random" in asked else ()))
+        if self.protocol == "as-published" or self.ablate:
+            asked = tuple(name for name in asked if name not in SOLVERS)
         return tuple(name for name in RowName.__args__ if name in asked)
 
     @property

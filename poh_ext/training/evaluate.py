@@ -11,13 +11,23 @@ from dataclasses import dataclass
 
 import torch
 
-from poh_ext.mazes import MazeBatch
-from poh_ext.rollout import best_neighbors, greedy_rollout, recondition_rollout, solved_exactly
+from poh_ext.report.results import CONTROLS
+from poh_ext.rollout import (
+    Rollout,
+    beeline_policy,
+    best_neighbors,
+    greedy_rollout,
+    is_optimal,
+    random_policy,
+    random_rollout,
+    recondition_rollout,
+    solved_exactly,
+)
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.device import autocast
 from poh_ext.training.progress import Progress
 
-__all__ = ["Evaluation", "evaluate", "evaluate_random", "first_maze_routing", "next_move_accuracy"]
+__all__ = ["Evaluation", "evaluate", "evaluate_control", "first_maze_routing", "next_move_accuracy"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,8 @@ class Evaluation:
     Attributes:
         reached, optimal: bool [n], of the rollout.
         exact: bool [n], `solved_exactly`: by the table alone, without the rollout's memory. None for
-            decode="recondition" and the random policy, which walk by other scores at every step.
+            decode="recondition" and the random policy, which walk by other scores at every step, and where the mazes
+            are not those of the paths.
         paths: the cells walked, start first; one list per maze.
         moves_correct, moves_total: cells of the true paths whose next move scores best, of how many.
         mazes_per_second: planned and rolled out.
@@ -45,7 +56,7 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table", batch_size: int = 64,
              passes: int | None = None, tolerance: float = 0.0, precision: str = "float32",
-             view: Callable[[MazeBatch], MazeBatch] = lambda mazes: mazes,
+             count_start: bool = False, true_mazes: bool = True,
              check: Callable[[], None] = lambda: None, observe: Callable[[], None] = lambda: None,
              label: str = "evaluating") -> Evaluation:
     """Evaluate a planner in eval mode, on the device of its weights.
@@ -59,7 +70,8 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
         passes: of a planner whose `policy` takes them; None: its own number.
         tolerance: below which its cells are at rest: see the planners' forward. 0: not given to `policy`.
         precision: "float32" or "bfloat16" (autocast).
-        view: what the planner is shown of the mazes; the rollout itself always meets their walls.
+        count_start: optimal compares cells, the start included: see `rollout.is_optimal`.
+        true_mazes: False: the tasks' paths are those of other mazes, and `exact` is None.
         check: called before each forward pass; may raise to stop.
         observe: called after each forward pass that yields the table of a batch.
         label: shown with the progress.
@@ -73,7 +85,7 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
     def policy(mazes, start, goal) -> torch.Tensor:
         check()
         with autocast(device, precision):
-            return model.policy(view(mazes), start, goal, **chosen).float()
+            return model.policy(mazes, start, goal, **chosen).float()
 
     def moves_here(mazes, position, goal) -> torch.Tensor:
         return policy(mazes, position, goal)[torch.arange(len(position), device=device), position]
@@ -92,13 +104,13 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
     finally:
         model.train(was_training)
     seconds = time.perf_counter() - started
-    return _outcome(torch.cat(tables), rollouts, tasks, seconds, exactly=decode == "table")
+    return _outcome(torch.cat(tables), rollouts, tasks, seconds, count_start=count_start,
+                    exactly=true_mazes and decode == "table")
 
 
 @torch.no_grad()
 def first_maze_routing(model: torch.nn.Module, tasks: MazeTasks, *, passes: int | None = None,
-                       tolerance: float = 0.0, precision: str = "float32",
-                       view: Callable[[MazeBatch], MazeBatch] = lambda mazes: mazes) -> tuple[torch.Tensor, float]:
+                       tolerance: float = 0.0, precision: str = "float32") -> tuple[torch.Tensor, float]:
     """(routing weights [R, depth, 1, ...], entropy in nats) of a PoH planner in eval mode on the first of `tasks`."""
     device = next(model.parameters()).device
     was_training = model.training
@@ -106,24 +118,31 @@ def first_maze_routing(model: torch.nn.Module, tasks: MazeTasks, *, passes: int 
     model.eval()
     try:
         with autocast(device, precision):
-            model.hidden(view(task.mazes), task.start, task.goal, passes=passes, tolerance=tolerance)
+            model.hidden(task.mazes, task.start, task.goal, passes=passes, tolerance=tolerance)
     finally:
         model.train(was_training)
     return model.routing_weights().float().cpu(), float(model.routing_entropy())
 
 
-def evaluate_random(tasks: MazeTasks, seed: int) -> Evaluation:
-    """The control that knows nothing: scores drawn afresh at every step, the same rollout.
+def evaluate_control(name: str, tasks: MazeTasks, seed: int, *, count_start: bool = False,
+                     true_mazes: bool = True) -> Evaluation:
+    """A control that learned nothing.
 
-    Afresh, because a fixed random table walks to and fro between two cells once it meets a dead end, and would make
-    the control look worse than a random walk is.
+    Args:
+        name: "random": scores drawn afresh at every step (`random_rollout`); "random_table": one fixed table of random
+            scores for all mazes; "beeline": always nearer to the goal, whatever the walls.
+        tasks: test mazes.
+        seed: of the random ones.
+        count_start, true_mazes: as in `evaluate`.
     """
-    draws = torch.Generator().manual_seed(seed)
+    if name not in CONTROLS:
+        raise ValueError(f"unknown control {name!r}; known: {', '.join(CONTROLS)}")
     started = time.perf_counter()
-    rollout = recondition_rollout(lambda mazes, *_: torch.rand(len(mazes), 4, generator=draws), tasks)
-    seconds = time.perf_counter() - started
-    table = torch.rand(len(tasks), tasks.mazes.n_cells, 4, generator=draws)  # for the next moves; none was followed
-    return _outcome(table, [rollout], tasks, seconds, exactly=False)
+    table = beeline_policy(tasks) if name == "beeline" else random_policy(tasks, seed, shared=True)
+    rollout = random_rollout(tasks, seed) if name == "random" else greedy_rollout(table, tasks)
+    seconds = time.perf_counter() - started  # for "random", the table is for the next moves alone
+    return _outcome(table, [rollout], tasks, seconds, count_start=count_start,
+                    exactly=true_mazes and name != "random")
 
 
 def next_move_accuracy(table: torch.Tensor, tasks: MazeTasks) -> tuple[int, int]:
@@ -142,9 +161,11 @@ def next_move_accuracy(table: torch.Tensor, tasks: MazeTasks) -> tuple[int, int]
     return int(((chosen == following) & counted).sum()), int(counted.sum())
 
 
-def _outcome(table: torch.Tensor, rollouts: list, tasks: MazeTasks, seconds: float, *, exactly: bool) -> Evaluation:
+def _outcome(table: torch.Tensor, rollouts: list[Rollout], tasks: MazeTasks, seconds: float, *, count_start: bool,
+             exactly: bool) -> Evaluation:
     correct, total = next_move_accuracy(table, tasks)
     paths = [[cell for cell in path if cell >= 0] for r in rollouts for path in r.path.tolist()]
-    return Evaluation(torch.cat([r.reached.cpu() for r in rollouts]), torch.cat([r.optimal.cpu() for r in rollouts]),
+    reached, steps = (torch.cat([getattr(r, name).cpu() for r in rollouts]) for name in ("reached", "steps"))
+    return Evaluation(reached, is_optimal(reached, steps, tasks.length.cpu(), count_start=count_start),
                       solved_exactly(table, tasks) if exactly else None, paths, correct, total,
                       len(tasks) / max(seconds, 1e-9))

@@ -23,6 +23,7 @@ from poh_ext.training.objective import Objective
 from poh_ext.training.on_the_way import Validation
 from poh_ext.training.passes import Passes, draw_passes, is_looped
 from poh_ext.training.progress import Progress
+from poh_ext.training.protocol import protocol_of
 from poh_ext.training.random_state import random_state, restore_random_state
 from poh_ext.training.schedule import learning_rate
 from poh_ext.training.workers import ALONE, Workers
@@ -206,7 +207,8 @@ def _run(state: _State, batches: Batches, seed: int, label: str, check: Callable
             _stop_if_asked(state, check, label)
             batch, rejected = next(coming)
             epoch = step // batches.per_epoch
-            lr = learning_rate(step, total_steps=total, peak=config.lr, warmup_steps=config.warmup_steps)
+            lr = learning_rate(step, total_steps=total, peak=config.lr, warmup_steps=config.warmup_steps,
+                               from_zero=protocol_of(config).rate_from_zero)
             entropy_weight = config.route_ent_weight * (1 - step / total if config.ent_anneal else 1)
             passes = draw_passes(config, seed, step, total, state.looped)
             values = state.step(batch, passes, lr, entropy_weight)

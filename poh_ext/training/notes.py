@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from poh_ext.report.results import CONTROLS
+from poh_ext.training.presets import SOLVERS
 from poh_ext.training.validation import flag
 
 __all__ = ["notes"]
@@ -11,17 +13,20 @@ __all__ = ["notes"]
 
 def notes(config) -> list[str]:
     """Sentences about a BenchmarkConfig."""
-    rows = set(config.row_names)
-    poh, looped = ({name for name in rows if name.startswith("poh")}, rows - {"random", "untrained_poh", "baseline",
-                                                                              "untrained_baseline"})
+    rows = set(config.row_names) - set(SOLVERS)  # which follow options of their own
+    trained = {name for name in rows if name not in CONTROLS and not name.startswith("untrained_")}
+    poh, looped = {name for name in trained if name.startswith("poh")}, trained - {"baseline"}
     found = []
+    if set(config.rows) & (set(SOLVERS) - set(config.row_names)) and not config.quick:
+        why = "--protocol as-published" if config.protocol == "as-published" else "--ablation or --ablate"
+        found.append(f"the rows {' and '.join(SOLVERS)} are left out with {why}")
     if config.ent_anneal and config.route_ent_weight == 0:
         found.append("--ent-anneal does nothing while --route-ent-weight is 0")
     if config.route_ent_weight > 0 and not poh:
         found.append("--route-ent-weight does nothing: no PoH row is trained")
     if config.train != "online" and _chosen(config, "steps_per_epoch"):
         found.append("--steps-per-epoch does nothing without --train online")
-    if config.validate_every and not (rows - {"random", "untrained_baseline", "untrained_poh"}):
+    if config.validate_every and not trained and not set(config.row_names) & set(SOLVERS):
         found.append("--validate-every does nothing: no planner is trained")
     elif config.validate_every > config.epochs:
         found.append(f"--validate-every {config.validate_every}: there are {config.epochs} epochs, so that only the "

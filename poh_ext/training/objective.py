@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poh_ext.losses import multi_horizon_linear_cross_entropy
+from poh_ext.losses import multi_horizon_cross_entropy, multi_horizon_linear_cross_entropy
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.device import autocast
 from poh_ext.training.every_cell import UNSUPERVISED, moves_loss, next_move_targets, on_paths
 from poh_ext.training.passes import Passes, is_looped, step_passes
-from poh_ext.training.protocol import planner_view, protocol_settings
+from poh_ext.training.protocol import protocol_of
 
 __all__ = ["Objective", "moves_targets", "moves_weights", "part_weights", "planning_loss", "term_weights"]
 
@@ -21,7 +24,7 @@ def planning_loss(hidden: Tensor, head: nn.Linear, tasks: MazeTasks, config: Ben
     """The loss along the true paths: the cell at position i of a path predicts the cells 1..K moves ahead.
 
     The scores of every cell as the next one from every cell, [B, N, N], are never formed: only the rows that a path
-    visits are, a chunk at a time.
+    visits are, a chunk at a time. (As published they are: each score is clamped there.)
 
     Args:
         hidden: [B, N, D], the state of every cell: `model.hidden(...)`.
@@ -36,12 +39,24 @@ def planning_loss(hidden: Tensor, head: nn.Linear, tasks: MazeTasks, config: Ben
     # float32. All three go to the precision of the run, as a head called under autocast would cast them; the casts
     # are differentiable, so that the gradient arrives at the float32 weights.
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    return multi_horizon_linear_cross_entropy(
-        hidden.to(dtype), head.weight.to(dtype), path, bias=head.bias.to(dtype), rows=path,
-        horizons=config.multi_horizon, label_smoothing=config.label_smoothing,
-        candidates=tasks.mazes.neighbors() if config.validity_mask else None, ignore_index=-1,
-        reduction=reduction or protocol_settings(config)["reduction"],
-    )
+    protocol, hidden, weight, bias = protocol_of(config), hidden.to(dtype), head.weight.to(dtype), head.bias.to(dtype)
+    if protocol.clamp is None:
+        loss_of = functools.partial(multi_horizon_linear_cross_entropy, hidden, weight, bias=bias)
+    else:
+        scores = F.linear(hidden, weight, bias).clamp(-protocol.clamp, protocol.clamp)
+        loss_of = functools.partial(multi_horizon_cross_entropy, scores)
+    how = {"rows": path, "ignore_index": -1, "label_smoothing": config.label_smoothing}
+    horizons, reduction = config.multi_horizon, reduction or protocol.reduction
+    masked = {**how, "candidates": tasks.mazes.neighbors()} if config.validity_mask else how
+    if protocol.smooth_masked or not config.validity_mask:
+        return loss_of(targets=path, horizons=horizons, reduction=reduction, **masked)
+    masked["label_smoothing"] = 0.0
+    if horizons == 1:
+        return loss_of(targets=path, reduction=reduction, **masked)
+    # The next move, which alone is masked, is not smoothed; the moves after it are.
+    terms = torch.cat([loss_of(targets=path, reduction="none", **masked),
+                       loss_of(targets=path, horizons=horizons, reduction="none", **how)[..., 1:]], -1)
+    return terms if reduction == "none" else (terms * term_weights(tasks.length, config)).sum()
 
 
 class Objective(nn.Module):
@@ -72,7 +87,7 @@ class Objective(nn.Module):
         """
         passes = passes or step_passes(self.config, self.config.R, is_looped(self.model))
         device = tasks.start.device
-        shown = planner_view(tasks.mazes, self.config), tasks.start, tasks.goal
+        shown = tasks.mazes, tasks.start, tasks.goal
         with autocast(device, self.precision):
             states = self.model.hidden_passes(*shown, after=passes.after, grad_passes=passes.grad,
                                                state_noise=self.config.state_noise) \
@@ -147,7 +162,7 @@ def term_weights(length: Tensor, config: BenchmarkConfig) -> Tensor:
     position = torch.arange(int(length.max()), device=length.device)
     horizon = torch.arange(1, config.multi_horizon + 1, device=length.device)
     counts = (position[:, None, None] + horizon[:, None] < length).sum(-1)  # [L, K]
-    if protocol_settings(config)["reduction"] == "mean":
+    if protocol_of(config).reduction == "mean":
         return (1 / counts.sum().clamp(min=1)).float().expand(counts.shape)
     occurring = (counts > 0).sum().clamp(min=1)
     return (1 / (counts.clamp(min=1) * occurring)).float()

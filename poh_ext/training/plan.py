@@ -6,8 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from poh_ext.report.results import CONTROLS
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.planners import planner_options
+from poh_ext.training.presets import SOLVERS, solver_config
 
 __all__ = ["FEATURES", "PlannedRow", "one_at_a_time", "planned_rows"]
 
@@ -28,11 +30,12 @@ class PlannedRow:
 
     Attributes:
         model: its name in results.json: the kind, and after a slash what was changed ("poh/without warm-up").
-        kind: "random", or the planner to build.
+        kind: one of CONTROLS, or the planner to build.
         trained: False for the controls.
-        scale: size of the planner; "" where the benchmark has one only, and for the random policy.
+        scale: size of the planner; "" where the benchmark has one only, and for CONTROLS.
         config: the options it is trained with.
         options: keyword arguments of the planner's class.
+        run: options of the run, where those of the row are a recipe of its own: it is tested on the run's mazes.
     """
 
     model: str
@@ -41,6 +44,7 @@ class PlannedRow:
     scale: str
     config: BenchmarkConfig
     options: dict[str, Any]
+    run: BenchmarkConfig | None = None
 
     @property
     def key(self) -> tuple[str, str, bool]:
@@ -66,18 +70,20 @@ def one_at_a_time(config: BenchmarkConfig) -> list[tuple[str, dict[str, Any], bo
 
 
 def planned_rows(config: BenchmarkConfig) -> list[PlannedRow]:
-    """All rows of a benchmark, size by size; the random policy, which has no size, comes first.
+    """All rows of a benchmark, size by size; the controls without a planner, which have no size, come first.
 
     Raises:
         ConfigError: no PoH of the baseline's size exists.
     """
     rows = []
-    if "random" in config.row_names:
-        rows.append(PlannedRow("random", "random", False, "", config, {}))
+    rows += [PlannedRow(name, name, False, "", config, {}) for name in config.row_names if name in CONTROLS]
     for scale in config.shapes:
         for name in config.row_names:
             kind = name.removeprefix("untrained_")
-            if kind != "random":
+            if kind in SOLVERS:
+                kind, own = SOLVERS[kind], solver_config(config)
+                rows.append(PlannedRow(name, kind, True, scale, own, planner_options(kind, own), run=config))
+            elif kind not in CONTROLS:
                 rows.append(PlannedRow(kind, kind, kind == name, scale, config, planner_options(kind, config, scale)))
         if config.ablate:
             rows += _changed(rows, config, scale)

@@ -9,7 +9,7 @@ from torch import nn
 
 from poh_ext.models import BaselinePlanner, PoHPlanner, match_width
 from poh_ext.training.config import BenchmarkConfig, ConfigError
-from poh_ext.training.protocol import protocol_settings
+from poh_ext.training.protocol import protocol_of
 
 __all__ = ["PLANNERS", "build_planner", "planner_class", "planner_options"]
 
@@ -29,7 +29,7 @@ def planner_options(name: str, config: BenchmarkConfig, scale: str = "") -> dict
     if name not in PLANNERS:
         raise ValueError(f"unknown planner {name!r}; known: {', '.join(PLANNERS)}")
     shape = config.shapes[scale]
-    shared = {"cell_features": protocol_settings(config)["cell_features"], "maze_enc": config.maze_enc}
+    shared = {"cell_features": protocol_of(config).cell_features or config.cell_features, "maze_enc": config.maze_enc}
     if name.startswith("poh"):
         mode = "width" if name == "poh_shallow" else config.parity
         # To drop heads would change how many of them see all cells.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 from poh_ext.models.without_graph import SETTLED
 
-__all__ = ["QUICK_12X12", "QUICK_SCALING", "SOLVE", "with_presets"]
+__all__ = ["QUICK_12X12", "QUICK_SCALING", "SOLVE", "SOLVERS", "solver_config", "with_presets"]
 
 # Sized for float32 on 2 cores without bfloat16 instructions: about 4 minutes there, half of it elsewhere.
 QUICK_12X12: dict[str, Any] = {
     "d_model": 128, "n_heads": 4, "d_ff": 512, "depth": 2, "train": 2000, "epochs": 6, "lr": 2e-3,
     "warmup_steps": 50, "validity_mask": True, "output": Path("experiments/results/benchmark_12x12_quick"),
+    "rows": ("random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_solver", "poh_solver"),
 }
 QUICK_SCALING: dict[str, Any] = {
     "models": ("tiny",), "maze_size": 8, "epochs": 6, "lr": 2e-3, "warmup_steps": 30, "validity_mask": True,
@@ -48,3 +50,21 @@ def with_presets(config: Any, *, quick: bool, preset: str) -> Any:
     if preset == "solve":
         changes |= SOLVE | (SOLVE_SHAPE if "d_model" in known else {}) | (SOLVE_QUICK if quick else {})
     return dataclasses.replace(config, **{name: value for name, value in changes.items() if name in known})
+
+
+# Rows of the planners of --preset solve in a run of other planners, and which planner each is.
+SOLVERS = {"looped_solver": "looped_baseline", "poh_solver": "poh"}
+# What they share with the run.
+_OF_THE_RUN = ("test", "maze_size", "min_path", "algorithm", "seed", "seeds", "cpu", "device", "precision", "quick",
+               "validate_every", "validation", "tensorboard", "save_weights", "output")  # fmt: skip
+
+
+def solver_config(config: Any) -> Any:
+    """The options of SOLVERS in a run: those of --preset solve, but for the mazes of the test and where it computes.
+
+    In larger mazes than the recipe's they are tested with more passes, in proportion to the cells.
+    """
+    recipe = with_presets(type(config)(), quick=config.quick, preset="solve")
+    passes = max(recipe.R, math.ceil(recipe.R * config.cells / recipe.cells))
+    shared = {name: getattr(config, name) for name in _OF_THE_RUN}
+    return dataclasses.replace(recipe, preset="solve", R=passes, **shared)

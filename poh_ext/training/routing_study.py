@@ -60,7 +60,7 @@ class RoutingStudy:
 
     def record(self, planned: PlannedRow, seed: int, unchanged: Evaluation) -> dict[str, Any]:
         """A record of `Results.routing`, after `unchanged`, the evaluation that was observed."""
-        given = {name: self.how[name] for name in ("passes", "tolerance", "precision", "view") if name in self.how}
+        given = {name: self.how[name] for name in ("passes", "tolerance", "precision") if name in self.how}
         first = first_maze_routing(self.model, self.tasks, **given)
         record = routing_record(planned.model, seed, *first, scale=planned.scale)
         record["over_mazes"] = over_mazes(torch.cat(self.kept, 2), self.passes, self.model.valid_heads)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from poh_ext.mazes import MazeBatch
 from poh_ext.report import FILES, MazeSample, Results, Row, ablation_table, results_table, verdicts, write_report
 from poh_ext.report.results import label
 from poh_ext.tasks import MazeTasks
@@ -42,8 +43,9 @@ def summarize(results: Results, folder: Path, sample: MazeSample | None) -> None
         print(f"  {path}/  {about}")
 
 
-def maze_sample(results: Results, seed: int, test: MazeTasks) -> MazeSample | None:
-    """The first test mazes of a seed, with the path of each trained planner (or of what there is)."""
+def maze_sample(results: Results, seed: int, test: MazeTasks, walls: MazeBatch) -> MazeSample | None:
+    """The first test mazes of a seed with the path of each trained planner (or of what there is), among `walls`, the
+    mazes as they were drawn."""
     walked = [row for row in results.rows if row.seed == seed and row.paths and "/" not in row.model]
     walked = [row for row in walked if row.trained] or walked
     if not walked:
@@ -51,4 +53,4 @@ def maze_sample(results: Results, seed: int, test: MazeTasks) -> MazeSample | No
     tasks = test[:MAZES_SHOWN]
     paths = {label(row.model, row.trained, row.scale): pad_sequence(
         [torch.tensor(path) for path in row.paths], batch_first=True, padding_value=-1) for row in walked}
-    return MazeSample(tasks.mazes.passages, tasks.start, tasks.goal, tasks.path, paths)
+    return MazeSample(walls.passages[:MAZES_SHOWN], tasks.start, tasks.goal, tasks.path, paths)

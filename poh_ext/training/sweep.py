@@ -22,8 +22,7 @@ from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.interrupt import Interrupted, StopSignals
 from poh_ext.training.loop import Diverged
 from poh_ext.training.plan import PlannedRow
-from poh_ext.training.protocol import make_data
-from poh_ext.training.trial import Outcome, Place, run_trial
+from poh_ext.training.trial import Outcome, Place, data_of, run_trial
 
 __all__ = ["require_ray", "sweep"]
 
@@ -132,4 +131,4 @@ def _task(planned: PlannedRow, seed: int, place: Place, threads: int) -> Outcome
     """Runs in a worker. Ray's cancelling arrives as SIGINT, as from a keyboard."""
     torch.set_num_threads(threads)
     with StopSignals() as stop:
-        return run_trial(planned, seed, make_data(planned.config, seed), place, stop.check)
+        return run_trial(planned, seed, data_of(planned, seed), place, stop.check)

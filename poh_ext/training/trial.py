@@ -17,11 +17,11 @@ import torch
 from poh_ext.models import gflop_per_maze, parameter_count
 from poh_ext.models.weights import save
 from poh_ext.report import Row
-from poh_ext.report.results import label, plain
-from poh_ext.training.at_test import arguments_at_test
+from poh_ext.report.results import CONTROLS, label, plain
+from poh_ext.training.at_test import arguments_at_test, counted_at_test
 from poh_ext.training.board import Board
 from poh_ext.training.checkpoint import Checkpoints
-from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_random
+from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_control
 from poh_ext.training.history import History
 from poh_ext.training.interrupt import Interrupted
 from poh_ext.training.loop import Diverged, Training, train_planner
@@ -34,7 +34,7 @@ from poh_ext.training.resume import identity
 from poh_ext.training.routing_study import RoutingStudy
 from poh_ext.training.workers import ALONE, Workers
 
-__all__ = ["Outcome", "Place", "assist", "run_trial", "trial_checkpoints", "trial_name"]
+__all__ = ["Outcome", "Place", "assist", "data_of", "run_trial", "trial_checkpoints", "trial_name"]
 
 MAZES_SHOWN = 6  # whose walked paths are kept for pictures
 
@@ -70,15 +70,27 @@ def trial_checkpoints(planned: PlannedRow, seed: int, place: Place) -> Checkpoin
     return Checkpoints(place.folder / "checkpoints" / trial_name(planned, seed), this)
 
 
+def data_of(planned: PlannedRow, seed: int, run: Data | None = None) -> Data:
+    """What a row is trained and tested on.
+
+    Args:
+        run: the data of the run, if they are there already: what they are follows from the row and the seed.
+    """
+    if run is None:
+        run = make_data(planned.run or planned.config, seed)
+    return run if planned.run is None else make_data(planned.config, seed, test=run.test)
+
+
 def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: Callable[[], None]) -> Outcome:
-    """The row of a planner, or of the random policy.
+    """The row of a planner, or of a control without one.
 
     Raises:
         Interrupted: by `check`; what was trained is in the checkpoints.
         Diverged: the loss is not finite.
     """
-    if planned.kind == "random":
-        return Outcome(_row(planned, seed, evaluate_random(data.test, seed), Training(), None), None)
+    if planned.kind in CONTROLS:
+        control = evaluate_control(planned.kind, data.test, seed, **counted_at_test(planned.config))
+        return Outcome(_row(planned, seed, control, Training(), None), None)
     name = f"{label(planned.model, planned.trained, planned.scale)} (seed {seed})"
     model = _build(planned, seed, place.device)
     with _Watchers(planned, seed, data, place) as watchers:
@@ -105,7 +117,7 @@ def assist(workers: Workers, check: Callable[[], None]) -> None:
         model = _build(planned, seed, workers.device)
         # The training ends alike in all processes; the first one says what it means.
         with contextlib.suppress(Interrupted, Diverged):
-            train_planner(model, make_data(planned.config, seed).batches, planned.config, seed=seed,
+            train_planner(model, data_of(planned, seed).batches, planned.config, seed=seed,
                           label=trial_name(planned, seed), precision=precision, check=check, workers=workers)
 
 
@@ -127,7 +139,8 @@ class _Watchers:
         if self.planned.config.tensorboard:
             self.watchers.append(Board(
                 self.place.folder / "tensorboard" / self.name, step=step, config=self.planned.config,
-                options=self.planned.options, tasks=self.data.test, precision=self.place.precision))
+                options=self.planned.options, tasks=self.data.test, walls=self.data.test_walls,
+                precision=self.place.precision))
         return self.watchers
 
     def result(self, row: Row) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from poh_ext.mazes import GENERATORS
-from poh_ext.training.presets import SOLVE
+from poh_ext.training.presets import SOLVERS, with_presets
 
 __all__ = ["ConfigError", "flag", "validate"]
 
@@ -86,6 +86,12 @@ def _check_planners(config) -> None:
         raise ConfigError(f"--multi-horizon {config.multi_horizon} contradicts --head moves: it scores the next move")
     if config.routing == "token" and "poh_token" in config.row_names:
         raise ConfigError("--routing token contradicts --rows poh_token: it would be the row poh again")
+    solvers = [name for name in config.row_names if name in SOLVERS]
+    if solvers and config.preset == "solve":
+        raise ConfigError(f"--rows {solvers[0]} contradicts --preset solve: it would be the row {SOLVERS[solvers[0]]} "
+                          "again")
+    if solvers and "" not in config.shapes:
+        raise ConfigError(f"--rows {solvers[0]}: only in run_12x12_8m_benchmark.py, whose planners have one size")
     if config.protocol == "as-published":
         for name in _NOT_PUBLISHED:
             value = getattr(config, name)
@@ -134,7 +140,8 @@ def _check_experiments(config) -> None:
     if config.ablation and config.ablate:
         raise ConfigError("--ablate contradicts --ablation: run one after the other, each with its own --output")
     chosen = "--ablation" if config.ablation else "--ablate" if config.ablate else None
-    if chosen and config.rows not in (type(config).rows, SOLVE["rows"] if config.preset == "solve" else None):
+    presets = with_presets(type(config)(), quick=config.quick, preset=config.preset)
+    if chosen and config.rows not in (type(config).rows, presets.rows):
         raise ConfigError(f"--rows contradicts {chosen}, which has rows of its own: give one of them")
     if chosen and config.parity != "depth":
         raise ConfigError(f"--parity {config.parity} contradicts {chosen}, whose PoH is matched with its depth kept")
