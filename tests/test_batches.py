@@ -15,6 +15,7 @@ from poh_ext.training.config import Benchmark12x12Config, ConfigError
 
 TINY = {"test": 6, "epochs": 2, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128, "depth": 1,
         "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32"}
+pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 
 
 def tiny(**changes):

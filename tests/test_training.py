@@ -11,7 +11,7 @@ from poh_ext.training.evaluate import evaluate, evaluate_random, next_move_accur
 from poh_ext.training.planners import build_planner, planner_options
 from tests.training_cases import tiny, train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 
 
 # -- protocols --------------------------------------------------------------------------------------------------
