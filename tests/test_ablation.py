@@ -16,7 +16,7 @@ from poh_ext.training.planners import build_planner, planner_class, planner_opti
 
 SMALL = {"train": 8, "test": 6, "epochs": 2, "maze_size": 4, "batch_size": 4, "R": 2, "warmup_steps": 2, "d_model": 64,
          "n_heads": 4, "d_ff": 128, "depth": 2, "device": "cpu", "precision": "float32"}
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 
 
 def small(**changes):

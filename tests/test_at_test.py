@@ -13,7 +13,7 @@ from poh_ext.training.config import Benchmark12x12Config
 from poh_ext.training.evaluate import evaluate
 from poh_ext.training.planners import build_planner
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 BASE = {"train": "online", "steps_per_epoch": 2, "epochs": 2, "test": 6, "maze_size": 5, "batch_size": 4, "R": 4,
         "d_model": 16, "n_heads": 4, "d_ff": 24, "depth": 1, "parity": "none", "warmup_steps": 1, "lr": 1e-2,
         "dropout": 0.0, "cell_features": 6, "valid_heads": "all", "norm": "post", "head": "moves", "positions": "none",

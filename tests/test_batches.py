@@ -15,6 +15,7 @@ from poh_ext.training.config import Benchmark12x12Config, ConfigError
 
 TINY = {"test": 6, "epochs": 2, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128, "depth": 1,
         "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32"}
+pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 
 
 def tiny(**changes):
@@ -79,7 +80,7 @@ def test_the_next_batch_is_made_while_the_step_is_computed(monkeypatch):
     steps = online().run(0, 3)
     next(steps)
     # Two are made though one was asked for: the second while "the step" runs here.
-    assert made.acquire(timeout=10) and made.acquire(timeout=10) and not made.acquire(timeout=0.2)
+    assert made.acquire(timeout=600) and made.acquire(timeout=600) and not made.acquire(timeout=0.2)
     steps.close()
     assert threading.current_thread() not in threads
     assert not any(thread.is_alive() for thread in threads)

@@ -13,6 +13,7 @@ from poh_ext.training.interrupt import Interrupted
 
 TINY = {"train": 8, "test": 6, "epochs": 3, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
         "depth": 1, "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32", "rows": ("poh",)}
+pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 
 
 def tiny(**changes):

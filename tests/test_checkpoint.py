@@ -35,7 +35,7 @@ SOLVE = {"train": "online", "steps_per_epoch": 3, "train_sizes": (3, 4), "train_
          "reinject": "on", "residual": "none", "route_scale": "heads", "parity": "none"}
 VALIDATED = {**SOLVE, "validate_every": 2, "validation": 4}
 ME = {"experiment": "a test", "parts": {"row": "poh"}, "config": {"lr": 1e-3}, "environment": {"device": "cpu"}}
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 
 
 def tiny(**changes):
@@ -305,12 +305,13 @@ def program(folder, *flags):
 
 def wait_for_lines(process, log, count):
     """Until the log has so many lines, or the program ends."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < count):
         assert time.monotonic() < deadline, "the program does not get on"
         time.sleep(0.0005)
 
 
+@pytest.mark.slow
 def test_a_program_killed_at_random_points_ends_with_the_same_weights(tmp_path):
     pytest.importorskip("tyro")
     straight, run = tmp_path / "straight", tmp_path / "run"
@@ -323,12 +324,12 @@ def test_a_program_killed_at_random_points_ends_with_the_same_weights(tmp_path):
         wait_for_lines(process, run / "logs" / f"{name}-seed42.jsonl", draws.randint(least, most))
         time.sleep(draws.random() * 0.01)
         process.send_signal(number)
-        said.append(process.communicate(timeout=120))
+        said.append(process.communicate(timeout=600))
         codes.append(process.returncode)
         if process.returncode == 0:
             break  # it was through before the signal
     process = program(run, "--resume")
-    said.append(process.communicate(timeout=120))
+    said.append(process.communicate(timeout=600))
     assert process.returncode == 0, said
     assert codes[0] == -signal.SIGKILL and codes[-1] in (-signal.SIGKILL, -signal.SIGTERM, 130, 0), said
     assert not any("checkpoint /" in error for _, error in said), said  # a kill damages none

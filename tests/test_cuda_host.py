@@ -11,7 +11,9 @@ import pytest
 
 from tests.cuda_host import build
 
-pytestmark = pytest.mark.skipif(bool(build.unavailable()), reason=build.unavailable())
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(build.unavailable()), reason=build.unavailable())]
+# Each variant is built by one process, and tested where it is built.
+plain, thread, address = (pytest.mark.xdist_group(f"cuda_{variant}") for variant in build.SANITIZERS)
 
 CORRECT = ("rotate_block", "rotate_warp", "count_blocks", "past_the_end", "past_shared", "half_a_barrier",
            "outside_the_mask", "assertion")  # fmt: skip
@@ -33,7 +35,8 @@ def planted(variant, form, *which, **env):
     return build.run_python(variant, ["-c", PLANTED, str(library), form, *which], build.ROOT, **env)
 
 
-@pytest.mark.parametrize("variant", build.SANITIZERS)
+@pytest.mark.parametrize("variant", [
+    pytest.param("plain", marks=plain), pytest.param("thread", marks=thread), pytest.param("address", marks=address)])
 def test_correct_kernels_pass_every_sanitizer(variant):
     done = planted(variant, "correct", *CORRECT)
     assert done.returncode == 0, done.stderr
@@ -49,6 +52,7 @@ def test_correct_kernels_pass_every_sanitizer(variant):
     ]
 
 
+@plain
 def test_misuse_is_named():
     done = planted("plain", "faulty", "half_a_barrier", "outside_the_mask", "assertion", "rotate_block")
     assert done.returncode == 0, done.stderr
@@ -60,6 +64,7 @@ def test_misuse_is_named():
     assert garbage.startswith("rotate_block ran [-6510615555426900571")  # 0xA5...: shared memory nobody wrote yet
 
 
+@thread
 @pytest.mark.parametrize("order", ["forward", "reverse"])
 def test_planted_races_are_found(order):
     """Between threads of a block, lanes of a warp (a shuffle is no barrier) and blocks."""
@@ -71,6 +76,7 @@ def test_planted_races_are_found(order):
         assert re.search(rf"ThreadSanitizer: data race tests/cuda_host/planted.cu:\d+ in {kernel}<false>", done.stderr)
 
 
+@address
 @pytest.mark.parametrize("kernel", ["past_the_end", "past_shared"])
 def test_planted_out_of_bounds_accesses_are_found(kernel):
     done = planted("address", "faulty", kernel)
@@ -103,7 +109,7 @@ sys.exit(code)
 """
 
 
-def run_operators(variant, folder, report, every, selection, **env):
+def run_operators(variant, folder, note, every, selection, **env):
     """Run one in `every` of the operators' tests on the CUDA kernels (POH_EXT_TEST_ALL=1: each) -> how many passed."""
     build.package(variant, folder)
     every = "1" if os.environ.get("POH_EXT_TEST_ALL") == "1" else str(every)
@@ -112,37 +118,28 @@ def run_operators(variant, folder, report, every, selection, **env):
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert "failed" not in done.stdout and "runtime error" not in done.stderr
     executed = re.search(r"executed: (\d+) launches, (\d+) CUDA threads.*", done.stdout)
-    report(f"CUDA kernels on the host, {variant} sanitizer: {done.stdout.splitlines()[-2]}; {executed[0]}")
+    note(f"CUDA kernels on the host, {variant} sanitizer: {done.stdout.splitlines()[-2]}; {executed[0]}")
     assert int(executed[1]) > 0 and int(executed[2]) > 0
     return int(re.search(r"(\d+) passed", done.stdout)[1])
 
 
-@pytest.fixture
-def report(request):
-    """Prints a line though pytest captures the output of passing tests."""
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-
-    def write(line):
-        with capture.global_and_fixture_disabled():
-            print(f"\n{line}")
-
-    return write
-
-
-def test_operators_under_address_sanitizer(tmp_path, report):
+@address
+def test_operators_under_address_sanitizer(tmp_path, note):
     """Results, gradients, bad arguments, and mazes to the bit, with every index watched."""
-    assert run_operators("address", tmp_path, report, 5, SKIPPED) > 120
+    assert run_operators("address", tmp_path, note, 5, SKIPPED) > 120
 
 
-def test_operators_under_thread_sanitizer(tmp_path, report):
+@thread
+def test_operators_under_thread_sanitizer(tmp_path, note):
     """The same kernels, watched for races; threads in reverse order, on which nothing may depend."""
     selection = f"({SKIPPED}) and not gradcheck"
-    assert run_operators("thread", tmp_path, report, 7, selection, POH_EMULATION_ORDER="reverse") > 80
+    assert run_operators("thread", tmp_path, note, 7, selection, POH_EMULATION_ORDER="reverse") > 80
 
 
-def test_indices_are_named_where_checks_are_wanted(tmp_path, report):
+@address
+def test_indices_are_named_where_checks_are_wanted(tmp_path, note):
     """With POH_EXT_CHECKS=1 a CUDA call waits for the device and raises what a CPU call does."""
-    assert run_operators("address", tmp_path, report, 1, INDICES, POH_EXT_CHECKS="1") > 10
+    assert run_operators("address", tmp_path, note, 1, INDICES, POH_EXT_CHECKS="1") > 10
 
 
 BAD_INDICES = """
@@ -179,6 +176,7 @@ print("all raised")
 """
 
 
+@address
 def test_indices_out_of_range_stop_the_kernel(tmp_path):
     done = build.run_python("address", ["-c", BAD_INDICES], build.package("address", tmp_path))
     assert done.returncode == 0 and done.stdout == "all raised\n", done.stdout + done.stderr

@@ -144,6 +144,8 @@ def test_result_does_not_depend_on_threads(threads):
         torch.testing.assert_close(*results)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("inductor")
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("mask", [None, "candidates"])
 def test_compile_fullgraph(reduction, mask):

@@ -18,7 +18,7 @@ from poh_ext.training.plan import planned_rows
 from poh_ext.training.planners import build_planner, planner_class, planner_options
 from poh_ext.training.presets import SOLVE, SOLVERS, solver_config, with_presets
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 TINY = {"train": 8, "test": 6, "epochs": 2, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
         "depth": 1, "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32"}
 MOVES = {"head": "moves", "positions": "none", "train": "online"}
@@ -88,6 +88,7 @@ def test_the_defaults_are_the_published_planners(program):
     assert set(SOLVE) < {f.name for f in dataclasses.fields(Benchmark12x12Config)}
 
 
+@pytest.mark.slow
 def test_a_short_run_of_the_preset_learns_and_says_what_its_rows_are(tmp_path, capsys):
     flags = ["--quick", "--preset", "solve", "--epochs", "2", "--steps-per-epoch", "15", "--test", "8", "--maze-size",
              "6", "--train-sizes", "4,6", "--R", "24", "--train-R", "4", "12", "--min-path", "0.3", "--save-weights",

@@ -152,6 +152,7 @@ class TestWriteReport:
             assert (tmp_path / target).is_file(), target
         assert "as-published protocol with care" not in text and "Interrupted" not in text
 
+    @pytest.mark.usefixtures("blank_pictures")
     def test_every_comparison_of_every_size_is_in_the_verdict(self, tmp_path):
         results = make_scaling(("tiny", "small"), n=40, ablation=True)
         text = write_report(results, tmp_path)[1].read_text()
@@ -163,6 +164,7 @@ class TestWriteReport:
         assert sum(line.startswith("depth > width? ") for line in lines) == 4
         assert any(re.match("equal passes: reached: tiny PoH - tiny looped baseline = [+]0.0", line) for line in lines)
 
+    @pytest.mark.usefixtures("blank_pictures")
     def test_as_published_stands_beside_its_caveat(self, tmp_path):
         text = write_report(make_run(protocol="as-published"), tmp_path)[1].read_text()
         for number in ("1.75", "26.9 +/- 6.4", "2.1 +/- 1.9", "46.0", "8.3", "5.27"):
@@ -180,6 +182,7 @@ class TestWriteReport:
         shares = {"outcomes.png", "accuracy_by_path_length.png"}
         assert pictures == [set(), shares, shares | {"learning_curves.png"}][keep]
 
+    @pytest.mark.usefixtures("blank_pictures")
     def test_written_again_it_shows_only_its_own_pictures(self, tmp_path):
         write_report(make_run(), tmp_path)
         text = write_report(make_results([], status="interrupted"), tmp_path)[1].read_text()

@@ -169,7 +169,7 @@ def browse(file, tmp_path, width):
              f"--window-size={width},900"]  # fmt: skip
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         flags.append("--no-sandbox")  # which root cannot have
-    done = subprocess.run([BROWSER, *flags, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=90)
+    done = subprocess.run([BROWSER, *flags, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=600)
     probe = re.search(r'data-probe="([^"]*)"', done.stdout)
     assert probe, f"the page did not load: {done.stderr[-2000:]}"
     return json.loads(probe[1].replace("&quot;", '"').replace("&amp;", "&")), done.stderr

@@ -32,7 +32,7 @@ EXAMPLE = """--maze-size 16 --train 1000 --test 100 --epochs 50
 TINY = {"train": 8, "test": 6, "epochs": 2, "maze_size": 4, "batch_size": 4, "R": 2, "warmup_steps": 2,
         "device": "cpu", "precision": "float32", "models": ("tiny",)}
 SMALL = {**{k: v for k, v in TINY.items() if k != "models"}, "d_model": 64, "n_heads": 4, "d_ff": 128, "depth": 1}
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 
 
 def tiny(**changes):
@@ -252,6 +252,7 @@ def interrupted_run(config, monkeypatch, trainings):
     return Results.load(config.output / "results.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [tiny, small])
 def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(make, tmp_path, monkeypatch, capsys):
     config = make(output=tmp_path / "run", seeds=2, multi_horizon=2, route_ent_weight=0.01)
@@ -338,6 +339,6 @@ def test_resume_without_a_run_or_with_overwrite_is_refused(tmp_path):
 def test_the_script_runs_from_a_checkout(tmp_path):
     words = ["--models", "tiny", "--maze-size", "4", "--train", "8", "--test", "6", "--dry-run"]
     done = subprocess.run([sys.executable, str(SCRIPT), *words], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                          timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert "params" in done.stdout and list(tmp_path.iterdir()) == []

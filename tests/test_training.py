@@ -17,7 +17,7 @@ from poh_ext.training.plan import planned_rows
 from poh_ext.training.planners import build_planner, planner_options
 from tests.training_cases import tiny, train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 
 
 # -- protocols --------------------------------------------------------------------------------------------------

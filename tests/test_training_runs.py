@@ -20,6 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @needs_tyro
+@pytest.mark.slow
 def test_a_run_end_to_end_and_again(tmp_path, capsys):
     flags = [*TINY_FLAGS, "--looped-baseline", "--seeds", "2", "--output", str(tmp_path / "run")]
     assert cli.main(Benchmark12x12Config, flags) == 0
@@ -45,6 +46,7 @@ def test_a_run_end_to_end_and_again(tmp_path, capsys):
 
 
 @needs_tyro
+@pytest.mark.usefixtures("blank_pictures")
 def test_as_published_run_reports_its_caveat(tmp_path):
     flags = [*TINY_FLAGS, "--protocol", "as-published", "--train", "20", "--test", "20", "--output", str(tmp_path)]
     assert cli.main(Benchmark12x12Config, flags) == 0
@@ -56,9 +58,10 @@ def test_as_published_run_reports_its_caveat(tmp_path):
     assert all(results.rows[2].optimal) and not any(row.exact for row in results.rows)
 
 
+@pytest.mark.slow
 def test_the_script_runs_from_a_checkout(tmp_path):
     done = subprocess.run([sys.executable, str(SCRIPT), *TINY_FLAGS, "--rows", "baseline", "--output", "run"],
-                          cwd=tmp_path, capture_output=True, text=True, timeout=120,
+                          cwd=tmp_path, capture_output=True, text=True, timeout=600,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "results.json").exists()
@@ -75,6 +78,7 @@ def test_bad_input_is_one_line_and_code_2(tmp_path, capsys):
     assert stop.value.code == 2
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_keeps_what_is_finished(number, tmp_path, monkeypatch):
     calls = []

@@ -1,11 +1,12 @@
 """Builds csrc/cuda/*.cu for the host against cuda_emulation.h, as the `_C` module of a copy of the package.
 
 In that copy the CUDA kernels serve CPU tensors, so the tests of the operators run on them as they are. Objects are
-kept in build/cuda_host by the hash of what they are made from.
+kept in build/cuda_host by the hash of what they are made from, and made once: other processes wait for them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -29,6 +30,8 @@ SANITIZERS = {
 _MACRO = {"plain": [], "thread": ["-DPOH_TSAN"], "address": ["-DPOH_ASAN"]}
 _RUNTIME = {"plain": (), "thread": ("libtsan.so",), "address": ("libasan.so", "libstdc++.so")}
 _CXX = shlex.split(os.environ.get("CXX", "g++"))
+# Compiled without sanitizers: the emulator's own state is no subject of the test, and the schemas compute nothing.
+_BARE = {"cuda_emulation.cpp": [], "ops.cpp": ["-O0"]}
 
 
 def unavailable() -> str:
@@ -58,33 +61,58 @@ def _run(command: list[str]) -> None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
 
 
+@contextlib.contextmanager
+def _making(out: Path):
+    """Gives the path to write, or None if another process has made `out`; what was written there then becomes `out`."""
+    import fcntl  # of Unix alone, as the emulation is
+
+    if out.exists():
+        yield None
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if out.exists():
+            yield None
+            return
+        partial = out.with_suffix(f".{os.getpid()}{out.suffix}")
+        yield partial
+        partial.replace(out)
+
+
 def _object(source: Path, variant: str, headers: str) -> Path:
-    # The emulator itself is not instrumented: its state is no subject of the test.
-    sanitize = [] if source.name == "cuda_emulation.cpp" else SANITIZERS[variant]
-    command = [*_CXX, *_flags(), *_MACRO[variant], *sanitize, "-x", "c++", "-c", str(source)]
+    if source.name == "ops.cpp":
+        variant = "plain"  # one for all
+    flags = [*_MACRO[variant], *_BARE.get(source.name, SANITIZERS[variant])]
+    command = [*_CXX, *_flags(), *flags, "-x", "c++", "-c", str(source)]
     key = hashlib.sha256((headers + source.read_text() + " ".join(command)).encode()).hexdigest()[:16]
     out = ROOT / "build" / "cuda_host" / variant / f"{source.stem}-{key}.o"
-    if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_suffix(f".{os.getpid()}.o")
-        _run([*command, "-o", str(partial)])
-        partial.replace(out)
+    with _making(out) as partial:
+        if partial:
+            _run([*command, "-o", str(partial)])
     return out
+
+
+def _jobs() -> int:
+    """Compilers at once: a share of the cores for each process that runs tests."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    return int(os.environ.get("MAX_JOBS") or max(1, len(os.sched_getaffinity(0)) // workers))
 
 
 def module(variant: str, sources: list[Path], name: str) -> Path:
     """The shared library of `sources` and the emulator, built if anything it is made from has changed."""
     parts = [*ROOT.glob("csrc/**/*.h"), *HERE.glob("*.h")]
     headers = "".join(part.read_text() for part in sorted(parts))
-    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or 2)) as pool:
-        objects = list(pool.map(lambda s: _object(s, variant, headers), [*sources, HERE / "cuda_emulation.cpp"]))
+    # The bare ones last: of an inline function that several have, the first form is linked.
+    sources = sorted([*sources, HERE / "cuda_emulation.cpp"], key=lambda source: source.name in _BARE)
+    with ThreadPoolExecutor(_jobs()) as pool:
+        objects = list(pool.map(lambda s: _object(s, variant, headers), sources))
     key = hashlib.sha256(" ".join(o.name for o in objects).encode()).hexdigest()[:16]
     out = ROOT / "build" / "cuda_host" / variant / f"{name}-{key}.so"
-    if not out.exists():
-        partial = out.with_suffix(f".{os.getpid()}.so")
-        libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu"]
-        _run([*_CXX, "-shared", *SANITIZERS[variant], *map(str, objects), *libraries, "-o", str(partial)])
-        partial.replace(out)
+    with _making(out) as partial:
+        if partial:
+            libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu"]
+            _run([*_CXX, "-shared", *SANITIZERS[variant], *map(str, objects), *libraries, "-o", str(partial)])
     return out
 
 
