@@ -14,11 +14,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
+from poh_ext._files import is_replaced
 from poh_ext._optional import require
+from poh_ext._program import Parser
 from poh_ext.mazes import GENERATORS
-from poh_ext.solve._options import tolerance, weights, writable
+from poh_ext.solve._options import tolerance, weights
 from poh_ext.solve.outcomes import DEFAULT_SETS, MazeSet, Outcome, measure, save_json
 from poh_ext.solve.table import lines
 from poh_ext.solve.weights import load
@@ -43,7 +44,7 @@ def _watched(label: str, mazes: int) -> Iterator[Callable[[int], None]]:
         yield progress.step
 
 
-def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+def evaluate(parser: Parser, arguments: Sequence[str]) -> int:
     """Add the options, parse, run; the exit code."""
     parser.description = __doc__
     parser.add_argument("--mazes", type=_maze_set, nargs="+", default=list(DEFAULT_SETS), metavar="SIZE:PATH:COUNT",
@@ -56,13 +57,11 @@ def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     parser.add_argument("--start", choices=STARTS, nargs="+", default=["any"],
                         help="where the way starts, one or more: " + "; ".join(f"{k}: {v}" for k, v in STARTS.items())
                         + " (any)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the outcome on every maze, written after each set")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG: shares over passes, with 95 %% bands")
+    parser.add_output("--json", help="the outcome on every maze, written after each set")
+    parser.add_output("--plot", help="PNG: shares over passes, with 95 %% bands")
     tolerance(parser)
     weights(parser)
     options = parser.parse_args(arguments)
-    writable(parser, "--json", options.json)
-    writable(parser, "--plot", options.plot)
     require("scipy.stats")
     require("tqdm")
     if options.plot:
@@ -80,8 +79,9 @@ def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         """The outcomes, written down as they come."""
         for outcome in measured:
             outcomes.append(outcome)
-            if options.json:
-                save_json(options.json, outcomes, {**about, "complete": len(outcomes) == count})
+            complete = len(outcomes) == count
+            if options.json and (complete or is_replaced(options.json)):  # a pipe gets the whole, once
+                save_json(options.json, outcomes, {**about, "complete": complete})
             yield outcome
 
     for line in lines(kept(), factors):
