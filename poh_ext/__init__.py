@@ -1,9 +1,19 @@
 """Fused planning losses, batched mazes and Pointer-over-Heads planners for PyTorch."""
 
+import sys as _sys
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as _version
 
-from poh_ext._backend import backend_info
+try:
+    from poh_ext._backend import backend_info
+except ImportError as _error:
+    # `python -m poh_ext...` imports this first: one line, as for what is wrong with its options. A program that
+    # imports poh_ext gets the error itself.
+    _module = _sys.orig_argv[_sys.orig_argv.index("-m") + 1] if "-m" in _sys.orig_argv else ""
+    if _sys.argv[:1] == ["-m"] and _module.split(".")[0] == "poh_ext":  # so argv is while -m looks for its module
+        print(f"error: {_error}", file=_sys.stderr)
+        raise SystemExit(2) from None
+    raise
 from poh_ext.attention import neighbor_attention
 from poh_ext.losses import (
     HorizonMetrics,

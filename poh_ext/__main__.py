@@ -1,9 +1,9 @@
 """Print what was built, what is used, and why not more. `python -m poh_ext solve --help` tells how to solve mazes."""
 
-import argparse
 import sys
 
 import poh_ext
+from poh_ext._program import Parser, run
 
 
 def main() -> int:
@@ -11,7 +11,11 @@ def main() -> int:
         from poh_ext.solve.cli import main as solve
 
         return solve(sys.argv[2:])
-    parser = argparse.ArgumentParser(prog="python -m poh_ext", description=__doc__)
+    return run(_describe)
+
+
+def _describe() -> int:
+    parser = Parser(prog="python -m poh_ext", description=__doc__)
     parser.add_argument("--brief", action="store_true", help="print one line: the backend that serves CPU tensors")
     info = poh_ext.backend_info()
     if parser.parse_args().brief:

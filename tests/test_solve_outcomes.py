@@ -8,6 +8,7 @@ import pytest
 import torch
 from solve_cases import SOLVE
 
+from poh_ext._program import INTERRUPTED
 from poh_ext.report.statistics import estimate
 from poh_ext.solve import cli, weights
 from poh_ext.solve.evaluate import exact_over_passes
@@ -170,7 +171,7 @@ def test_what_was_measured_before_a_stop_is_kept(tmp_path, monkeypatch):
         return torch.ones(len(factors), len(tasks), dtype=torch.bool)
 
     monkeypatch.setattr("poh_ext.solve.outcomes.exact_over_passes", stopped_at_the_second)
-    assert cli.main(["evaluate", "--mazes", "4:3:5", "5:3:6", "--json", str(data)]) == cli.INTERRUPTED
+    assert cli.main(["evaluate", "--mazes", "4:3:5", "5:3:6", "--json", str(data)]) == INTERRUPTED
     record = json.loads(data.read_text())
     assert record["complete"] is False and [s["size"] for s in record["sets"]] == [4] and calls == [5, 6]
 
@@ -188,8 +189,8 @@ def test_a_long_evaluation_says_how_far_it_is(monkeypatch, capsys):
 @pytest.mark.parametrize(("options", "message"), [
     (["--start", "exit"], "invalid choice: 'exit'"),
     (["--algorithm", "dfs", "x"], "invalid choice: 'x'"),
-    (["--json", "/nowhere/at/all.json"], "--json /nowhere/at/all.json: its folder does not exist"),
-    (["--plot", "/nowhere/at/all.png"], "--plot /nowhere/at/all.png: its folder does not exist"),
+    (["--json", "/nowhere/at/all.json"], "--json: /nowhere/at/all.json cannot be written: its folder does not exist"),
+    (["--plot", "/nowhere/at/all.png"], "--plot: /nowhere/at/all.png cannot be written: its folder does not exist"),
     (["--mazes", "2:2:1", "--start", "junction"], "no path of at least min_path = 2 cells from a junction"),
     (["--passes", "inf"], "factors must be positive"),
 ])

@@ -1,15 +1,13 @@
-"""Options that several commands of `python -m poh_ext solve` share, and checks before any work."""
+"""Options that several commands of `python -m poh_ext solve` share."""
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
-from pathlib import Path
 
 from poh_ext.models.without_graph import SETTLED
 
-__all__ = ["at_least", "tolerance", "weights", "writable"]
+__all__ = ["at_least", "tolerance", "weights"]
 
 
 def tolerance(parser: argparse.ArgumentParser) -> None:
@@ -29,11 +27,6 @@ def weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="baseline", metavar="baseline|poh|FILE",
                         help="the planner: one of the package, or a file written by --save-weights of a benchmark "
                         "(default: baseline)")
-
-
-def writable(parser: argparse.ArgumentParser, name: str, path: Path | None) -> None:
-    if path and not (path.absolute().parent.is_dir() and os.access(path.absolute().parent, os.W_OK)):
-        parser.error(f"{name} {path}: its folder does not exist or cannot be written to")
 
 
 def at_least(least: int):

@@ -14,14 +14,14 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from poh_ext._optional import MissingPackage, require
+from poh_ext._program import BAD_OPTIONS, Parser, run
 from poh_ext.mazes import GENERATORS, generate_mazes
 from poh_ext.rollout import greedy_rollout, solved_exactly
-from poh_ext.solve._options import at_least, tolerance, weights, writable
+from poh_ext.solve._options import at_least, tolerance, weights
 from poh_ext.solve.animation import animate, passes_shown, save_gif
 from poh_ext.solve.evaluate import states_after
 from poh_ext.solve.evaluate_cli import evaluate
@@ -32,39 +32,37 @@ from poh_ext.tasks import MazeTasks
 __all__ = ["main"]
 
 PROGRAM = "python -m poh_ext solve"
-INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command. The exit code: 0 done (the demo: solved exactly), 1 not solved, 2 bad options, 130 stopped."""
+    """Run a command; exit code: 0 done (demo: solved exactly), 1 not solved or failed, 2 bad options, 130 stopped."""
+    return run(_main, arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
     commands = {"evaluate": evaluate}
     name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in commands else ("", arguments)
-    parser = argparse.ArgumentParser(prog=f"{PROGRAM} {name}".strip(), description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog=f"{PROGRAM} {name}".strip(), description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     try:
         return commands.get(name, _demo)(parser, rest)
     except (ValueError, FileNotFoundError, MissingPackage) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return INTERRUPTED
+        return BAD_OPTIONS
 
 
-def _demo(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+def _demo(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--size", type=at_least(2), default=30, help="side of the maze in cells (default: 30)")
     parser.add_argument("--seed", type=at_least(0), default=1, help="seed of the maze (default: 1)")
     parser.add_argument("--algorithm", choices=GENERATORS, default="dfs",
                         help="generator of the maze; training used dfs (default: dfs)")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the maze, its shortest path and the planner's")
-    parser.add_argument("--gif", type=Path, metavar="FILE", help="animate the policy over the passes, then the walk")
+    parser.add_output("--png", help="draw the maze, its shortest path and the planner's")
+    parser.add_output("--gif", help="animate the policy over the passes, then the walk")
     parser.add_argument("--passes", type=at_least(1),
                         help="passes of the planner; each carries information by one cell (default: as many as cells)")
     tolerance(parser)
     weights(parser)
     options = parser.parse_args(arguments)
-    writable(parser, "--png", options.png)
-    writable(parser, "--gif", options.gif)
     if options.png or options.gif:
         require("PIL.Image")
     model, recipe, _ = load(options.weights)
@@ -102,6 +100,3 @@ def _corner_to_corner(size: int, algorithm: str, seed: int) -> MazeTasks:
     if not int(length[0]):
         raise ValueError(f"no way leads from corner to corner in this {algorithm} maze; choose another --seed")
     return MazeTasks(mazes, start, goal, path, length)
-
-
-    return 0

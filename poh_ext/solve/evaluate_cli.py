@@ -15,11 +15,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
+from poh_ext._files import is_replaced
 from poh_ext._optional import require
+from poh_ext._program import Parser
 from poh_ext.mazes import GENERATORS
-from poh_ext.solve._options import tolerance, weights, writable
+from poh_ext.solve._options import tolerance, weights
 from poh_ext.solve.outcomes import DEFAULT_SETS, MazeSet, Outcome, measure, save_json
 from poh_ext.solve.table import lines
 from poh_ext.solve.weights import load
@@ -44,7 +45,7 @@ def _watched(label: str, mazes: int) -> Iterator[Callable[[int], None]]:
         yield progress.step
 
 
-def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
+def evaluate(parser: Parser, arguments: Sequence[str]) -> int:
     """Add the options to the parser, parse, run, and return the exit code."""
     parser.description = __doc__
     parser.add_argument("--mazes", type=_maze_set, nargs="+", default=list(DEFAULT_SETS), metavar="SIZE:PATH:COUNT",
@@ -57,13 +58,11 @@ def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
     parser.add_argument("--start", choices=STARTS, nargs="+", default=["any"],
                         help="one or more kinds of cell to start from. "
                         + "; ".join(f"{k}: {v}" for k, v in STARTS.items()) + " (default: any)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcome on every maze, after each set")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the shares over passes, with 95 %% bands (PNG)")
+    parser.add_output("--json", help="write the outcome on every maze, after each set")
+    parser.add_output("--plot", help="draw the shares over passes, with 95 %% bands (PNG)")
     tolerance(parser)
     weights(parser)
     options = parser.parse_args(arguments)
-    writable(parser, "--json", options.json)
-    writable(parser, "--plot", options.plot)
     require("scipy.stats")
     require("tqdm")
     if options.plot:
@@ -81,8 +80,9 @@ def evaluate(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> int:
         """Yield the outcomes, and write each to the JSON file as it comes."""
         for outcome in measured:
             outcomes.append(outcome)
-            if options.json:
-                save_json(options.json, outcomes, {**about, "complete": len(outcomes) == count})
+            complete = len(outcomes) == count
+            if options.json and (complete or is_replaced(options.json)):  # a pipe gets the whole, once
+                save_json(options.json, outcomes, {**about, "complete": complete})
             yield outcome
 
     for line in lines(kept(), factors):

@@ -17,7 +17,7 @@ from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.device import choose_device, choose_precision
 from poh_ext.training.interrupt import Interrupted, StopSignals
 from poh_ext.training.loop import Diverged
-from poh_ext.training.output import holding, prepare_output
+from poh_ext.training.output import check_usable, holding, prepare_output
 from poh_ext.training.plan import PlannedRow, planned_rows
 from poh_ext.training.protocol import Data, make_data
 from poh_ext.training.resume import find_interrupted
@@ -59,6 +59,7 @@ class _Run:
                 print(f"{config.output} holds files: writing to {self.folder} (--overwrite replaces an earlier run's "
                       f"files)" + (f"; {why}" if why else ""))
             return
+        check_usable(folder)
         self.folder = folder
         earlier.warnings = []  # said anew below
         self.results = earlier

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from poh_ext._optional import MissingPackage, require
+from poh_ext._program import BAD_OPTIONS, run
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.presets import with_presets
 from poh_ext.training.validation import flag
@@ -61,15 +62,17 @@ def _takes_a_list(hint: Any) -> bool:
 
 def main(config_type: type[BenchmarkConfig], arguments: Sequence[str] | None = None, *, program: str | None = None
          ) -> int:
-    """Parse, check, run; return the exit code: 0 done, 2 bad options, 130 stopped by a signal, 1 failed."""
+    """Parse, check, run; return the exit code: 0 done, 2 bad options, 130 stopped by a signal, 1 failed, and those of
+    poh_ext._program.run."""
+    return run(_main, config_type, sys.argv[1:] if arguments is None else arguments, program)
+
+
+def _main(config_type: type[BenchmarkConfig], arguments: Sequence[str], program: str | None) -> int:
     try:
-        config = parse(config_type, sys.argv[1:] if arguments is None else arguments, program=program)
+        config = parse(config_type, arguments, program=program)
         from poh_ext.training.benchmark import run_benchmark
 
         return run_benchmark(config)
     except (ConfigError, MissingPackage) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # a second Ctrl-C, or one before the run began
-        print("stopped", file=sys.stderr)
-        return 130
+        return BAD_OPTIONS

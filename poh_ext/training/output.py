@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ except ImportError:  # not a POSIX system: two runs in one folder are not notice
 from poh_ext.report import FILES
 from poh_ext.training.config import ConfigError
 
-__all__ = ["FOLDERS", "holding", "in_use", "own_folders", "prepare_output"]
+__all__ = ["FOLDERS", "check_usable", "holding", "in_use", "own_folders", "prepare_output"]
 
 LOCK = ".running"
 FOLDERS = {  # name -> (this program's files in it, what they are)
@@ -35,16 +36,16 @@ def prepare_output(folder: Path, *, overwrite: bool) -> Path:
     folder = folder.expanduser()
     try:
         if overwrite and folder.is_dir():
-            _check_writable(folder)
+            check_usable(folder)
             _remove_own(folder)
             return folder
         for number in range(1, 10_000):
             candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
             if _claim(candidate):
-                _check_writable(candidate)
+                check_usable(candidate)
                 return candidate
     except OSError as error:
-        raise ConfigError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
+        raise _unusable(folder, error.strerror or str(error)) from error
     raise ConfigError(f"--output {folder}: it and its 9998 numbered siblings hold files; name another folder")
 
 
@@ -71,17 +72,31 @@ def _claim(folder: Path) -> bool:
     """Make the folder, or take an empty one; False if it holds files. Safe against a run started beside this."""
     try:
         folder.mkdir(parents=True)
-    except FileExistsError:
+    except FileExistsError as error:
         if not folder.is_dir():
-            raise
+            raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(folder)) from error
         # A lock alone is what a run leaves that was killed before it wrote anything.
         return all(path.name == LOCK for path in folder.iterdir()) and not in_use(folder)
     return True
 
 
-def _check_writable(folder: Path) -> None:
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+def check_usable(folder: Path) -> None:
+    """ConfigError if a run cannot write its files into this folder."""
+    for name in FOLDERS:
+        if (folder / name).exists() and not (folder / name).is_dir():
+            raise _unusable(folder, f"{name} in it is no folder")
+    for name in FILES:
+        if (folder / name).is_dir():
+            raise _unusable(folder, f"{name} in it is a folder")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unusable(folder, error.strerror or str(error)) from error
+
+
+def _unusable(folder: Path, reason: str) -> ConfigError:
+    return ConfigError(f"--output {folder} cannot be written: {reason}")
 
 
 @contextlib.contextmanager

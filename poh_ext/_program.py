@@ -1,0 +1,115 @@
+"""What the command lines of the package share: errors in one line, output files checked first, no tracebacks."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from poh_ext._files import is_replaced, why_not_writable
+
+__all__ = ["BAD_OPTIONS", "INTERRUPTED", "READER_LEFT", "Parser", "positive", "run"]
+
+BAD_OPTIONS = 2
+INTERRUPTED = 130  # as a shell reports SIGINT
+READER_LEFT = 141  # and SIGPIPE
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one line (exit status 2), with options for files to write.
+
+    Example:
+        >>> parser = Parser(prog="python -m poh_ext.bench")
+        >>> parser.add_output("--json", help="write every sample to FILE")
+        >>> parser.parse_args(["--json", "/etc"])
+        python -m poh_ext.bench: error: argument --json: /etc cannot be written: it is a folder
+    """
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self._outputs: dict[str, str] = {}  # flag -> name of its value
+
+    def add_output(self, flag: str, *, help: str) -> None:
+        """An option that names a file to write: refused while parsing where that cannot be done."""
+        self._outputs[flag] = self.add_argument(flag, type=_output_file, metavar="FILE", help=help).dest
+
+    def parse_args(self, *arguments, **options) -> argparse.Namespace:
+        """Also refuses two options that would write the same file, of which only the second were left."""
+        values = super().parse_args(*arguments, **options)
+        flags: dict[str, str] = {}
+        for flag, name in self._outputs.items():
+            path = getattr(values, name)
+            if path is not None and is_replaced(path):
+                other = flags.setdefault(os.path.realpath(path), flag)
+                if other != flag:
+                    self.error(f"{other} and {flag} name the same file, {path}")
+        return values
+
+    def error(self, message: str) -> None:
+        self.exit(BAD_OPTIONS, f"{self.prog}: error: {message}\n")
+
+
+def _output_file(text: str) -> Path:
+    reason = "it is a folder" if text.endswith(os.sep) else why_not_writable(text)
+    if reason:
+        raise argparse.ArgumentTypeError(f"{text or repr(text)} cannot be written: {reason}")
+    return Path(text)
+
+
+def positive(text: str) -> float:
+    """The type of an option."""
+    if not 0 < (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be positive and finite, got {text}")
+    return value
+
+
+def run(main: Callable[..., int], *arguments) -> int:
+    """Exit status of main(*arguments), whose lines are written as they come, whatever reads them.
+
+    Ctrl-C ends with a line and 130. A reader that leaves (`| head -1`) ends it quietly with 141. A file that cannot
+    be written after all, of a full disk say, ends with a line and 1.
+    """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+    try:
+        try:
+            return main(*arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        about = error.filename
+        if about is None:  # of a stream: of which?
+            broken = next(filter(_is_broken, (sys.stdout, sys.stderr)), None)
+            if broken is None:
+                raise
+            _lead_nowhere(broken)
+            if isinstance(error, BrokenPipeError):
+                return READER_LEFT
+            about = "standard output"
+        print(f"error: {about}: {error.strerror}", file=sys.stderr)
+        return 1
+
+
+def _is_broken(stream: TextIO | None) -> bool:
+    """Whether nothing can be written to it. A stream forgets a fault, and a write of nothing finds none."""
+    try:
+        if stream is not None:
+            print(file=stream, flush=True)
+    except OSError:
+        return True
+    return False
+
+
+def _lead_nowhere(stream: TextIO) -> None:
+    """Python's own flush at the exit then finds no fault."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
