@@ -1,8 +1,10 @@
 """The benchmark program: it refuses unequal variants, keeps its statistics straight, and writes what it says."""
 
+import functools
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -88,17 +90,58 @@ def test_program_writes_its_record_and_picture(tmp_path, capsys):
     "arguments, message",
     [
         (["--only", "los"], "unknown group 'los'"),
-        (["--seconds", "0"], "--seconds must be positive"),
-        (["--device", "nowhere"], "--device"),
+        (["--seconds", "0"], "--seconds: must be positive"),
+        (["--limit", "inf"], "--limit: must be positive and finite, got inf"),
+        (["--device", "nowhere"], "--device nowhere: Expected one of cpu"),
+        (["--device", "meta"], "--device meta: torch cannot compute in float32 there (Tensor.item() cannot be"),
+        (["--device", "fpga", "--dtype", "float16"], "--device fpga: torch cannot compute in float16 there (Could not"),
         (["--json", "no/such/folder/x.json"], "its folder does not exist"),
         (["--only", "loss", "--sizes", "huge", "--list"], "no such size"),
     ],
 )
-def test_bad_arguments_are_named(arguments, message, capsys):
+def test_bad_arguments_are_one_line(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
         program.main(arguments)
-    assert stop.value.code != 0
-    assert message in capsys.readouterr().err + str(stop.value)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and message in said and said.count("\n") == 1 and len(said) < 420
+
+
+@pytest.mark.parametrize("device", [name for name, there in (("cuda", torch.cuda.is_available()),
+                                                             ("mps", torch.backends.mps.is_available())) if not there])
+def test_a_device_that_is_not_there_is_one_line(device, capsys):
+    with pytest.raises(SystemExit) as stop:
+        program.main(["--device", device])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.count("\n") == 1
+    assert said.startswith(f"python -m poh_ext.bench: error: --device {device}: torch cannot compute in float32 there")
+
+
+def test_a_backend_is_served_by_an_interpreter_of_its_own_or_refused_in_a_line():
+    run = functools.partial(subprocess.run, capture_output=True, text=True)
+    words = [sys.executable, "-m", "poh_ext.bench", "--only", "routing", "--list", "--backend"]
+    done = run([*words, "reference"], env={**os.environ, "POH_EXT_BACKEND": "auto"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "routing: tokens\nrouting: wide\n", "")
+    if torch.cuda.is_available():
+        pytest.skip("CUDA is there")
+    done = run([*words, "cuda"])
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("python -m poh_ext.bench: error: --backend cuda: POH_EXT_BACKEND=cuda was asked for")
+
+
+def test_a_plot_without_matplotlib_is_refused_before_any_work(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for main in (program.main, growth.main):
+        with pytest.raises(SystemExit) as stop:
+            main(["--plot", "x.png"])
+        assert stop.value.code == 2 and "needs matplotlib" in capsys.readouterr().err
+
+
+def test_what_is_being_timed_is_said_before_its_figures(capfd):
+    """Before the machine's peaks, too, which may take their second."""
+    assert program.main(["--only", "routing", "--sizes", "tokens", "--seconds", "0.05"]) == 0
+    told = capfd.readouterr().err.splitlines()
+    assert told[0] == "timing: how fast the machine copies and multiplies matrices"
+    assert told[1].startswith("timing: 1 of 1, routing tokens (after ")
 
 
 def test_a_case_without_its_package_is_told_and_the_others_are_timed(tmp_path, capsys, monkeypatch):

@@ -1,37 +1,49 @@
 """`python -m poh_ext.bench` times the kernels beside what PyTorch and other packages offer.
 
 Every case is checked for equal results before it is timed. The variants of a case run in interleaved rounds. A speed is
-the ratio of two variants' times in the same round, given as its median with the 20th and 80th percentile.
+the ratio of two variants' times in the same round, given as its median with the 20th and 80th percentile. With --limit,
+which --quick sets, slow variants take part in fewer rounds (the output says so), and calls that take too long are stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
+import math
 import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 
 import poh_ext
 from poh_ext._files import write_atomically
-from poh_ext._optional import MissingPackage
+from poh_ext._optional import MissingPackage, require
+from poh_ext._program import Parser, positive, run
 from poh_ext.bench import machine
-from poh_ext.bench.case import OURS, Case
-from poh_ext.bench.cases import GROUPS
-from poh_ext.bench.timing import Spread, interleave, ratio
+from poh_ext.bench.cases import COMPILING, GROUPS, WEIGHTS, warm_up_compiler
+from poh_ext.bench.limits import Allowance, TimeIsUp
+from poh_ext.bench.measure import Bench, show
 
+PROGRAM = "python -m poh_ext.bench"
 TOO_LONG_FOR_QUICK = {("loss", "lm"), ("linear", "lm"), ("train", "poh"), ("passes", "poh30"), ("passes", "baseline60")}
+QUICK_SECONDS, QUICK_ROUNDS, QUICK_LIMIT = 0.3, 3, 110.0  # and what comes before and after makes two minutes
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+COMPILERS = 0.35  # of a limited run's time may go into them
+# The backend is chosen at import, so another one needs an interpreter of its own; this is what it runs.
+_WITH_BACKEND = f"""
+import os, runpy, sys
+try:
+    import poh_ext
+except ImportError as error:
+    print(f"{PROGRAM}: error: --backend {{os.environ['POH_EXT_BACKEND']}}: {{error}}", file=sys.stderr)
+    sys.exit(2)
+runpy.run_module("poh_ext.bench", run_name="__main__", alter_sys=True)
+"""
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m poh_ext.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(GROUPS), metavar="GROUPS",
                         help=f"groups to time, separated by commas, of: {', '.join(GROUPS)} (default: all)")
     parser.add_argument("--sizes", default="", metavar="NAMES", help="sizes to time; --list names them (default: all)")
@@ -40,31 +52,38 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
                         help="implementation of poh_ext to time, as in POH_EXT_BACKEND (default: auto)")
     parser.add_argument("--device", default="cpu", help="torch device of the inputs (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the logits (default: float32)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="seconds to spend on each case (default: 4)")
+    parser.add_argument("--seconds", type=positive, help="seconds to spend on the rounds of each case (default: 4)")
+    parser.add_argument("--limit", type=positive, metavar="SECONDS",
+                        help="seconds for the whole run, shared out among its cases (default: no limit)")
     parser.add_argument("--quick", action="store_true",
-                        help="a run of about two minutes: 0.3 s a case and at least 3 rounds, without the largest "
-                             "cases, such as the losses at a language model's size and PoH's training step")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample and the machine to FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the ratios in a PNG (needs matplotlib)")
+                        help=f"a run of two minutes at most: --seconds {QUICK_SECONDS} --limit {QUICK_LIMIT:g}, at least "
+                        f"{QUICK_ROUNDS} rounds, without the losses at a language model's size and PoH's training step")
+    parser.add_output("--json", help="write every sample and the machine to FILE")
+    parser.add_output("--plot", help="draw the ratios in a PNG (needs matplotlib)")
     options = parser.parse_args(arguments)
     unknown = [g for g in options.only.split(",") if g not in GROUPS]
     if unknown:
         parser.error(f"--only: unknown group {unknown[0]!r}; accepted: {', '.join(GROUPS)}")
-    if options.seconds <= 0:
-        parser.error(f"--seconds must be positive, got {options.seconds}")
-    for path in (options.json, options.plot):
-        if path and not os.access(path.absolute().parent, os.W_OK):
-            parser.error(f"{path}: its folder does not exist or cannot be written to")
+    options.seconds = options.seconds or (QUICK_SECONDS if options.quick else 4.0)
+    options.limit = options.limit or (QUICK_LIMIT if options.quick else math.inf)
     try:
-        options.device = torch.device(options.device)
-        torch.empty(1, device=options.device)
-    except (RuntimeError, AssertionError) as error:
+        device = torch.device(options.device)
+    except RuntimeError as error:
         parser.error(f"--device {options.device}: {str(error).splitlines()[0]}")
+    if not _needs_interpreter(options) and (reason := machine.why_not_usable(device, DTYPES[options.dtype])):
+        parser.error(f"--device {options.device}: torch cannot compute in {options.dtype} there ({reason})")
+    options.device = device
+    try:
+        options.cases = select(options)
+        if options.plot:
+            require("matplotlib.figure")
+    except (ValueError, MissingPackage) as error:
+        parser.error(str(error))
     return options
 
 
 def select(options):
-    """(group, size, builder) of each case asked for; ends the program if there is none."""
+    """(group, size name, builder) of each case asked for; ValueError if there is none."""
     wanted = set(filter(None, options.sizes.split(",")))
     found = [
         (group, size, build)
@@ -73,107 +92,80 @@ def select(options):
         if (size in wanted if wanted else not (options.quick and (group, size) in TOO_LONG_FOR_QUICK))
     ]
     if not found:
-        raise SystemExit(f"--sizes {options.sizes}: no such size in {options.only}; --list names them")
+        raise ValueError(f"--sizes {options.sizes}: no such size in {options.only}; --list names them")
     return found
 
 
-def measure(
-    case: Case,
-    device: torch.device,
-    seconds: float,
-    bandwidth: float,
-    flop_rate: Callable[[torch.dtype | None], float],
-    min_rounds: int = 5,
-) -> dict:
-    """Check, time and describe one case, as plain values."""
-    failed = case.check()
-    runnable = {n: c for n, c in case.variants.items() if n not in failed}
-    times = interleave(runnable, device, seconds=seconds, min_rounds=min_rounds)
-    record = {"group": case.group, "name": case.name, "unavailable": failed, "variants": {}}
-    ours = Spread.of(times[OURS])
-    if case.bytes_moved:
-        record["bytes_moved"] = case.bytes_moved
-        record["bandwidth_share"] = case.bytes_moved / ours.p50 / bandwidth
-    if case.flops:
-        record["flops"] = case.flops
-        record["flop_share"] = case.flops / ours.p50 / flop_rate(case.precision)
-    for name, samples in times.items():
-        entry = {"seconds": vars(Spread.of(samples)), "samples": samples}
-        entry["peak_bytes"] = machine.peak_memory(case.variants[name], device)
-        # Per item where variants make unequal numbers of things; else per call.
-        scale = case.items.get(OURS, 1) / case.items.get(name, 1)
-        entry["speedup_of_ours"] = vars(ratio([t * scale for t in samples], times[OURS]))
-        if name in case.items:
-            entry["items_per_second"] = case.items[name] / Spread.of(samples).p50
-        record["variants"][name] = entry
-    return record
+def _needs_interpreter(options: argparse.Namespace) -> bool:
+    return bool(options.backend) and options.backend != os.environ.get("POH_EXT_BACKEND", "auto")
 
 
-def show(record: dict) -> None:
-    """Print one case in lines of at most 100 columns."""
-    notes = []
-    if "bandwidth_share" in record:
-        notes.append(f"{record['bytes_moved'] / 1e6:.1f} MB, {record['bandwidth_share']:.0%} of copy bandwidth")
-    if "flop_share" in record:
-        notes.append(f"{record['flops'] / 1e9:.1f} GFLOP, {record['flop_share']:.0%} of GEMM speed")
-    print(f"\n{record['name']}" + (f"   [{'; '.join(notes)}]" if notes else ""))
-    for name, entry in record["variants"].items():
-        s, r = entry["seconds"], entry["speedup_of_ours"]
-        line = f"  {name:<22}{s['p50'] * 1e3:>10.3f} ms ({s['p20'] * 1e3:.3f} to {s['p80'] * 1e3:.3f})"
-        if "items_per_second" in entry:
-            line += f"  {entry['items_per_second']:>10,.0f}/s"
-        elif entry["peak_bytes"] is not None:
-            line += f"  {entry['peak_bytes'] / 1e6:>8,.1f} MB"
-        if name != OURS:
-            line = f"{line:<72}  poh_ext is {r['p50']:.1f}x ({r['p20']:.1f} to {r['p80']:.1f})"
-        print(line)
-    for name, why in record["unavailable"].items():
-        print(f"  {name:<22}not timed: {why}")
-
-
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parse(arguments)
-    if options.backend and options.backend != os.environ.get("POH_EXT_BACKEND", "auto"):
-        # The backend is chosen at import, so it needs an interpreter of its own.
+    if _needs_interpreter(options):
         os.environ["POH_EXT_BACKEND"] = options.backend
-        os.execv(sys.executable, [sys.executable, "-m", "poh_ext.bench", *(arguments or sys.argv[1:])])
-    cases = select(options)
+        os.execv(sys.executable, [sys.executable, "-c", _WITH_BACKEND, *arguments])
     if options.list:
-        for group, size in dict.fromkeys((group, size) for group, size, _ in cases):
+        for group, size in dict.fromkeys((group, size) for group, size, _ in options.cases):
             print(f"{group}: {size}")
         return 0
-    facts = machine.describe(options.device)
-    bandwidth = machine.copy_bandwidth(options.device)
-
-    @functools.cache
-    def flop_rate(precision: torch.dtype | None = None) -> float:
-        return machine.gemm_rate(options.device, precision or DTYPES[options.dtype])
-
-    facts |= {"dtype": options.dtype, "copy_bytes_per_second": bandwidth, "gemm_flop_per_second": flop_rate()}
-    print(f"poh_ext {poh_ext.__version__}, torch {facts['torch']}, {facts.get('gpu', facts['cpu'])}, "
-          f"{facts['threads']} threads\n{facts['backend']}; {options.dtype}; copy {bandwidth / 1e9:.1f} GB/s, "
-          f"matrix product {flop_rate() / 1e9:.0f} GFLOP/s")
-    records = []
-    seconds, rounds = (0.3, 3) if options.quick else (options.seconds, 5)
-    for group, size, build in cases:
-        torch.compiler.reset()
-        try:
-            case = build()
-        except MissingPackage as error:
-            print(f"\n{group} {size}\n  not timed: {error}")
-            continue
-        records.append(measure(case, options.device, seconds, bandwidth, flop_rate, rounds))
-        show(records[-1])
+    facts, records = _run(options)
     if options.json:
         write_atomically(options.json, json.dumps({"machine": facts, "cases": records}, indent=1).encode())
         print(f"\nwrote {options.json}")
     if options.plot:
         from poh_ext.bench.plot import draw
+        from poh_ext.report.figures import save_png
 
-        draw(facts, records, options.plot)
-        print(f"wrote {options.plot}")
+        print(f"wrote {save_png(draw(facts, records), options.plot)}")
     return 0
 
 
+def _run(options: argparse.Namespace) -> tuple[dict, list[dict]]:
+    """(machine and settings, the cases' records), printed as they come."""
+    bench = Bench(options.device, DTYPES[options.dtype], options.seconds, QUICK_ROUNDS if options.quick else 5)
+    began, facts = bench.watch.now(), machine.describe(options.device)
+    print(f"poh_ext {poh_ext.__version__}, torch {facts['torch']}, {facts.get('gpu', facts['cpu'])}, "
+          f"{facts['threads']} threads\n{facts['backend']}; {options.dtype}", flush=True)
+    _progress("how fast the machine copies and multiplies matrices")
+    copy, product = bench.bandwidth(), bench.product_rate()
+    facts |= {"dtype": options.dtype, "copy_bytes_per_second": copy.rate, "copy": copy.name,
+              "gemm_flop_per_second": product.rate, "gemm": product.name,
+              "limit_seconds": None if options.limit == math.inf else options.limit}
+    print(f"at best: copy {copy.rate / 1e9:.1f} GB/s ({copy.name}), matrix product {product.rate / 1e9:.0f} GFLOP/s "
+          f"({product.name})", flush=True)
+    records = []
+    bench.compiling.left = COMPILERS * options.limit
+    if options.limit < math.inf and any(group in COMPILING for group, *_ in options.cases):
+        _progress("a first compilation, which the others are not to pay for")
+        warm_up_compiler(options.device, bench.compiling, bench.watch)
+    left = options.limit - (bench.watch.now() - began)
+    allowance = Allowance(left, [WEIGHTS[group] for group, *_ in options.cases], bench.watch)
+    for number, (group, size, build) in enumerate(options.cases, 1):
+        start = bench.watch.now()
+        _progress(f"{number} of {len(options.cases)}, {group} {size} (after {start - began:.0f} s)")
+        torch.compiler.reset()
+        later = any(group in COMPILING for group, *_ in options.cases[number - 1:])
+        allowed = allowance.next(reserved=bench.compiling.left if later else 0.0)
+        reason = "the time of the whole run is over (--limit)"
+        try:
+            if allowed > 0:
+                records.append(bench.measure(build, allowed))
+                show(records[-1])
+                continue
+        except MissingPackage as error:
+            reason = str(error)
+        except TimeIsUp:
+            reason = f"poh_ext or what makes its inputs was stopped after {bench.watch.now() - start:.1f} s (--limit)"
+        print(f"\n{group} {size}\n  not timed: {reason}")
+    return facts, records
+
+
+def _progress(text: str) -> None:
+    """On standard error, so that the figures can be kept alone."""
+    print(f"timing: {text}", file=sys.stderr, flush=True)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main))

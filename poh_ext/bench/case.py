@@ -8,6 +8,11 @@ from dataclasses import dataclass, field
 import torch
 
 OURS = "poh_ext"
+COMPILED = "torch.compile"  # in the names of variants whose first call compiles
+
+
+class NotTimed(Exception):
+    """A variant was left out, and why."""
 
 
 def close(relative: float) -> Callable[[tuple, tuple], str]:
@@ -51,19 +56,26 @@ class Case:
     precision: torch.dtype | None = None
     items: dict[str, int] = field(default_factory=dict)
 
-    def check(self) -> dict[str, str]:
+    def check(self, run: Callable[[str, Callable], tuple] = lambda name, call: call()) -> dict[str, str]:
         """Run every variant once and compare it with OURS; return name -> reason for those that cannot run.
+
+        Args:
+            run: (name, variant) -> its results; may raise NotTimed.
 
         Raises:
             AssertionError: a variant's result differs, so timing it would compare unequal things.
         """
-        expected = self.variants[OURS]()
+        expected = run(OURS, self.variants[OURS])
         failed = {}
         for name, call in self.variants.items():
             try:
-                found = expected if name == OURS else call()
+                found = expected if name == OURS else run(name, call)
+            except NotTimed as error:
+                failed[name] = str(error)
+                continue
             except (RuntimeError, ImportError, NotImplementedError) as error:
-                failed[name] = f"{type(error).__name__}: {(str(error).strip() or '?').splitlines()[0][:120]}"
+                words = " ".join(str(error).split()) or "?"
+                failed[name] = f"{type(error).__name__}: {words[:120]}"
                 continue
             if problem := self.compare(found, expected):
                 raise AssertionError(f"{self.name}: {name} and {OURS} disagree: {problem}")

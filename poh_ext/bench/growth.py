@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from pathlib import Path
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 import poh_ext
 from poh_ext._files import write_atomically
+from poh_ext._optional import MissingPackage, require
+from poh_ext._program import Parser, positive, run
 from poh_ext.bench import machine
 from poh_ext.bench.case import with_gradients
 from poh_ext.bench.timing import Spread, interleave
+from poh_ext.report.figures import new_figure, save_png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CPU = torch.device("cpu")
 START = {"B": 16, "N": 1024, "V": 1024, "K": 2}
@@ -56,21 +63,20 @@ def _record(title: str, label: str, sizes, spreads: list[Spread], unit: str) -> 
             "slope": slope(sizes, [s.p50 for s in spreads])}
 
 
-def sweep(seconds: float) -> list[dict]:
-    """All sweeps; `seconds` is the time for each point."""
+def sweep(seconds: float) -> Iterator[dict]:
+    """All sweeps, as they come; `seconds` is the time for each point."""
 
     def time(call) -> Spread:
         return Spread.of(interleave({"x": call}, CPU, seconds=seconds)["x"])
 
-    found = []
     for name, sizes in SWEEPS.items():
         points = [time(loss_step(**{**START, name: size})) for size in sizes]
         rest = ", ".join(f"{k} {v}" for k, v in START.items() if k != name)
-        found.append(_record(f"loss ({rest}, {READ} rows read)", name, sizes, points, "a step"))
+        yield _record(f"loss ({rest}, {READ} rows read)", name, sizes, points, "a step")
     count = 512
     points = [time(lambda side=side: poh_ext.generate_mazes(count, side)) for side in SIDES]
     points = [Spread(*(value / count for value in vars(p).values())) for p in points]
-    found.append(_record("dfs mazes", "cells", [s * s for s in SIDES], points, "a maze"))
+    yield _record("dfs mazes", "cells", [s * s for s in SIDES], points, "a maze")
     most = torch.get_num_threads()
     if most > 1:
         counts = sorted({1, *(2**i for i in range(1, most.bit_length())), most} & set(range(1, most + 1)))
@@ -81,19 +87,15 @@ def sweep(seconds: float) -> list[dict]:
                 torch.set_num_threads(threads)
                 points.append(time(call))
             torch.set_num_threads(most)
-            found.append(_record(name, "threads", counts, points, "a call"))
-    return found
+            yield _record(name, "threads", counts, points, "a call")
 
 
-def draw(facts: dict, sweeps: list[dict], path: Path) -> None:
+def draw(facts: dict, sweeps: list[dict]) -> Figure:
     """One log-log panel a sweep, with p20 to p80 and the slope."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-    except ImportError as error:
-        raise SystemExit("--plot needs matplotlib: pip install 'poh_ext[experiments]'") from error
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     columns = 4
-    figure = Figure(figsize=(13, 3.1 * -(-len(sweeps) // columns) + 0.5), layout="constrained")
+    figure = new_figure(13, 3.1 * -(-len(sweeps) // columns) + 0.5)
     axes = figure.subplots(-(-len(sweeps) // columns), columns, squeeze=False).ravel()
     for axis, record in zip(axes, sweeps, strict=False):
         middle = np.array([s["p50"] for s in record["seconds"]]) * 1e6
@@ -115,18 +117,26 @@ def draw(facts: dict, sweeps: list[dict], path: Path) -> None:
         axis.set_visible(False)
     figure.suptitle(f"poh_ext {facts['poh_ext']}, torch {facts['torch']}, {facts['cpu']}, {facts['threads']} threads, "
                     "median with 20th to 80th percentile", fontsize=9)
-    figure.savefig(path, dpi=110)
+    return figure
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m poh_ext.bench.growth", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=0.5, help="seconds to spend on each point (default: 0.5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the sweeps and the machine to FILE")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the sweeps in a PNG (needs matplotlib)")
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="python -m poh_ext.bench.growth", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=positive, default=0.5, help="seconds to spend on each point (default: 0.5)")
+    parser.add_output("--json", help="write the sweeps and the machine to FILE")
+    parser.add_output("--plot", help="draw the sweeps in a PNG (needs matplotlib)")
     options = parser.parse_args(arguments)
-    facts, sweeps = machine.describe(CPU), sweep(options.seconds)
-    for record in sweeps:
+    if options.plot:
+        try:
+            require("matplotlib.figure")
+        except MissingPackage as error:
+            parser.error(str(error))
+    facts, sweeps = machine.describe(CPU), []
+    print(f"timing: {len(SWEEPS)} sizes of the loss, mazes, threads; a line for each as it is done", file=sys.stderr,
+          flush=True)
+    for record in sweep(options.seconds):
+        sweeps.append(record)
         times = "  ".join(f"{size}: {_digits(s['p50'] * 1e6)}" for size, s in
                           zip(record["sizes"], record["seconds"], strict=True))
         print(f"{record['title']}, microseconds {record['unit']} by {record['size']}, slope {record['slope']:.2f}\n"
@@ -134,9 +144,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.json:
         write_atomically(options.json, json.dumps({"machine": facts, "sweeps": sweeps}, indent=1).encode())
     if options.plot:
-        draw(facts, sweeps, options.plot)
+        save_png(draw(facts, sweeps), options.plot)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main))

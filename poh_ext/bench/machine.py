@@ -1,4 +1,4 @@
-"""What the timings ran on, and the two rates they are compared with: copy bandwidth and matrix-multiply speed."""
+"""What the timings ran on, and the memory that a call holds at its peak."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 import poh_ext
-from poh_ext.bench.timing import Spread, interleave
+
+LONGEST_REASON = 120  # characters: some errors name every backend of torch
 
 
 def cpu_name() -> str:
@@ -40,19 +41,14 @@ def describe(device: torch.device) -> dict:
     return found
 
 
-def copy_bandwidth(device: torch.device, *, megabytes: int = 256, seconds: float = 1.0) -> float:
-    """Bytes per second read plus written by a copy between two buffers that no cache holds."""
-    source = torch.ones(megabytes * 2**18, device=device)
-    target = torch.empty_like(source)
-    times = interleave({"copy": lambda: target.copy_(source)}, device, seconds=seconds)["copy"]
-    return 2 * source.nbytes / Spread.of(times).p50
-
-
-def gemm_rate(device: torch.device, dtype: torch.dtype, *, n: int = 2048, seconds: float = 1.0) -> float:
-    """FLOP per second of an n x n matrix product in `dtype`."""
-    a, b = torch.ones(n, n, device=device, dtype=dtype), torch.ones(n, n, device=device, dtype=dtype)
-    times = interleave({"gemm": lambda: a @ b}, device, seconds=seconds)["gemm"]
-    return 2 * n**3 / Spread.of(times).p50
+def why_not_usable(device: torch.device, dtype: torch.dtype) -> str:
+    """'' if numbers can be computed there and read back, else the reason in a few words."""
+    try:
+        one = torch.ones(1, device=device, dtype=dtype)
+        return "" if (one + one).item() == 2 else "it computes wrong numbers"
+    except Exception as error:  # every backend raises another type
+        words = str(error).split(". ")[0].splitlines()[0].rstrip(".")
+        return words if len(words) <= LONGEST_REASON else f"{words[:LONGEST_REASON]}..."
 
 
 def peak_memory(call, device: torch.device) -> int | None:

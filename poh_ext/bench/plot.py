@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from poh_ext.bench.case import OURS
+from poh_ext.report.figures import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def draw(machine: dict, records: list[dict], path: Path) -> None:
+def draw(machine: dict, records: list[dict]) -> Figure:
     """One bar per case and rival: how many times faster poh_ext is (log scale), with p20 and p80."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise SystemExit("--plot needs matplotlib: pip install 'poh_ext[experiments]'") from error
     bars = [
         (f"{record['name']}\nvs {name}", entry["speedup_of_ours"])
         for record in records
         for name, entry in record["variants"].items()
         if name != OURS
     ]
-    figure = Figure(figsize=(9, 1.2 + 0.42 * len(bars)), layout="constrained")
+    figure = new_figure(9, 1.2 + 0.42 * len(bars))
     axes = figure.add_subplot()
     middle = [r["p50"] for _, r in bars]
     spread = [[r["p50"] - r["p20"] for _, r in bars], [r["p80"] - r["p50"] for _, r in bars]]
@@ -38,4 +38,4 @@ def draw(machine: dict, records: list[dict], path: Path) -> None:
         f"poh_ext {machine['poh_ext']}, {machine['dtype']}, torch {machine['torch']}\n"
         f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads", fontsize=9,
     )
-    figure.savefig(path, dpi=130)
+    return figure
