@@ -2,7 +2,7 @@
 
 Every case is checked for equal results before it is timed. The variants of a case run in interleaved rounds. A speed is
 the ratio of two variants' times in the same round, given as its median with the 20th and 80th percentile. With --limit,
-which --quick sets, slow variants take part in fewer rounds (the output says so), and calls that take too long are stopped.
+which --quick sets, slow variants take part in fewer rounds, which is said, and calls that take too long are stopped.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--limit", type=positive, metavar="SECONDS",
                         help="seconds for the whole run, shared out among its cases (default: no limit)")
     parser.add_argument("--quick", action="store_true",
-                        help=f"a run of two minutes at most: --seconds {QUICK_SECONDS} --limit {QUICK_LIMIT:g}, at least "
-                        f"{QUICK_ROUNDS} rounds, without the losses at a language model's size and PoH's training step")
+                        help=f"two minutes at most: --seconds {QUICK_SECONDS} --limit {QUICK_LIMIT:g}, at least {QUICK_ROUNDS} "
+                        "rounds, without the largest cases (a language model's losses, PoH's step)")
     parser.add_output("--json", help="write every sample and the machine to FILE")
     parser.add_output("--plot", help="draw the ratios in a PNG (needs matplotlib)")
     options = parser.parse_args(arguments)
