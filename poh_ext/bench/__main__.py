@@ -56,8 +56,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--limit", type=positive, metavar="SECONDS",
                         help="seconds for the whole run, shared out among its cases (default: no limit)")
     parser.add_argument("--quick", action="store_true",
-                        help=f"two minutes at most: --seconds {QUICK_SECONDS} --limit {QUICK_LIMIT:g}, at least {QUICK_ROUNDS} "
-                        "rounds, without the largest cases (a language model's losses, PoH's step)")
+                        help=f"two minutes at most: --seconds {QUICK_SECONDS} --limit {QUICK_LIMIT:g}, at least "
+                        f"{QUICK_ROUNDS} rounds, without the largest cases (a language model's losses, PoH's step)")
     parser.add_output("--json", help="write every sample and the machine to FILE")
     parser.add_output("--plot", help="draw the ratios in a PNG (needs matplotlib)")
     options = parser.parse_args(arguments)
