@@ -14,7 +14,8 @@ __all__ = ["QUICK_12X12", "QUICK_SCALING", "SOLVE", "SOLVERS", "solver_config", 
 # Sized for float32 on 2 cores without bfloat16 instructions: less than 3 minutes there, with the solvers.
 QUICK_12X12: dict[str, Any] = {
     "d_model": 128, "n_heads": 4, "d_ff": 512, "depth": 2, "train": 1000, "epochs": 2, "lr": 2e-3,
-    "warmup_steps": 10, "validity_mask": True, "routing_intervention": False, "output": Path("experiments/results/benchmark_12x12_quick"),
+    "warmup_steps": 10, "validity_mask": True, "routing_intervention": False,
+    "output": Path("experiments/results/benchmark_12x12_quick"),
     "rows": ("random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_solver", "poh_solver"),
 }
 QUICK_SCALING: dict[str, Any] = {
