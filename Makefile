@@ -86,10 +86,11 @@ run_installed = rm -rf build/installed && mkdir -p build/installed && cp -r test
 OPERATORS := $(patsubst %,tests/test_%.py,backend losses losses_arguments losses_extremes losses_few linear_losses \
 	routing attention mazes maze_kernels rollout tasks philox)
 
-# The sdist is built with the tools of .venv, which is all that an isolated build would add to the environment.
+# The sdist is built with the tools of .venv, which is all that an isolated build would add, and for one CPU level.
 test-sdist: sdist
 	rm -rf build/from_sdist && $(call new_environment,build/empty,$(TORCH))
-	$(BUILD_ENV) $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/from_sdist dist/poh_ext-*.tar.gz
+	$(BUILD_ENV) POH_EXT_CAPABILITIES=DEFAULT $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation \
+		-w build/from_sdist dist/poh_ext-*.tar.gz
 	build/empty/bin/python $(PIP_INSTALL) --no-deps build/from_sdist/*.whl
 	cd build/empty && POH_EXT_BACKEND=cpu bin/python -m poh_ext
 	$(call run_installed,build/empty,tests/test_losses_few.py tests/test_maze_kernels.py)

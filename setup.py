@@ -23,7 +23,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 X86 = platform.machine().lower() in ("x86_64", "amd64") and os.name == "posix"
-MODULES = ["_cpu_level", "_C", "_C_avx2", "_C_avx512"] if X86 else ["_cpu_level", "_C"]
+LEVELS = {"DEFAULT": "_C", "AVX2": "_C_avx2", "AVX512": "_C_avx512"} if X86 else {"DEFAULT": "_C"}
 LIMITED_API = not sysconfig.get_config_var("Py_GIL_DISABLED")  # as in CMakeLists.txt
 
 
@@ -34,6 +34,15 @@ def switch(name: str, *, default: bool | None = False) -> bool | None:
     return default if value == "" else value == "1"
 
 
+def levels() -> list[str]:
+    asked = re.findall(r"[^\s,;]+", os.environ.get("POH_EXT_CAPABILITIES", ""))
+    if unknown := [level for level in asked if level not in LEVELS]:
+        sys.exit(f"poh_ext: POH_EXT_CAPABILITIES: {unknown[0]!r} is unknown; accepted: {', '.join(LEVELS)}")
+    return [level for level in LEVELS if level in asked or not asked]
+
+
+CAPABILITIES = levels()
+MODULES = ["_cpu_level", *(LEVELS[level] for level in CAPABILITIES)]
 SKIP, REQUIRE = switch("POH_EXT_SKIP_BUILD"), switch("POH_EXT_REQUIRE_BUILD")
 CUDA = switch("POH_EXT_CUDA", default=None)
 if SKIP and (REQUIRE or CUDA):
@@ -92,7 +101,8 @@ class CMakeBuild(build_ext):
         folder = ROOT / "build" / "editable" if self.editable_mode else Path(self.build_temp).resolve()
         self.modules = folder / "modules"
         shutil.rmtree(self.modules, ignore_errors=True)
-        reason = self.attempt("C++", folder / "cpu", REQUIRE or CUDA, "the pure PyTorch fallback is installed")
+        flags = [f"-DPOH_EXT_CAPABILITIES={';'.join(CAPABILITIES)}"]
+        reason = self.attempt("C++", folder / "cpu", REQUIRE or CUDA, "the pure PyTorch fallback is installed", *flags)
         if CUDA is False:
             cuda_reason = "POH_EXT_CUDA=0 when poh_ext was built"
         elif nvcc is None:

@@ -142,6 +142,7 @@ def test_cuda_kernels_are_built_where_they_are_of_use_and_never_break_the_rest(f
     [
         ({"POH_EXT_CUDA": "yes"}, "poh_ext: POH_EXT_CUDA='yes' is unknown; accepted: 0, 1"),
         ({"POH_EXT_SKIP_BUILD": "true"}, "poh_ext: POH_EXT_SKIP_BUILD='true' is unknown; accepted: 0, 1"),
+        ({"POH_EXT_CAPABILITIES": "AVX2,AVX1024"}, "poh_ext: POH_EXT_CAPABILITIES: 'AVX1024' is unknown; accepted: "),
         ({"POH_EXT_SKIP_BUILD": "1", "POH_EXT_CUDA": "1"}, "poh_ext: POH_EXT_SKIP_BUILD=1 contradicts "),
         ({"POH_EXT_CUDA": "1", "CUDACXX": "/nowhere/nvcc"},
          "poh_ext: POH_EXT_CUDA=1 asks for the CUDA kernels, but no nvcc was found"),
@@ -175,6 +176,12 @@ def test_a_build_packs_what_its_own_sources_gave_or_nothing(fake):
     done, package = setup_build(source, **env, FAILS="cpu")
     assert done.returncode == 0 and not list(package.glob("*.so"))
     assert json.loads((package / "_build_status.json").read_text())["built"] is False
+
+
+def test_the_cpu_levels_that_were_asked_for_are_built(fake):
+    source, env = fake
+    _, package = setup_build(source, **env, POH_EXT_CAPABILITIES="DEFAULT")
+    assert {module.name.split(".")[0] for module in package.glob("*.so")} == {"_C", "_cpu_level"}
 
 
 def test_the_build_folder_is_kept_for_the_same_tools_only(fake):
