@@ -46,11 +46,6 @@ inline Vector<A> load_part(const A* from, int64_t n) {
 }
 
 template <class A>
-inline void store(A* to, Vector<A> v) {
-  std::memcpy(to, &v, sizeof(v));
-}
-
-template <class A>
 inline void store_part(A* to, Vector<A> v, int64_t n) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(A) == 4) {

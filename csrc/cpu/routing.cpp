@@ -19,15 +19,20 @@ constexpr int64_t kBlock = 512;    // rows summed in one piece: fixed, so that s
 
 enum Reduction : int64_t { kMean = 0, kSum = 1, kNone = 2 };
 
-// put(row, entropy) for rows [begin, end); weights may be null.
+// Rows taken at a time.
+template <class A>
+int64_t step_of(int64_t heads) {
+  return heads <= kTileHeads ? kTileRows<A> : 1;
+}
+
+// put(row, count, entropies) for rows [begin, end), some at a time; weights may be null.
 template <class T, class A, class Put>
 void forward_rows(const T* logits, int64_t begin, int64_t end, int64_t heads, A inverse_temperature, T* weights,
                   const Put& put) {
-  const int64_t step = heads <= kTile<A> ? kTile<A> : 1;
-  for (int64_t i = begin; i < end; i += step) {
-    const auto put_here = [&](int64_t r, A entropy) { put(i + r, entropy); };
+  for (int64_t i = begin; i < end; i += step_of<A>(heads)) {
+    const auto put_here = [&](int64_t count, const A* entropy) { put(i, count, entropy); };
     T* out = weights == nullptr ? nullptr : weights + i * heads;
-    if (heads <= kTile<A>) {
+    if (heads <= kTileHeads) {
       tile_forward(logits + i * heads, end - i, heads, inverse_temperature, out, put_here);
     } else {
       long_forward(logits + i * heads, heads, inverse_temperature, out, put_here);
@@ -58,7 +63,7 @@ std::tuple<Tensor, Tensor> route(const Tensor& logits_in, double temperature) {
     T *w = data<T>(weights), *h = data<T>(entropy);
     parallel(rows, row_grain(heads), [&](int64_t begin, int64_t end) {
       forward_rows<T, A>(z, begin, end, heads, route_inverse_temperature<A>(temperature), w,
-                         [h](int64_t r, A value) { h[r] = static_cast<T>(value); });
+                         [h](int64_t row, int64_t count, const A* value) { convert(value, h + row, count); });
     });
   });
   return {weights, entropy};
@@ -78,7 +83,7 @@ Tensor routing_entropy(const Tensor& logits_in, double temperature, int64_t redu
     if (reduction == kNone) {
       parallel(rows, row_grain(heads), [&](int64_t begin, int64_t end) {
         forward_rows<T, A>(z, begin, end, heads, t, nullptr,
-                           [h](int64_t r, A value) { h[r] = static_cast<T>(value); });
+                           [h](int64_t row, int64_t count, const A* value) { convert(value, h + row, count); });
       });
       return;
     }
@@ -87,7 +92,9 @@ Tensor routing_entropy(const Tensor& logits_in, double temperature, int64_t redu
     parallel(blocks, std::max<int64_t>(kGrain / (heads * kBlock), 1), [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) {
         forward_rows<T, A>(z, b * kBlock, std::min((b + 1) * kBlock, rows), heads, t, nullptr,
-                           [&](int64_t, A value) { sums[b] += value; });
+                           [&](int64_t, int64_t count, const A* value) {
+                             for (int64_t r = 0; r < count; ++r) sums[b] += value[r];
+                           });
       }
     });
     double total = 0;
@@ -123,17 +130,18 @@ Tensor route_backward(const std::optional<Tensor>& grad_weights, const Tensor& g
     T* to = data<T>(out);
     const A t = route_inverse_temperature<A>(temperature);
     parallel(rows, row_grain(heads), [&](int64_t begin, int64_t end) {
-      const auto entropy_at = [&](int64_t r) {
-        return static_cast<A>(static_cast<A>(h[shared ? 0 : r]) * entropy_scale);
-      };
-      for (int64_t i = begin; i < end; i += heads <= kTile<A> ? kTile<A> : 1) {
+      const auto entropy_at = [&](int64_t row) { return static_cast<A>(static_cast<A>(h[row]) * entropy_scale); };
+      A of_entropy[kTileRows<A>] = {};
+      if (shared) std::fill(of_entropy, of_entropy + kTileRows<A>, entropy_at(0));
+      for (int64_t i = begin; i < end; i += step_of<A>(heads)) {
         const T *zi = z + i * heads, *gi = g == nullptr ? nullptr : g + i * heads;
-        if (heads <= kTile<A>) {
-          const auto here = [&](int64_t r) { return entropy_at(i + r); };
-          tile_backward<T, A>(zi, p == nullptr ? nullptr : p + i * heads, gi, here, end - i, heads, t,
-                              to + i * heads);
+        const int64_t count = shared ? 0 : std::min(step_of<A>(heads), end - i);
+        for (int64_t r = 0; r < count; ++r) of_entropy[r] = entropy_at(i + r);
+        if (heads <= kTileHeads) {
+          const T* pi = p == nullptr ? nullptr : p + i * heads;
+          tile_backward<T, A>(zi, pi, gi, of_entropy, end - i, heads, t, to + i * heads);
         } else {
-          long_backward<T, A>(zi, gi, entropy_at(i), heads, t, to + i * heads);
+          long_backward<T, A>(zi, gi, of_entropy[0], heads, t, to + i * heads);
         }
       }
     });

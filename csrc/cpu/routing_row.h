@@ -56,7 +56,8 @@ Row<A> long_softmax(const T* logits, const T* grad_weights, int64_t heads, A inv
 template <class T, class A, class Put>
 void long_forward(const T* logits, int64_t heads, A inverse_temperature, T* weights, const Put& put) {
   const Row<A> row = long_softmax<T, A>(logits, nullptr, heads, inverse_temperature);
-  put(0, static_cast<A>(route_entropy(row.sum, row.dot)));
+  const A entropy = static_cast<A>(route_entropy(row.sum, row.dot));
+  put(1, &entropy);
   if (weights == nullptr) return;
   const A inverse = static_cast<A>(1 / row.sum);
   alignas(64) A z[kPiece];

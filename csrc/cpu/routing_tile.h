@@ -1,8 +1,7 @@
-// Routing over a few heads: rows lie across the SIMD lanes, a tile of W rows at a time.
+// Routing over a few heads: rows lie across the SIMD lanes, a tile of rows at a time.
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 #include <type_traits>
 
 #include "cpu/rows.h"
@@ -11,149 +10,155 @@
 
 namespace poh {
 
-// W rows of at most W heads, head by head: at[j * W + r] is head j of row r.
+inline constexpr int64_t kTileHeads = 16;  // beyond, a row alone fills its vectors
+
+// N vectors as one: a tile is a long chain of sums over heads and an exponential, a quotient and a logarithm on top,
+// of which a CPU has to have more than one under way.
+inline constexpr int kTileVectors = 2;
+template <class A>
+inline constexpr int64_t kTileRows = kTileVectors * kLanes<A>;
+
+template <class A>
+struct TileRow {  // one number for each row of a tile
+  Vector<A> v[kTileVectors] = {};
+};
+
+// kTileRows rows of at most kTileHeads heads: lane r of at[i][j] is head j of row i * kLanes + r.
 template <class A>
 struct Tile {
-  static constexpr int64_t W = kTile<A>;
-  alignas(64) A at[W * W];
+  static constexpr int64_t W = kTileRows<A>;
+  Vector<A> at[kTileVectors][kTileHeads];
 
   // ahead: how many numbers there are from `from` on, of these rows and of those after them.
   template <class T>
   void load(const T* from, int64_t rows, int64_t heads, int64_t ahead) {
+    const int64_t reach = (W - 1) * heads + whole_pieces<A>(heads);  // past the last row, for it comes in whole pieces
     if constexpr (std::is_same_v<T, A>) {
-      if (rows == W && ahead >= (W - 1) * heads + W) return transpose_tile(from, heads, at, W);
+      if (rows == W && ahead >= reach) return turn(from, heads);
     }
-    alignas(64) A flat[W * W + W];
+    A flat[W * kTileHeads + kPieceColumns<A>];
     convert(from, flat, rows * heads);
-    std::fill(flat + rows * heads, flat + W * heads + W, A(0));  // idle lanes; what the last row reads beyond it
-    transpose_tile(flat, heads, at, W);
+    std::fill(flat + rows * heads, flat + reach, A(0));
+    turn(flat, heads);
   }
 
   template <class T>
   void store(T* to, int64_t rows, int64_t heads) const {
     if constexpr (std::is_same_v<T, A>) {
-      if (rows == W && heads == W) return transpose_tile(at, W, to, W);
+      if (rows == W) return turn_back(to, heads);
     }
-    alignas(64) A flat[W * W + W];
-    transpose_tile(at, W, flat, heads);
+    A flat[W * kTileHeads];
+    turn_back(flat, heads);
     convert(flat, to, rows * heads);
+  }
+
+ private:
+  void turn(const A* from, int64_t heads) {
+    for (int i = 0; i < kTileVectors; ++i) rows_to_columns(from + i * kLanes<A> * heads, heads, heads, at[i]);
+  }
+  void turn_back(A* to, int64_t heads) const {
+    for (int i = 0; i < kTileVectors; ++i) columns_to_rows(at[i], heads, to + i * kLanes<A> * heads);
   }
 };
 
-// One number per row of a tile, in a register: a sum over heads held in an array would go through memory at
-// every head (GCC keeps it there, whatever the order of the loops).
-#pragma GCC diagnostic ignored "-Wpsabi"  // how such a vector is returned differs by target: nobody else calls these
-template <class A>
-struct TileRow {
-  typedef A type __attribute__((vector_size(64)));
-};
-template <class A>
-using Lanes = typename TileRow<A>::type;
-
-template <class A>
-Lanes<A> head(const Tile<A>& t, int64_t j) {
-  Lanes<A> v;
-  std::memcpy(&v, t.at + j * kTile<A>, sizeof v);
-  return v;
+// f(i) for the vectors of a row of a tile
+template <class F>
+inline void each_vector(const F& f) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kTileVectors; ++i) f(i);
 }
 
 template <class A>
-Lanes<A> tile_max(const Tile<A>& z, int64_t heads) {
-  Lanes<A> max = head(z, 0);
+inline TileRow<A> tile_max(const Tile<A>& z, int64_t heads) {
+  TileRow<A> max;
+  each_vector([&](int i) { max.v[i] = z.at[i][0]; });
   for (int64_t j = 1; j < heads; ++j) {
-    const Lanes<A> next = head(z, j);
-    max = next > max ? next : max;
+    each_vector([&](int i) { max.v[i] = z.at[i][j] > max.v[i] ? z.at[i][j] : max.v[i]; });
   }
   return max;
 }
 
+// Per row: Z and D / Z.
 template <class A>
-Lanes<A> tile_sum(const Tile<A>& p, int64_t heads) {
-  Lanes<A> sum = head(p, 0);
-  for (int64_t j = 1; j < heads; ++j) sum = sum + head(p, j);
-  return sum;
-}
+struct TileSums {
+  TileRow<A> sum, dot;
+};
 
+// Logits z to weights, in place; scores to s unless null.
 template <class A>
-Lanes<A> tile_dot(const Tile<A>& p, const Tile<A>& x, int64_t heads) {
-  Lanes<A> dot = head(p, 0) * head(x, 0);
-  for (int64_t j = 1; j < heads; ++j) dot = dot + head(p, j) * head(x, j);
-  return dot;
-}
-
-// Logits to scores.
-template <class A>
-void tile_scores(Tile<A>& z, int64_t heads, A inverse_temperature) {
-  constexpr int64_t W = kTile<A>;
-  const Lanes<A> max = tile_max(z, heads);
+inline TileSums<A> tile_softmax(Tile<A>& z, int64_t heads, A inverse_temperature, Tile<A>* s) {
+  const TileRow<A> max = tile_max(z, heads);
+  TileSums<A> of;
   for (int64_t j = 0; j < heads; ++j) {
-    A* row = z.at + j * W;
-#pragma omp simd
-    for (int64_t r = 0; r < W; ++r) row[r] = route_score(row[r], max[r], inverse_temperature);
+    each_vector([&](int i) {
+      const Vector<A> score = route_score(z.at[i][j], max.v[i], inverse_temperature), e = exp_nonpositive(score);
+      if (s != nullptr) s->at[i][j] = score;
+      z.at[i][j] = e;
+      of.sum.v[i] += e;
+      of.dot.v[i] += e * score;
+    });
   }
+  TileRow<A> inverse;
+  each_vector([&](int i) {
+    inverse.v[i] = 1 / of.sum.v[i];
+    of.dot.v[i] *= inverse.v[i];
+  });
+  for (int64_t j = 0; j < heads; ++j) each_vector([&](int i) { z.at[i][j] *= inverse.v[i]; });
+  return of;
 }
 
-// Scores to weights; returns Z per row.
-template <class A>
-Lanes<A> tile_softmax(const Tile<A>& s, Tile<A>& p, int64_t heads) {
-  constexpr int64_t W = kTile<A>;
-#pragma omp simd
-  for (int64_t i = 0; i < heads * W; ++i) p.at[i] = exp_nonpositive(s.at[i]);
-  const Lanes<A> sum = tile_sum(p, heads);
-  Lanes<A> inverse;
-  for (int64_t r = 0; r < W; ++r) inverse[r] = 1 / sum[r];
-  for (int64_t j = 0; j < heads; ++j) {
-    A* row = p.at + j * W;
-#pragma omp simd
-    for (int64_t r = 0; r < W; ++r) row[r] *= inverse[r];
-  }
-  return sum;
-}
-
-// The first of the rows left, at most as many as a tile has.
+// The first of the rows left, at most as many as a tile has; put(rows, their entropies).
 template <class T, class A, class Put>
 void tile_forward(const T* logits, int64_t left, int64_t heads, A inverse_temperature, T* weights, const Put& put) {
-  constexpr int64_t W = kTile<A>;
+  constexpr int64_t W = kTileRows<A>;
   const int64_t rows = std::min(W, left);
-  Tile<A> s, p;
-  s.load(logits, rows, heads, left * heads);
-  tile_scores(s, heads, inverse_temperature);
-  const Lanes<A> sum = tile_softmax(s, p, heads), dot = tile_dot(p, s, heads);
-  alignas(64) A entropy[W];
+  Tile<A> p;
+  p.load(logits, rows, heads, left * heads);
+  const TileSums<A> sums = tile_softmax<A>(p, heads, inverse_temperature, nullptr);
+  A sum[W], dot[W], entropy[W];
+  each_vector([&](int i) {
+    store<A>(sum + i * kLanes<A>, sums.sum.v[i]);
+    store<A>(dot + i * kLanes<A>, sums.dot.v[i]);
+  });
 #pragma omp simd
   for (int64_t r = 0; r < W; ++r) entropy[r] = route_entropy(sum[r], dot[r]);
-  for (int64_t r = 0; r < rows; ++r) put(r, entropy[r]);
+  rows == W ? put(W, entropy) : put(rows, entropy);  // a copy of known length is a few moves
   if (weights != nullptr) p.store(weights, rows, heads);
 }
 
-template <class T, class A, class Entropy>
-void tile_backward(const T* logits, const T* weights, const T* grad_weights, const Entropy& grad_entropy, int64_t left,
+// grad_entropy: of kTileRows rows.
+template <class T, class A>
+void tile_backward(const T* logits, const T* weights, const T* grad_weights, const A* grad_entropy, int64_t left,
                    int64_t heads, A inverse_temperature, T* out) {
-  constexpr int64_t W = kTile<A>;
-  const int64_t rows = std::min(W, left);
+  const int64_t rows = std::min(kTileRows<A>, left);
   Tile<A> s, p, g;
-  s.load(logits, rows, heads, left * heads);
-  tile_scores(s, heads, inverse_temperature);
+  TileRow<A> dot, g_mean;
   if (weights != nullptr) {
+    s.load(logits, rows, heads, left * heads);
     p.load(weights, rows, heads, left * heads);
+    const TileRow<A> max = tile_max(s, heads);
+    for (int64_t j = 0; j < heads; ++j) {
+      each_vector([&](int i) {
+        s.at[i][j] = route_score(s.at[i][j], max.v[i], inverse_temperature);
+        dot.v[i] += p.at[i][j] * s.at[i][j];
+      });
+    }
   } else {
-    tile_softmax(s, p, heads);
+    p.load(logits, rows, heads, left * heads);
+    dot = tile_softmax(p, heads, inverse_temperature, &s).dot;
   }
   if (grad_weights != nullptr) {
     g.load(grad_weights, rows, heads, left * heads);
+    for (int64_t j = 0; j < heads; ++j) each_vector([&](int i) { g_mean.v[i] += p.at[i][j] * g.at[i][j]; });
   } else {
-    std::fill(g.at, g.at + heads * W, A(0));
+    for (auto& each : g.at) std::fill(each, each + heads, Vector<A>{});
   }
-  const Lanes<A> dot = tile_dot(p, s, heads), g_mean = tile_dot(p, g, heads);
-  Lanes<A> h = {};
-  for (int64_t r = 0; r < rows; ++r) h[r] = grad_entropy(r);
+  TileRow<A> h;
+  each_vector([&](int i) { h.v[i] = poh::load(grad_entropy + i * kLanes<A>); });
   for (int64_t j = 0; j < heads; ++j) {
-    const A *gj = g.at + j * W, *sj = s.at + j * W;
-    A* pj = p.at + j * W;
-#pragma omp simd
-    for (int64_t r = 0; r < W; ++r) {
-      pj[r] = route_gradient(pj[r], gj[r], g_mean[r], h[r], sj[r], dot[r], inverse_temperature);
-    }
+    each_vector([&](int i) {
+      p.at[i][j] = route_gradient(p.at[i][j], g.at[i][j], g_mean.v[i], h.v[i], s.at[i][j], dot.v[i], inverse_temperature);
+    });
   }
   p.store(out, rows, heads);
 }

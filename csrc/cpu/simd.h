@@ -58,6 +58,11 @@ inline Vector<A> load(const A* from) {
   return v;
 }
 
+template <class A>
+inline void store(A* to, Vector<A> v) {
+  std::memcpy(to, &v, sizeof(v));
+}
+
 // The first n < kLanes elements, then `fill`.
 template <class A>
 inline Vector<A> load_tail(const A* from, int64_t n, A fill) {

@@ -24,11 +24,11 @@ POH_HOST_DEVICE A route_inverse_temperature(double temperature) {
 }
 
 // s_j, raised to where its exponential is 0 anyway: for z_j = -inf, e_j s_j must be 0 and not 0 * inf. NaN stays.
-template <class A>
-POH_HOST_DEVICE A route_score(A z, A max, A inverse_temperature) {
-  constexpr A floor = sizeof(A) == sizeof(double) ? A(-1000) : A(-100);
-  const A s = (z - max) * inverse_temperature;
-  return s < floor ? floor : s;
+// X: a number of type A, or a SIMD vector of them.
+template <class X, class A>
+POH_HOST_DEVICE X route_score(X z, X max, A inverse_temperature) {
+  const X floor = X{} + (sizeof(A) == sizeof(double) ? A(-1000) : A(-100)), s = (z - max) * inverse_temperature;
+  return floor > s ? floor : s;
 }
 
 // dot_mean: D / Z.
@@ -37,8 +37,8 @@ POH_HOST_DEVICE A route_entropy(A sum, A dot_mean) {
   return log_normal(sum) - dot_mean;
 }
 
-template <class A>
-POH_HOST_DEVICE A route_gradient(A p, A g, A g_mean, A h, A score, A dot_mean, A inverse_temperature) {
+template <class X, class A>
+POH_HOST_DEVICE X route_gradient(X p, X g, X g_mean, X h, X score, X dot_mean, A inverse_temperature) {
   return p * ((g - g_mean) - h * (score - dot_mean)) * inverse_temperature;
 }
 
