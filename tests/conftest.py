@@ -1,7 +1,7 @@
 """What the tests share: pytest's header and closing notes, one compile cache a run, and tests that run side by side.
 
-Side by side (pytest-xdist, as `make test` does), each worker has one thread, the slow tests start first, and tests
-that share what is dear to make (@pytest.mark.xdist_group, or a fixture of a module) stay with one worker.
+Side by side (pytest-xdist, as `make test` does), each worker has one thread, files with slow tests start first, and the
+tests of a file stay with one worker, which makes a module's fixtures once.
 """
 
 import atexit
@@ -26,7 +26,6 @@ import poh_ext
 
 def pytest_configure(config) -> None:
     config.addinivalue_line("markers", "slow: takes seconds; started first where tests run side by side")
-    config.addinivalue_line("markers", "xdist_group(name): tests of a name run in one process (pytest-xdist)")
 
 
 def pytest_report_header() -> str:
@@ -34,20 +33,10 @@ def pytest_report_header() -> str:
     return f"poh_ext: cpu = {info['cpu'].splitlines()[0]}; requested = {info['requested']}"
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config, items) -> None:
-    if not hasattr(config, "workerinput"):
-        return
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None and shares_a_fixture(item):
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)  # otherwise in the order of the files
-
-
-def shares_a_fixture(item) -> bool:
-    """True if the test has a fixture of these tests that is made once for a module or a class."""
-    definitions = item._fixtureinfo.name2fixturedefs.values()
-    return any(d.baseid and d.scope != "function" and not d.argname.startswith("_") for ds in definitions for d in ds)
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)  # otherwise in the order of the files
 
 
 @pytest.fixture

@@ -12,8 +12,6 @@ import pytest
 from tests.cuda_host import build
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(build.unavailable()), reason=build.unavailable())]
-# Each variant is built by one process, and tested where it is built.
-plain, thread, address = (pytest.mark.xdist_group(f"cuda_{variant}") for variant in build.SANITIZERS)
 
 CORRECT = ("rotate_block", "rotate_warp", "count_blocks", "past_the_end", "past_shared", "half_a_barrier",
            "outside_the_mask", "assertion")  # fmt: skip
@@ -35,8 +33,7 @@ def planted(variant, form, *which, **env):
     return build.run_python(variant, ["-c", PLANTED, str(library), form, *which], build.ROOT, **env)
 
 
-@pytest.mark.parametrize("variant", [
-    pytest.param("plain", marks=plain), pytest.param("thread", marks=thread), pytest.param("address", marks=address)])
+@pytest.mark.parametrize("variant", build.SANITIZERS)
 def test_correct_kernels_pass_every_sanitizer(variant):
     done = planted(variant, "correct", *CORRECT)
     assert done.returncode == 0, done.stderr
@@ -52,7 +49,6 @@ def test_correct_kernels_pass_every_sanitizer(variant):
     ]
 
 
-@plain
 def test_misuse_is_named():
     done = planted("plain", "faulty", "half_a_barrier", "outside_the_mask", "assertion", "rotate_block")
     assert done.returncode == 0, done.stderr
@@ -64,7 +60,6 @@ def test_misuse_is_named():
     assert garbage.startswith("rotate_block ran [-6510615555426900571")  # 0xA5...: shared memory nobody wrote yet
 
 
-@thread
 @pytest.mark.parametrize("order", ["forward", "reverse"])
 def test_planted_races_are_found(order):
     """Between threads of a block, lanes of a warp (a shuffle is no barrier) and blocks."""
@@ -76,7 +71,6 @@ def test_planted_races_are_found(order):
         assert re.search(rf"ThreadSanitizer: data race tests/cuda_host/planted.cu:\d+ in {kernel}<false>", done.stderr)
 
 
-@address
 @pytest.mark.parametrize("kernel", ["past_the_end", "past_shared"])
 def test_planted_out_of_bounds_accesses_are_found(kernel):
     done = planted("address", "faulty", kernel)
@@ -123,20 +117,17 @@ def run_operators(variant, folder, note, every, selection, **env):
     return int(re.search(r"(\d+) passed", done.stdout)[1])
 
 
-@address
 def test_operators_under_address_sanitizer(tmp_path, note):
     """Results, gradients, bad arguments, and mazes to the bit, with every index watched."""
     assert run_operators("address", tmp_path, note, 5, SKIPPED) > 120
 
 
-@thread
 def test_operators_under_thread_sanitizer(tmp_path, note):
     """The same kernels, watched for races; threads in reverse order, on which nothing may depend."""
     selection = f"({SKIPPED}) and not gradcheck"
     assert run_operators("thread", tmp_path, note, 7, selection, POH_EMULATION_ORDER="reverse") > 80
 
 
-@address
 def test_indices_are_named_where_checks_are_wanted(tmp_path, note):
     """With POH_EXT_CHECKS=1 a CUDA call waits for the device and raises what a CPU call does."""
     assert run_operators("address", tmp_path, note, 1, INDICES, POH_EXT_CHECKS="1") > 10
@@ -176,7 +167,6 @@ print("all raised")
 """
 
 
-@address
 def test_indices_out_of_range_stop_the_kernel(tmp_path):
     done = build.run_python("address", ["-c", BAD_INDICES], build.package("address", tmp_path))
     assert done.returncode == 0 and done.stdout == "all raised\n", done.stdout + done.stderr

@@ -215,7 +215,6 @@ def test_only_what_needs_a_gradient_gets_one():
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("inductor")
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_compile_fullgraph(reduction):
     hidden, weight, bias, targets, kwargs = linear_problem(mask="candidates", dtype=torch.float32)

@@ -145,7 +145,6 @@ def test_result_does_not_depend_on_threads(threads):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("inductor")
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("mask", [None, "candidates"])
 def test_compile_fullgraph(reduction, mask):

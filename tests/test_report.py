@@ -167,9 +167,9 @@ class TestWriteReport:
     @pytest.mark.usefixtures("blank_pictures")
     def test_as_published_stands_beside_its_caveat(self, tmp_path):
         text = write_report(make_run(protocol="as-published"), tmp_path)[1].read_text()
-        for number in ("1.75", "26.9 +/- 6.4", "2.1 +/- 1.9", "46.0", "8.3", "5.27"):
+        for number in ("1.75", "70.9 +/- 6.1", "38.1 +/- 6.6", "46.4 +/- 12.2", "34.2 +/- 7.7", "5.27"):
             assert number in text[text.index("## Results") : text.index("## Verdict")]
-        assert "| baseline | 57.89 [45.0-69.8] | 52.63 [" in text and "| PoH | 63.16 [" in text
+        assert "| baseline | 57.89 [45.0-69.8] | 52.63 [" in text and "| PoH, depth 4 | 63.16 [" in text
         assert "one maze is 1.75 points" in text
 
     @pytest.mark.parametrize("keep", [0, 1, 2])
