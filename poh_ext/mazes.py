@@ -258,6 +258,10 @@ def generate_mazes(
     indices are split into batches and whatever the number of threads. The draws are for one algorithm and size:
     the mazes of two sizes have nothing to do with each other.
 
+    In a process forked after this one has used its threads the call would wait for ever, as every torch operation with
+    threads does. Start processes with "spawn", use the workers of a DataLoader, or call torch.set_num_threads(1) first
+    in the forked process.
+
     Args:
         n: number of mazes, >= 0.
         size: int, or (height, width), in cells, each >= 1, together at most 2^26 cells.

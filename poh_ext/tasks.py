@@ -134,7 +134,7 @@ def sample_tasks(
     max_path gives up no maze: where a path of L cells starts, shorter ones do too.
 
     The result depends on these arguments alone, not on device, backend or threads; sample_tasks(n) begins with the
-    tasks of sample_tasks(m), m < n.
+    tasks of sample_tasks(m), m < n. What `generate_mazes` says of forked processes holds here too.
 
     Args:
         n: number of tasks, >= 0.
