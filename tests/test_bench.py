@@ -173,3 +173,15 @@ def test_growth_steps_are_the_sizes_they_say():
     loss, gradient = growth.loss_step(B=2, N=300, V=7, K=3)()
     assert loss.dim() == 0 and gradient.shape == (2, 300, 7)
     assert (gradient.abs().sum(-1) > 0).sum(1).max() <= growth.READ
+
+
+def test_the_compiler_keeps_a_cache_for_each_cpu_level(monkeypatch):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    folders = set()
+    for capability in ("AVX2", "AVX512"):
+        program.compile_cache(capability)
+        folders.add(os.environ.pop("TORCHINDUCTOR_CACHE_DIR"))
+    assert len(folders) == 2
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "chosen")
+    program.compile_cache("AVX2")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "chosen"

@@ -12,7 +12,9 @@ import json
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -110,6 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for group, size in dict.fromkeys((group, size) for group, size, _ in options.cases):
             print(f"{group}: {size}")
         return 0
+    compile_cache(torch.backends.cpu.get_cpu_capability())
     facts, records = _run(options)
     if options.json:
         write_atomically(options.json, json.dumps({"machine": facts, "cases": records}, indent=1).encode())
@@ -120,6 +123,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"wrote {save_png(draw(facts, records), options.plot)}")
     return 0
+
+
+def compile_cache(capability: str) -> None:
+    """Have torch.compile keep a cache for each CPU level, unless the user chose one.
+
+    Its keys do not know ATEN_CPU_CAPABILITY: a kernel kept from a run at another level has been seen to read out of
+    bounds and end the process.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    folder = Path(tempfile.gettempdir(), f"poh_ext_bench_{user}_{torch.__version__}_{capability}")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 def _run(options: argparse.Namespace) -> tuple[dict, list[dict]]:
