@@ -104,6 +104,7 @@ def _needs_interpreter(options: argparse.Namespace) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    compile_cache(torch.backends.cpu.get_cpu_capability())  # before the compiler is imported, which sets the variable
     options = parse(arguments)
     if _needs_interpreter(options):
         os.environ["POH_EXT_BACKEND"] = options.backend
@@ -112,7 +113,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for group, size in dict.fromkeys((group, size) for group, size, _ in options.cases):
             print(f"{group}: {size}")
         return 0
-    compile_cache(torch.backends.cpu.get_cpu_capability())
     facts, records = _run(options)
     if options.json:
         write_atomically(options.json, json.dumps({"machine": facts, "cases": records}, indent=1).encode())
