@@ -169,6 +169,14 @@ def test_a_call_that_does_not_end_is_stopped_and_the_others_are_timed(watch):
     assert record["variants"][OURS]["rounds"] >= 3 and watch.time <= 5.1
 
 
+def test_a_call_that_cannot_be_stopped_is_not_begun_without_time(watch):
+    calls = {OURS: watch.call(0.2), "every cell": watch.call(4.0)}
+    made = Case("passes", "a case", calls, slower={"every cell": 10.0})
+    assert bench(watch).measure(lambda: made, allowed=2.0)["unavailable"] == {
+        "every cell": "it takes 2.0 s at least, and 1.0 s were left for it"}
+    assert bench(watch).measure(lambda: made, allowed=20.0)["unavailable"] == {}
+
+
 @pytest.mark.parametrize("inputs, ours", [(1e6, 0.1), (0.1, 1e6)])
 def test_where_poh_ext_itself_does_not_end_the_case_ends(watch, inputs, ours):
     def build():

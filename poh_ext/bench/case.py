@@ -45,6 +45,8 @@ class Case:
     flops: floating-point operations of the matrix products, or None where they do not dominate.
     precision: the dtype of those products, where it is not that of the run.
     items: name -> things made per call (mazes); empty where a rate means nothing.
+    slower: name -> how many times longer than OURS a variant takes at least, where its call is one long operator: it
+        cannot be stopped, so it is not begun where there is no time for it.
     """
 
     group: str
@@ -55,6 +57,7 @@ class Case:
     flops: int | None = None
     precision: torch.dtype | None = None
     items: dict[str, int] = field(default_factory=dict)
+    slower: dict[str, float] = field(default_factory=dict)
 
     def check(self, run: Callable[[str, Callable], tuple] = lambda name, call: call()) -> dict[str, str]:
         """Run every variant once and compare it with OURS; return name -> reason for those that cannot run.

@@ -67,7 +67,8 @@ class Bench:
         end = self.watch.now() + allowed
         with self.watch.limit(allowed):
             case = build()
-        calls = _FirstCalls(self, self.watch.now() + FIRST_CALLS * max(end - self.watch.now(), allowed / 2))
+        built = self.watch.now()
+        calls = _FirstCalls(self, case.slower, built + FIRST_CALLS * max(end - built, allowed / 2))
         failed = case.check(calls)
         end += calls.compiled
         runnable = {name: call for name, call in case.variants.items() if name not in failed}
@@ -108,8 +109,8 @@ class _FirstCalls:
         compiled: seconds that went into compiling.
     """
 
-    def __init__(self, bench: Bench, end: float) -> None:
-        self.bench, self.end, self.watch = bench, end, bench.watch
+    def __init__(self, bench: Bench, slower: dict[str, float], end: float) -> None:
+        self.bench, self.slower, self.end, self.watch = bench, slower, end, bench.watch
         self.seconds: dict[str, float] = {}
         self.compiled = 0.0
 
@@ -120,6 +121,8 @@ class _FirstCalls:
         left = self.end - start
         if left <= 0 and name != OURS:
             raise NotTimed("no time was left for it")
+        if name in self.slower and (least := self.slower[name] * self.seconds[OURS]) > left:
+            raise NotTimed(f"it takes {least:.1f} s at least, and {left:.1f} s were left for it")
         try:
             with self.watch.limit(left):
                 found = call()
