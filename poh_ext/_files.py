@@ -93,7 +93,7 @@ def why_not_writable(path: str | os.PathLike) -> str:
             return ""
         replaced = is_replaced(path)
         if path.exists() and not os.access(path, os.W_OK):
-            return "permission denied"
+            return os.strerror(errno.EACCES)
         if replaced:
             target = Path(os.path.realpath(path))
             if not target.parent.is_dir():

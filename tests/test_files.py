@@ -117,7 +117,7 @@ def test_a_file_or_folder_without_permission_is_found_before(tmp_path):
     (tmp_path / "folder").mkdir(mode=0o500)
     if os.access(tmp_path / "a", os.W_OK):
         pytest.skip("this user may write everything")
-    assert why_not_writable(tmp_path / "a") == "permission denied"
+    assert why_not_writable(tmp_path / "a") == "Permission denied"
     assert why_not_writable(tmp_path / "folder" / "a") == "Permission denied"
     assert (tmp_path / "folder").chmod(0o700) is None and names(tmp_path / "folder") == []
 
