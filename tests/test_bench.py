@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from poh_ext.bench import __main__ as program
-from poh_ext.bench import baselines, growth
+from poh_ext.bench import baselines, growth, machine
 from poh_ext.bench.case import OURS, Case, close
 from poh_ext.bench.timing import Spread, interleave, ratio
 
@@ -152,6 +152,17 @@ def test_a_case_without_its_package_is_told_and_the_others_are_timed(tmp_path, c
     out = capsys.readouterr().out
     assert "passes baseline30\n  not timed: this part of poh_ext needs safetensors" in out
     assert [case["group"] for case in json.loads(record.read_text())["cases"]] == ["routing"]
+
+
+def test_the_start_of_the_process_counts():
+    started = machine.seconds_since_start()
+    code = "import time; time.sleep(0.5); from poh_ext.bench.machine import seconds_since_start as s; print(s())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    passed = machine.seconds_since_start() - started
+    if sys.platform == "linux":
+        assert 0.49 <= float(done.stdout) <= passed + 0.02  # it counts in hundredths
+    else:
+        assert (started, float(done.stdout)) == (0.0, 0.0)
 
 
 def test_every_group_lists_cases():

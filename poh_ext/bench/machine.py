@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from pathlib import Path
@@ -39,6 +40,16 @@ def describe(device: torch.device) -> dict:
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
     return found
+
+
+def seconds_since_start() -> float:
+    """Since this process was started, imports included; 0 where the system does not tell (only Linux does)."""
+    try:
+        # After the name, which may hold anything, in brackets: field 22 is the start in ticks since the machine's.
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, AttributeError, ValueError, IndexError):
+        return 0.0
 
 
 def why_not_usable(device: torch.device, dtype: torch.dtype) -> str:
