@@ -82,8 +82,11 @@ def test_program_writes_its_record_and_picture(tmp_path, capsys):
     assert case["variants"]["eager"]["speedup_of_ours"]["p50"] > 0
     assert case["variants"][OURS]["speedup_of_ours"]["p50"] == 1.0
     assert picture.read_bytes().startswith(b"\x89PNG")
-    out = capsys.readouterr().out
-    assert "route [4608, 6]" in out and max(len(line) for line in out.splitlines()) <= 110
+    said = capsys.readouterr()
+    assert "route [4608, 6]" in said.out and max(len(line) for line in said.out.splitlines()) <= 110
+    told = said.err.splitlines()  # before the figures
+    assert told[0] == "timing: how fast the machine copies and multiplies matrices"
+    assert told[1].startswith("timing: 1 of 1, routing tokens (after ")
 
 
 @pytest.mark.parametrize(
@@ -134,14 +137,6 @@ def test_a_plot_without_matplotlib_is_refused_before_any_work(capsys, monkeypatc
         with pytest.raises(SystemExit) as stop:
             main(["--plot", "x.png"])
         assert stop.value.code == 2 and "needs matplotlib" in capsys.readouterr().err
-
-
-def test_what_is_being_timed_is_said_before_its_figures(capfd):
-    """Before the machine's peaks, too, which may take their second."""
-    assert program.main(["--only", "routing", "--sizes", "tokens", "--seconds", "0.05"]) == 0
-    told = capfd.readouterr().err.splitlines()
-    assert told[0] == "timing: how fast the machine copies and multiplies matrices"
-    assert told[1].startswith("timing: 1 of 1, routing tokens (after ")
 
 
 def test_a_case_without_its_package_is_told_and_the_others_are_timed(tmp_path, capsys, monkeypatch):
