@@ -199,6 +199,12 @@ def test_compilers_have_a_purse_of_their_own(watch):
     assert watch.time <= 18.0 + 3 * 2.1
 
 
+def test_nothing_is_compiled_that_could_not_be_called(watch):
+    variants = {OURS: 0.001, "eager": 1.0, COMPILE: lambda: pytest.fail("begun")}
+    record = bench(watch, compiling=Purse(20.0)).measure(case(watch, variants), allowed=2.0)
+    assert record["unavailable"] == {COMPILE: "no time was left for it"}
+
+
 def test_a_compiler_that_fails_has_taken_its_time(watch):
     def fails():
         watch.time += 9.0

@@ -135,6 +135,8 @@ class _FirstCalls:
 
     def _compile(self, call: Callable[[], tuple]) -> None:
         purse, start = self.bench.compiling, self.watch.now()
+        if self.end - start <= max(self.seconds.values()):  # what was compiled may be as slow, and would be thrown away
+            raise NotTimed("no time was left for it")
         if not purse.affords():
             raise NotTimed(f"compiling it takes about {purse.last:.0f} s, and {purse.left:.0f} s were left for that")
         try:
