@@ -55,18 +55,29 @@ class FewAllowed {
 
  private:
   static constexpr int64_t kMost = 8;
+  static constexpr int64_t kUsual = 4;  // neighbours of a maze's cell
   static constexpr int64_t W = 16;
+
+  using V = Vector<A>;
+  using I = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
 
   // W positions; idle lanes have no allowed class.
   struct Tile {
-    int64_t lanes = 0;        // in use
-    int64_t slots = 0;        // of the arrays below
-    int64_t i[W], q[W];       // position, and row b * N + row
-    int32_t y[W];             // target
-    int32_t allowed[kMost][W];  // classes, each once; -1: none
-    A z[kMost][W];              // their logits; -inf where there is none
-    A count[W];                 // how many are allowed
+    int64_t lanes = 0;   // in use
+    int64_t slots = 0;   // of the arrays below
+    int64_t i[W], q[W];  // position, and row b * N + row
+    I y[W];              // target
+    I allowed[kMost][W];  // classes, each once; -1: none
+    A z[kMost][W];        // their logits; -inf where there is none
+    A count[W];           // how many are allowed
   };
+
+  // f(lane) for the first lane of each vector
+  template <class F>
+  static void each_vector(const F& f) {
+#pragma GCC unroll 4
+    for (int64_t o = 0; o < W; o += kLanes<A>) f(o);
+  }
 
   template <class F>
   bool for_batches(int64_t grain, const F& f) const {
@@ -87,8 +98,13 @@ class FewAllowed {
     for (int64_t i = 0; i + 1 < a_.L; ++i) {
       const int64_t row = a_.row(b, i), y = a_.target(b, i, 1);
       // Written in any case and kept only if it is a term: a branch here would be mispredicted at every path's end.
-      t.i[t.lanes] = i, t.q[t.lanes] = b * a_.N + row, t.y[t.lanes] = static_cast<int32_t>(y);
+      t.i[t.lanes] = i, t.q[t.lanes] = b * a_.N + row, t.y[t.lanes] = static_cast<I>(y);
       t.lanes += (row >= 0) & (y >= 0);
+      if (valid_ != nullptr && i + W < a_.L) {
+        const int64_t ahead = a_.row(b, i + W);
+        const char* at = reinterpret_cast<const char*>(valid_ + (b * a_.N + std::max(ahead, int64_t{0})) * V_);
+        for (int64_t o = 0; o < std::min<int64_t>(V_, 256); o += 64) __builtin_prefetch(at + o);
+      }
       if (t.lanes < W) continue;
       if (!fill(logits, t)) return false;
       f();
@@ -104,22 +120,19 @@ class FewAllowed {
   bool fill(const A* logits, Tile& t) const {
     for (int64_t r = t.lanes; r < W; ++r) t.q[r] = t.q[0], t.y[r] = -1;
     if (!(candidates_ != nullptr ? list_candidates(t) : list_valid(t))) return false;
-    for (int64_t j = 0; j < t.slots; ++j) {
-      for (int64_t k = 0; k < j; ++k) {  // a class named twice counts once
-#pragma omp simd
-        for (int64_t r = 0; r < W; ++r) t.allowed[j][r] = t.allowed[k][r] == t.allowed[j][r] ? -1 : t.allowed[j][r];
-      }
+    for (int64_t r = 0; r < W; ++r) {  // one by one: gather instructions take longer than the loads they stand for
+      const A* row = logits + t.q[r] * V_;
+      for (int64_t j = 0; j < t.slots; ++j) t.z[j][r] = row[std::max(t.allowed[j][r], I{0})];
     }
-    for (A& n : t.count) n = 0;
-    for (int64_t j = 0; j < t.slots; ++j) {
-#pragma omp simd
-      for (int64_t r = 0; r < W; ++r) {
-        const int32_t c = t.allowed[j][r];
-        const A z = logits[t.q[r] * V_ + (c < 0 ? 0 : c)];
-        t.z[j][r] = c < 0 ? -std::numeric_limits<A>::infinity() : z;
-        t.count[r] += c < 0 ? A{0} : A{1};
+    each_vector([&](int64_t o) {
+      V count{};
+      for (int64_t j = 0; j < t.slots; ++j) {
+        const auto none = load_integers<A>(t.allowed[j] + o) < 0;
+        store<A>(t.z[j] + o, none ? broadcast(-std::numeric_limits<A>::infinity()) : load(t.z[j] + o));
+        count += none ? V{} : broadcast(A{1});
       }
-    }
+      store<A>(t.count + o, count);
+    });
     bool proper = true;
     for (int64_t r = 0; r < t.lanes; ++r) proper &= t.count[r] > 0 && t.count[r] < static_cast<A>(V_);
     return proper;
@@ -129,79 +142,86 @@ class FewAllowed {
     t.slots = C_;
     for (int64_t r = 0; r < W; ++r) {
       const int64_t* list = candidates_ + t.q[r] * C_;
-      for (int64_t j = 0; j < C_; ++j) t.allowed[j][r] = static_cast<int32_t>(list[j]);
+      for (int64_t j = 0; j < C_; ++j) t.allowed[j][r] = static_cast<I>(list[j]);
+    }
+    for (int64_t j = 0; j < t.slots; ++j) {
+      for (int64_t k = 0; k < j; ++k) {  // a class named twice counts once
+#pragma omp simd
+        for (int64_t r = 0; r < W; ++r) t.allowed[j][r] = t.allowed[k][r] == t.allowed[j][r] ? -1 : t.allowed[j][r];
+      }
     }
     return true;
   }
 
   bool list_valid(Tile& t) const {
-    t.slots = 0;
-    for (auto& slot : t.allowed) std::fill(slot, slot + W, -1);
+    t.slots = kUsual;
+    for (auto& slot : t.allowed) std::fill(slot, slot + W, I{-1});
+    int32_t found[kMost];
     for (int64_t r = 0; r < t.lanes; ++r) {
-      int32_t first[kMost];
-      const int64_t n = set_indices(valid_ + t.q[r] * V_, V_, first, kMost);
+      const int64_t n = set_indices(valid_ + t.q[r] * V_, V_, found, kMost);
       if (n > kMost) return false;
-      for (int64_t j = 0; j < n; ++j) t.allowed[j][r] = first[j];
+      for (int64_t j = 0; j < kUsual; ++j) t.allowed[j][r] = j < n ? found[j] : -1;
+      for (int64_t j = kUsual; j < n; ++j) t.allowed[j][r] = found[j];
       t.slots = std::max(t.slots, n);
     }
     return true;
   }
 
   void forward_tile(const Tile& t, A* terms) const {
-    constexpr A replaced = static_cast<A>(kMaskedLogit);  // the logit of the classes that are not allowed
-    A max[W], sum[W], dot[W], z_y[W], log_sum[W], term[W];
-    for (int64_t r = 0; r < W; ++r) max[r] = z_y[r] = replaced, dot[r] = 0;
-    for (int64_t j = 0; j < t.slots; ++j) {
-#pragma omp simd
-      for (int64_t r = 0; r < W; ++r) max[r] = t.z[j][r] > max[r] ? t.z[j][r] : max[r];
-    }
-#pragma omp simd
-    for (int64_t r = 0; r < W; ++r) sum[r] = (static_cast<A>(V_) - t.count[r]) * exp_nonpositive(replaced - max[r]);
-    for (int64_t j = 0; j < t.slots; ++j) {
-#pragma omp simd
-      for (int64_t r = 0; r < W; ++r) {
-        const A x = t.z[j][r] - max[r];
-        sum[r] += exp_nonpositive(x);
-        dot[r] += t.allowed[j][r] < 0 ? A{0} : x;
-        z_y[r] = t.allowed[j][r] >= 0 && t.allowed[j][r] == t.y[r] ? t.z[j][r] : z_y[r];
+    const V replaced = broadcast(static_cast<A>(kMaskedLogit));  // the logit of the classes that are not allowed
+    const A classes = static_cast<A>(V_);
+    A max_of[W], log_sum_of[W], term[W];
+    each_vector([&](int64_t o) {
+      const V count = load(t.count + o);
+      const auto y = load_integers<A>(t.y + o);
+      V max = replaced, dot{}, z_y = replaced;
+      for (int64_t j = 0; j < t.slots; ++j) {
+        const V z = load(t.z[j] + o);
+        max = z > max ? z : max;
       }
-    }
-#pragma omp simd
-    for (int64_t r = 0; r < W; ++r) {
-      log_sum[r] = log_normal(sum[r]);
-      term[r] = term_value<A>({max[r], log_sum[r]}, z_y[r], A{1}, {t.count[r], t.count[r], dot[r]}, options_);
-    }
+      V sum = (classes - count) * exp_nonpositive(replaced - max);
+      for (int64_t j = 0; j < t.slots; ++j) {
+        const V z = load(t.z[j] + o), x = z - max;
+        const auto c = load_integers<A>(t.allowed[j] + o);
+        sum += exp_nonpositive(x);
+        dot += c < 0 ? V{} : x;
+        z_y = ((c >= 0) & (c == y)) ? z : z_y;
+      }
+      const LogSumExp<V> lse{max, log_normal(sum)};
+      store<A>(max_of + o, max);
+      store<A>(log_sum_of + o, lse.log_sum);
+      store<A>(term + o, term_value(lse, z_y, broadcast(A{1}), {count, count, dot}, options_));
+    });
     for (int64_t r = 0; r < t.lanes; ++r) {
-      lse_[t.q[r]] = {max[r], log_sum[r]};
+      lse_[t.q[r]] = {max_of[r], log_sum_of[r]};
       terms[t.i[r]] = term[r];
     }
   }
 
   template <class Coefficient>
   void backward_tile(int64_t b, const Tile& t, const Coefficient& coefficient, A* out) const {
-    A c[W] = {}, max[W] = {}, log_sum[W] = {}, prob[W], spread[W], hit[W], g[kMost][W];
+    A c_of[W] = {}, max_of[W] = {}, log_sum_of[W] = {}, g[kMost][W];
     for (int64_t r = 0; r < t.lanes; ++r) {
-      c[r] = coefficient(b, t.i[r], 1);
-      max[r] = lse_[t.q[r]].max, log_sum[r] = lse_[t.q[r]].log_sum;
+      c_of[r] = coefficient(b, t.i[r], 1);
+      max_of[r] = lse_[t.q[r]].max, log_sum_of[r] = lse_[t.q[r]].log_sum;
     }
-#pragma omp simd
-    for (int64_t r = 0; r < W; ++r) {
-      RowGradient<A> sum;
-      hit[r] = sum.add(c[r], {max[r], log_sum[r]}, A{1}, t.count[r], t.count[r], options_);
-      prob[r] = sum.prob, spread[r] = sum.spread;
-    }
-    for (int64_t j = 0; j < t.slots; ++j) {
-#pragma omp simd
-      for (int64_t r = 0; r < W; ++r) {
-        const A slope = prob[r] * exp_nonpositive(t.z[j][r] - max[r] - log_sum[r]) - spread[r];
-        g[j][r] = t.allowed[j][r] < 0 ? A{0} : t.allowed[j][r] == t.y[r] ? slope - hit[r] : slope;
+    each_vector([&](int64_t o) {
+      const LogSumExp<V> lse{load(max_of + o), load(log_sum_of + o)};
+      const V count = load(t.count + o);
+      const auto y = load_integers<A>(t.y + o);
+      RowGradient<V> sum;
+      const V hit = sum.add(load(c_of + o), lse, broadcast(A{1}), count, count, options_);
+      for (int64_t j = 0; j < t.slots; ++j) {
+        const auto c = load_integers<A>(t.allowed[j] + o);
+        const V slope = sum.prob * exp_nonpositive(load(t.z[j] + o) - lse.max - lse.log_sum) - sum.spread;
+        store<A>(g[j] + o, c < 0 ? V{} : c == y ? slope - hit : slope);
       }
-    }
+    });
     // Positions that read the same row add up, in ascending order. An empty slot adds 0 to class 0: dearer than
     // nothing, but cheaper than a branch on how many neighbours a cell has.
     for (int64_t r = 0; r < t.lanes; ++r) {
       A* row = out + t.q[r] * V_;
-      for (int64_t j = 0; j < t.slots; ++j) row[std::max(t.allowed[j][r], int32_t{0})] += g[j][r];
+      for (int64_t j = 0; j < t.slots; ++j) row[std::max(t.allowed[j][r], I{0})] += g[j][r];
     }
   }
 

@@ -42,11 +42,20 @@ Tensor coefficients(const Asked& a, const std::optional<Tensor>& horizon_weights
   if (per_place || reduction == Reduction::kMean) {
     count.assign(places, 0.0);  // per (i, k), the weights of the targets in the batch: how many, without weights
     for (int64_t b = 0; b < a.B; ++b) {
-      for (int64_t i = 0; i < a.L; ++i) {
-        if (a.row(b, i) < 0) continue;
-        for (int64_t k = 1; k <= a.K && i + k < a.L; ++k) {
-          const int64_t y = a.target(b, i, k);
-          if (y >= 0) count[i * a.K + k - 1] += class_weight ? static_cast<double>(class_weight[y]) : 1.0;
+      const int64_t *y = a.targets + b * a.L, *row = a.rows == nullptr ? nullptr : a.rows + b * a.L;
+      for (int64_t k = 1; k <= a.K; ++k) {
+        double* at = count.data() + k - 1;
+        const auto add = [&](const auto& weight_of) {  // without branches, which every path's end would mispredict
+#pragma omp simd
+          for (int64_t i = 0; i < a.L - k; ++i) at[i * a.K] += weight_of(i);
+        };
+        const auto live = [&](int64_t i) { return y[i + k] != a.ignore && row[i] != a.ignore; };
+        if (class_weight != nullptr) {
+          add([&](int64_t i) { return a.row(b, i) >= 0 && y[i + k] != a.ignore ? double{class_weight[y[i + k]]} : 0.0; });
+        } else if (row != nullptr) {
+          add([&](int64_t i) { return live(i) ? 1.0 : 0.0; });
+        } else {
+          add([&](int64_t i) { return y[i + k] != a.ignore ? 1.0 : 0.0; });
         }
       }
     }

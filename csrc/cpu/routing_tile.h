@@ -115,13 +115,8 @@ void tile_forward(const T* logits, int64_t left, int64_t heads, A inverse_temper
   Tile<A> p;
   p.load(logits, rows, heads, left * heads);
   const TileSums<A> sums = tile_softmax<A>(p, heads, inverse_temperature, nullptr);
-  A sum[W], dot[W], entropy[W];
-  each_vector([&](int i) {
-    store<A>(sum + i * kLanes<A>, sums.sum.v[i]);
-    store<A>(dot + i * kLanes<A>, sums.dot.v[i]);
-  });
-#pragma omp simd
-  for (int64_t r = 0; r < W; ++r) entropy[r] = route_entropy(sum[r], dot[r]);
+  A entropy[W];
+  each_vector([&](int i) { store<A>(entropy + i * kLanes<A>, route_entropy(sums.sum.v[i], sums.dot.v[i])); });
   rows == W ? put(W, entropy) : put(rows, entropy);  // a copy of known length is a few moves
   if (weights != nullptr) p.store(weights, rows, heads);
 }

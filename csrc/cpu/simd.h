@@ -23,16 +23,23 @@ typedef double DoubleVector __attribute__((vector_size(kVectorBytes)));
 typedef uint32_t FloatBits __attribute__((vector_size(kVectorBytes)));
 typedef uint64_t DoubleBits __attribute__((vector_size(kVectorBytes)));
 
+typedef int32_t FloatInteger __attribute__((vector_size(kVectorBytes)));
+typedef int64_t DoubleInteger __attribute__((vector_size(kVectorBytes)));
+
 template <>
 struct ExpTraits<FloatVector> {
   using Scalar = float;
   using Bits = FloatBits;
+  using Integer = FloatInteger;
+  static FloatVector number(FloatInteger n) { return __builtin_convertvector(n, FloatVector); }
 };
 
 template <>
 struct ExpTraits<DoubleVector> {
   using Scalar = double;
   using Bits = DoubleBits;
+  using Integer = DoubleInteger;
+  static DoubleVector number(DoubleInteger n) { return __builtin_convertvector(n, DoubleVector); }
 };
 
 template <class A>
@@ -51,9 +58,21 @@ using Vector = typename VectorOf<A>::type;
 template <class A>
 inline constexpr int64_t kLanes = kVectorBytes / sizeof(A);
 
+// As many integers, each as wide as A.
+template <class A>
+using Integers = typename ExpTraits<Vector<A>>::Integer;
+
 template <class A>
 inline Vector<A> load(const A* from) {
   Vector<A> v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+
+template <class A, class I>
+inline Integers<A> load_integers(const I* from) {
+  static_assert(sizeof(I) == sizeof(A));
+  Integers<A> v;
   std::memcpy(&v, from, sizeof(v));
   return v;
 }

@@ -9,7 +9,7 @@
 
 namespace poh {
 
-// What exp_nonpositive needs to know about its argument type; cpu/simd.h adds the vectors.
+// What exp_nonpositive and log_normal need to know about their argument type; cpu/simd.h adds the vectors.
 template <class X>
 struct ExpTraits;
 
@@ -17,12 +17,16 @@ template <>
 struct ExpTraits<float> {
   using Scalar = float;
   using Bits = uint32_t;
+  using Integer = int32_t;
+  POH_HOST_DEVICE static float number(int32_t n) { return static_cast<float>(n); }
 };
 
 template <>
 struct ExpTraits<double> {
   using Scalar = double;
   using Bits = uint64_t;
+  using Integer = int64_t;
+  POH_HOST_DEVICE static double number(int64_t n) { return static_cast<double>(n); }
 };
 
 // exp(x) for x <= 0 (a little above is harmless), within about 1 ulp; results below the smallest normal number

@@ -37,9 +37,10 @@ struct Smoothed {
   A dot;    // sum of w_c (z_c - max)
 };
 
-template <class A>
-POH_HOST_DEVICE A term_value(const LogSumExp<A>& lse, A z_y, A w_y, const Smoothed<A>& set, const TermOptions<A>& o) {
-  A value = w_y * (lse.log_sum - (z_y - lse.max));
+// X: a number of type A, or a SIMD vector of them.
+template <class X, class A>
+POH_HOST_DEVICE X term_value(const LogSumExp<X>& lse, X z_y, X w_y, const Smoothed<X>& set, const TermOptions<A>& o) {
+  X value = w_y * (lse.log_sum - (z_y - lse.max));
   // Only where asked for: an infinite logit must not become 0 * inf.
   if (o.smoothing != 0) {
     value = (1 - o.smoothing) * value + o.smoothing * (set.mass / set.count * lse.log_sum - set.dot / set.count);
@@ -49,16 +50,17 @@ POH_HOST_DEVICE A term_value(const LogSumExp<A>& lse, A z_y, A w_y, const Smooth
 }
 
 // The gradient of all terms of a row with one set S: coefficients add up over its terms.
-template <class A>
+template <class X>
 struct RowGradient {
-  A prob = 0;
-  A spread = 0;
+  X prob{};
+  X spread{};
 
   // Adds a term that enters the loss with coefficient c; returns its hit on z_y.
-  POH_HOST_DEVICE A add(A c, const LogSumExp<A>& lse, A w_y, A mass, A count, const TermOptions<A>& o) {
-    const A hit = c * (1 - o.smoothing) * w_y;
+  template <class A>
+  POH_HOST_DEVICE X add(X c, const LogSumExp<X>& lse, X w_y, X mass, X count, const TermOptions<A>& o) {
+    const X hit = c * (1 - o.smoothing) * w_y;
     prob += hit + c * o.smoothing * mass / count;
-    if (o.z_loss != 0) prob += 2 * c * o.z_loss * w_y * (lse.max + lse.log_sum);
+    if (o.z_loss != 0) prob += c * (2 * o.z_loss) * w_y * (lse.max + lse.log_sum);
     spread += c * o.smoothing / count;
     return hit;
   }
