@@ -1,7 +1,7 @@
-"""The options of the benchmarks: one typed dataclass each, sharing a base; the command line is made from them.
+"""The options of the benchmarks: one dataclass for each program, with a common base. The command line is made from them.
 
-Every field is one flag, its docstring is the flag's help. `validate()` rejects what cannot be run before any
-work is done. Defaults are those of the flag table in experiments/TRAINING_ENHANCEMENTS.md.
+Every field is one flag, and its docstring is the help of the flag. `validate()` rejects options that cannot be run,
+before any work. The flag table in experiments/TRAINING_ENHANCEMENTS.md has the same defaults.
 """
 
 from __future__ import annotations
