@@ -1,4 +1,4 @@
-"""The options of the benchmarks: one dataclass for each program, with a common base. The command line is made from them.
+"""The options of the benchmarks: a dataclass for each program, with a common base. The command line is made from them.
 
 Every field is one flag, and its docstring is the help of the flag. `validate()` rejects options that cannot be run,
 before any work. The flag table in experiments/TRAINING_ENHANCEMENTS.md has the same defaults.
