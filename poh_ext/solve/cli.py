@@ -35,7 +35,7 @@ PROGRAM = "python -m poh_ext solve"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command; exit code: 0 done (demo: solved exactly), 1 not solved or failed, 2 bad options, 130 stopped."""
+    """Run a command. Exit code: 0 done (demo: solved exactly), 1 not solved or failed, 2 bad options, 130 stopped."""
     return run(_main, arguments)
 
 
