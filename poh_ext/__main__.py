@@ -1,4 +1,7 @@
-"""Print what was built, what is used, and why not more. `python -m poh_ext solve --help` tells how to solve mazes."""
+"""Print which kernels were built, which are used, and why others are not.
+
+`python -m poh_ext solve --help` shows how to solve mazes, `python -m poh_ext.bench --help` how to time the kernels.
+"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Walks of a policy through its mazes, with and without a memory: does it reach the goal, and how directly?"""
+"""Rollouts: walks of a policy through mazes, and whether they reach the goal and how directly."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Rollout(NamedTuple):
     """The outcome of n walks, as `greedy_rollout` and `recondition_rollout` return it.
 
     Attributes:
-        reached: bool [n], the goal was reached.
-        optimal: bool [n], and in at most 1.05 x the moves of the task's path: see `is_optimal`.
-        path: int64 [n, S], the cells walked, start included, padded with -1; S = max_steps + 1.
+        reached: bool [n], True if the walk reached the goal.
+        optimal: bool [n], True if it did so in at most 1.05 x the moves of the task's path: see `is_optimal`.
+        path: int64 [n, S], the cells walked, with the start, padded with -1; S = max_steps + 1.
         steps: int64 [n], the number of moves made.
 
     Example:
@@ -46,12 +46,12 @@ def _rollout(reached: Tensor, path: Tensor, steps: Tensor, tasks: MazeTasks) -> 
 
 
 def is_optimal(reached: Tensor, steps: Tensor, length: Tensor, *, count_start: bool = False) -> Tensor:
-    """bool [n]: reached in at most 1.05 x the moves of the task's path.
+    """bool [n]: True if the goal was reached in at most 1.05 x the moves of the task's path.
 
     Args:
-        reached, steps: of a `Rollout`.
+        reached, steps: fields of a `Rollout`.
         length: int64 [n], cells on the paths of the tasks (`MazeTasks.length`), one more than their moves.
-        count_start: compare cells, the start included, instead of moves, as the published evaluation does; that
+        count_start: compare numbers of cells, with the start, instead of moves, as the published evaluation does. This
             allows one move more on a path of 40, 80, 120 ... cells.
     """
     start = int(count_start)
@@ -185,15 +185,15 @@ def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
 
 
 def random_rollout(tasks: MazeTasks, seed: int, *, max_steps: int | None = None) -> Rollout:
-    """Walks that know nothing: fresh uniform scores at every step. The benchmarks' row "random policy".
+    """Walks with fresh uniform scores at every step. They are the row "random policy" of the benchmarks.
 
-    The walk is that of `greedy_rollout`: to a random unvisited passable neighbour, else to a random passable one. A
-    fixed table of random scores (`random_policy`) arrives less often: where it must turn back, it soon walks to and
-    fro between two cells.
+    The walk is that of `greedy_rollout`: it goes to a random unvisited passable neighbour, or, if all were visited, to
+    a random passable one. A fixed table of random scores (`random_policy`) reaches the goal less often: where it must
+    turn back, it soon walks back and forth between two cells.
 
     Args:
         tasks, max_steps: as in `greedy_rollout`.
-        seed: in [0, 2^63), of draws on the CPU.
+        seed: seed of the draws on the CPU, in [0, 2^63).
 
     Raises:
         As `greedy_rollout`; TypeError, ValueError: seed is no int or is out of range.
@@ -208,13 +208,13 @@ def random_rollout(tasks: MazeTasks, seed: int, *, max_steps: int | None = None)
 
 
 def beeline_policy(tasks: MazeTasks) -> Tensor:
-    """A policy that always heads for the goal, whatever the walls: scores [n, N, 4] of the moves up, down, left, right.
+    """Scores [n, N, 4] of a policy that always steps nearer to the goal and ignores walls.
 
-    A move scores 1 where it comes nearer to the goal by rows or columns, -1 where it leads away. On a grid without
-    walls (`MazeBatch.open`) its `greedy_rollout` is a shortest way. The benchmarks' row "beeline policy".
+    A move scores 1 if it comes nearer to the goal by rows or columns, else -1. On a grid without walls
+    (`MazeBatch.open`) its `greedy_rollout` is a shortest path. It is the row "beeline policy" of the benchmarks.
 
     Returns:
-        float32 [n, N, 4], on the device of the tasks.
+        float32 [n, N, 4] of the moves up, down, left, right, on the device of the tasks.
     """
     width = tasks.mazes.width
     cell, goal = torch.arange(tasks.mazes.n_cells, device=tasks.mazes.device), tasks.goal[:, None]
@@ -224,19 +224,20 @@ def beeline_policy(tasks: MazeTasks) -> Tensor:
 
 
 def random_policy(tasks: MazeTasks, seed: int, *, start_index: int = 0, shared: bool = False) -> Tensor:
-    """A fixed table of independent uniform scores: what an untrained planner amounts to.
+    """A fixed table of independent uniform scores. An untrained planner acts like one.
 
-    `greedy_rollout` of it reaches far fewer goals than fresh scores at every step do: the row "random policy" of the
-    benchmarks is `random_rollout`, and their row "random table" this with shared=True.
+    Its `greedy_rollout` reaches far fewer goals than fresh scores at every step. `random_rollout` is the row "random
+    policy" of the benchmarks; this table, with shared=True, is their row "random table".
 
     Args:
-        tasks: MazeTasks of n.
+        tasks: n MazeTasks.
         seed: in [0, 2^63).
-        start_index: number of the first task, so that parts of a set get the scores of the whole.
-        shared: all tasks get the scores of the first one, as from a planner that ignores what it is given.
+        start_index: number of the first task, so that parts of a set get the same scores as the whole set.
+        shared: give all tasks the scores of the first one, like a planner that ignores its input.
 
     Returns:
-        float32 [n, N, 4] in [0, 1), of the moves up, down, left, right; counter-based, the same on every device.
+        float32 [n, N, 4] in [0, 1), of the moves up, down, left, right. They are counter-based: the same on every
+        device.
 
     Raises:
         TypeError, ValueError: seed or start_index is no int or is out of range.

@@ -27,17 +27,18 @@ STARTS: dict[str, str] = {
 
 
 class MazeTasks:
-    """n tasks on mazes of one size. `sample_tasks` makes them.
+    """n tasks on mazes of one size, usually made by `sample_tasks`.
 
     Args:
-        mazes: MazeBatch of n.
-        start, goal: int64 [n], cell indices.
-        path: int64 [n, L], the cells of a shortest path from start to goal, padded with -1. (It is not checked against
-            the mazes: the as-published benchmark puts grids without walls in the place of the mazes.)
-        length: int64 [n], cells on the path (one more than its moves).
+        mazes: MazeBatch of n mazes.
+        start: int64 [n], the cell index of each start.
+        goal: int64 [n], the cell index of each goal.
+        path: int64 [n, L], the cells of a shortest path from start to goal, padded with -1. The path is not checked
+            against the mazes, because the as-published benchmark replaces the mazes by grids without walls.
+        length: int64 [n], the number of cells on the path, one more than its moves.
 
     Raises:
-        TypeError, ValueError: a field has another dtype, shape or device than described above.
+        TypeError, ValueError: an argument has another dtype, shape or device than described above.
 
     Example:
         >>> tasks = sample_tasks(100, 12, min_path=50)
@@ -126,15 +127,15 @@ def sample_tasks(
 ) -> MazeTasks:
     """Exactly n tasks whose shortest path has min_path to max_path cells.
 
-    The tasks are on the first n mazes of the stream `seed` that hold such a path, one task each. The start is drawn
-    uniformly from the cells (of the kind `start`) from which some goal fits, the goal uniformly from the cells that
-    fit this start. So a maze is given up only if it holds no fitting path at all, and the mazes are distributed as
-    the generator makes them, given that they hold one; that condition is the only bias left. (Drawing start and goal
-    blindly and keeping what fits, as `sample_tasks_as_published` does, prefers mazes with many long paths instead.)
-    max_path gives up no maze: where a path of L cells starts, shorter ones do too.
+    The tasks are on the first n mazes of the stream `seed` that have such a path, one task for each maze. The start is
+    drawn uniformly from the cells (of the kind `start`) from which some goal fits. The goal is drawn uniformly from the
+    cells that fit this start. So a maze is rejected only if it has no fitting path, and this is the only difference
+    from the distribution of the generator. (`sample_tasks_as_published` draws start and goal first and keeps what fits,
+    which prefers mazes with many long paths.) max_path rejects no maze, because where a path of L cells starts, shorter
+    paths start, too.
 
-    The result depends on these arguments alone, not on device, backend or threads; sample_tasks(n) begins with the
-    tasks of sample_tasks(m), m < n. What `generate_mazes` says of forked processes holds here too.
+    The result depends only on these arguments, not on device, backend or threads. sample_tasks(n) begins with the tasks
+    of sample_tasks(m), m < n. The note of `generate_mazes` on forked processes holds here, too.
 
     Args:
         n: number of tasks, >= 0.
@@ -142,9 +143,9 @@ def sample_tasks(
         min_path: fewest cells on the path, start and goal included, >= 1.
         max_path: most cells; None: no limit.
         algorithm: one of poh_ext.GENERATORS.
-        start: one of poh_ext.tasks.STARTS, by the ways out of the start.
+        start: kind of start cell, one of poh_ext.tasks.STARTS.
         seed: in [0, 2^63).
-        device: where the tasks are wanted.
+        device: device of the tasks.
         exclude: int64 [m] of MazeTasks.keys(): mazes to leave out, for a test set without mazes of the training set.
 
     Raises:
@@ -202,11 +203,11 @@ def sample_tasks(
 def sample_tasks_as_published(
     n_candidates: int, size: int | tuple[int, int], min_path: int, seed: int, *, device: torch.device | str = "cpu"
 ) -> MazeTasks:
-    """The tasks of the published protocol: blind draws, of which those with a long enough path are kept.
+    """The tasks of the published protocol: start and goal are drawn, and tasks with a long enough path are kept.
 
-    On each of n_candidates dfs mazes, start and goal are drawn uniformly and independently from all cells (they may
-    be the same); tasks whose shortest path has at least min_path cells are kept, in order. How many is a matter of
-    chance. Use `sample_tasks` for anything but the comparison.
+    On each of n_candidates dfs mazes, start and goal are drawn uniformly and independently from all cells (they may be
+    the same). The tasks whose shortest path has at least min_path cells are kept, in order, so their number varies. Use
+    `sample_tasks` for everything except the comparison.
 
     Args and errors: as `sample_tasks`.
 

@@ -146,7 +146,7 @@ def test_a_missing_package_is_named_before_any_work(module, tmp_path, monkeypatc
     ({"train_R": (2, 4), "R": 1}, "--R 1 contradicts --train-R"),
     ({"test_R": 4, "R": 1}, "--R 1 contradicts --test-R"),
     ({"train_R_growth": 9}, "--train-R-growth 9: needs --train-R"),
-    ({"train_R": (2, 8), "train_R_growth": 7}, "--train-R-growth 7: must be from the highest of --train-R, 8"),
+    ({"train_R": (2, 8), "train_R_growth": 7}, "--train-R-growth 7: must be from the upper end of --train-R, 8"),
     ({"grad_passes": 0}, "--grad-passes 0: must be at least 1, or all"),
     ({"test_R": 0}, "--test-R 0: must be at least 1, or R"),
     ({"deep_supervision": 0}, "--deep-supervision 0: must be at least 1"),
@@ -154,8 +154,8 @@ def test_a_missing_package_is_named_before_any_work(module, tmp_path, monkeypatc
     ({"tolerance": float("nan")}, "--tolerance nan"),
     ({"tolerance": float("inf")}, "--tolerance inf"),
     ({"train_sizes": (1, 4), **MOVES}, "--train-sizes 1 4: must be the lowest and the highest, from 2 to 256"),
-    ({"train_sizes_growth": 9, **MOVES}, "--train-sizes-growth 9: needs --train-sizes, whose highest grows"),
-    ({"train_sizes": (3, 5), "train_sizes_growth": 4, **MOVES}, "--train-sizes-growth 4: must be from the highest of "
+    ({"train_sizes_growth": 9, **MOVES}, "--train-sizes-growth 9: needs --train-sizes, whose upper end grows"),
+    ({"train_sizes": (3, 5), "train_sizes_growth": 4, **MOVES}, "--train-sizes-growth 4: must be from the upper end of "
      "--train-sizes, 5, to 256"),
     ({"train_sizes": (3, 4), **MOVES, "train": 8}, "--train-sizes 3 4: needs --train online"),
     ({"train_sizes": (3, 4), **MOVES, "head": "cells"}, "--train-sizes 3 4: needs --head moves"),

@@ -1,8 +1,9 @@
 """`python -m poh_ext.bench` times the kernels beside what PyTorch and other packages offer.
 
-Every case is checked for equal results before it is timed. The variants of a case run in interleaved rounds. A speed is
-the ratio of two variants' times in the same round, given as its median with the 20th and 80th percentile. With --limit,
-which --quick sets, slow variants take part in fewer rounds, which is said, and calls that take too long are stopped.
+The results of every case are checked for equality before it is timed. The variants of a case run in interleaved rounds.
+A speed is the ratio of two variants' times in the same round, given as its median with the 20th and 80th percentile.
+With --limit, which --quick sets, slow variants take part in fewer rounds, and calls that take too long are stopped. The
+output says so.
 """
 
 from __future__ import annotations
@@ -56,10 +57,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the logits (default: float32)")
     parser.add_argument("--seconds", type=positive, help="seconds to spend on the rounds of each case (default: 4)")
     parser.add_argument("--limit", type=positive, metavar="SECONDS",
-                        help="seconds for the whole run from its start, shared out among its cases (default: no limit)")
+                        help="seconds for the whole run from its start, divided among its cases (default: no limit)")
     parser.add_argument("--quick", action="store_true",
                         help=f"two minutes at most: --seconds {QUICK_SECONDS} --limit {QUICK_LIMIT:g}, at least "
-                        f"{QUICK_ROUNDS} rounds, without the largest cases (a language model's losses, PoH's step)")
+                        f"{QUICK_ROUNDS} rounds, without the largest cases (a language model's losses, PoH's step, "
+                        "some passes)")
     parser.add_output("--json", help="write every sample and the machine to FILE")
     parser.add_output("--plot", help="draw the ratios in a PNG (needs matplotlib)")
     options = parser.parse_args(arguments)
@@ -85,7 +87,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def select(options):
-    """(group, size name, builder) of each case asked for; ValueError if there is none."""
+    """(group, size name, builder) of each case that was asked for. Raises ValueError if there is none."""
     wanted = set(filter(None, options.sizes.split(",")))
     found = [
         (group, size, build)
@@ -126,10 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compile_cache(capability: str) -> None:
-    """Have torch.compile keep a cache for each CPU level, unless the user chose one.
+    """Make torch.compile keep a cache for each CPU level, unless the user chose one.
 
-    Its keys do not know ATEN_CPU_CAPABILITY: a kernel kept from a run at another level has been seen to read out of
-    bounds and end the process.
+    The keys of the cache do not contain ATEN_CPU_CAPABILITY. A kernel kept from a run at another level has read out of
+    bounds and ended the process.
     """
     user = os.getuid() if hasattr(os, "getuid") else ""
     folder = Path(tempfile.gettempdir(), f"poh_ext_bench_{user}_{torch.__version__}_{capability}")
@@ -137,7 +139,7 @@ def compile_cache(capability: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> tuple[dict, list[dict]]:
-    """(machine and settings, the cases' records), printed as they come."""
+    """Run the cases and print each as it comes. Returns (machine and settings, records of the cases)."""
     bench = Bench(options.device, DTYPES[options.dtype], options.seconds, QUICK_ROUNDS if options.quick else 5)
     began, facts = bench.watch.now() - machine.seconds_since_start(), machine.describe(options.device)
     print(f"poh_ext {poh_ext.__version__}, torch {facts['torch']}, {facts.get('gpu', facts['cpu'])}, "
@@ -177,7 +179,7 @@ def _run(options: argparse.Namespace) -> tuple[dict, list[dict]]:
 
 
 def _progress(text: str) -> None:
-    """On standard error, so that the figures can be kept alone."""
+    """Print progress on standard error, so that standard output holds only the figures."""
     print(f"timing: {text}", file=sys.stderr, flush=True)
 
 

@@ -16,7 +16,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}  # 5e-2 for half types: t
 
 
 def gathered_attention(q, k, v, slots, absent, bias, key_offset, value_offset):
-    """The gather form. slots [B, N, C + 1]: the cell itself, then the candidates; absent [B, 1, N, C + 1]."""
+    """Attention in its gather form. slots [B, N, C + 1]: the cell, then the candidates; absent [B, 1, N, C + 1]."""
     index = slots.flatten(1)[:, None, :, None].expand(-1, q.size(1), -1, q.size(3))
     keys = k.gather(2, index).unflatten(2, slots.shape[1:]) + key_offset[:, None]
     values = v.gather(2, index).unflatten(2, slots.shape[1:]) + value_offset[:, None]
@@ -26,7 +26,7 @@ def gathered_attention(q, k, v, slots, absent, bias, key_offset, value_offset):
 
 
 def attention_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Case]]]:
-    """(size name, builder). "offsets": all tables are learned; "plain": none, which the dense form can do as well."""
+    """(size name, builder) of each case. "offsets": with all tables. "plain": without tables, as in the dense form."""
 
     def case(name, batch, size, heads, d_head, offsets):
         def build() -> Case:

@@ -1,7 +1,7 @@
-"""What a user would write, or import, in place of poh_ext: the other side of every timing.
+"""What a user would write or import instead of poh_ext: the other side of every timing.
 
-Written apart from `poh_ext.reference` on purpose: the reference is an oracle and checks its input; these are the
-fast eager forms. Each takes the arguments of the poh_ext function it stands beside.
+These are the fast eager forms. They are written separately from `poh_ext.reference`, which defines the results and
+checks its input. Each takes the arguments of the poh_ext function that it is compared with.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import torch.nn.functional as F
 
 
 def take_rows(t, rows):
-    """t [B, N, V], rows [B, L] -> [B, L, V]; index_select on the flattened rows, the fastest gather eager has."""
+    """t [B, N, V], rows [B, L] -> [B, L, V], by index_select on the flattened rows, the fastest eager gather."""
     start = torch.arange(0, t.size(0) * t.size(1), t.size(1), device=t.device)[:, None]
     return t.flatten(0, 1).index_select(0, (rows.clamp_min(0) + start).flatten()).unflatten(0, rows.shape)
 
 
 def eager_cross_entropy(logits, targets, *, horizons, rows=None, label_smoothing=0.0, candidates=None, valid=None):
-    """Multi-horizon loss, vectorised: rows gathered once, one log-sum-exp for all horizons (mean, pad -1)."""
+    """Multi-horizon loss, vectorised: rows are gathered once, one log-sum-exp serves all horizons (mean, pad -1)."""
     read = logits[:, : targets.size(1)] if rows is None else take_rows(logits, rows)
     read = read.float() if read.dtype in (torch.float16, torch.bfloat16) else read
     live_rows = (targets if rows is None else rows) >= 0
@@ -45,7 +45,7 @@ def eager_cross_entropy(logits, targets, *, horizons, rows=None, label_smoothing
 
 
 def per_horizon_cross_entropy(logits, targets, *, horizons, rows=None, label_smoothing=0.0, candidates=None):
-    """The plain loop: gather, mask and `F.cross_entropy` anew for every horizon (mean over all terms, pad -1)."""
+    """The plain loop: gather, mask and `F.cross_entropy` again for every horizon (mean over all terms, pad -1)."""
     total, count = 0.0, 0
     for k in range(1, horizons + 1):
         target = targets[:, k:]
@@ -71,12 +71,12 @@ def valid_mask(candidates: torch.Tensor, classes: int) -> torch.Tensor:
 
 
 def eager_linear_cross_entropy(hidden, weight, targets, **options):
-    """The logits in full, then the eager loss."""
+    """The full logits, then the eager loss."""
     return eager_cross_entropy(F.linear(hidden, weight), targets, **options)
 
 
 def torch_linear_cross_entropy(hidden, weight, targets, *, horizons, label_smoothing=0.0):
-    """`F.linear_cross_entropy` once per horizon (PyTorch >= 2.13); every row is read, so rows are its own."""
+    """`F.linear_cross_entropy` once per horizon (PyTorch >= 2.13). Every row is read, so it has no `rows`."""
     total, count = 0.0, 0
     for k in range(1, horizons + 1):
         target = targets[:, k:].flatten()

@@ -1,4 +1,4 @@
-"""One timed computation: what runs, what it is compared with, and what it must at least cost."""
+"""One timed computation: its variants, how their results are compared, and the least work that it needs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ COMPILED = "torch.compile"  # in the names of variants whose first call compiles
 
 
 class NotTimed(Exception):
-    """A variant was left out, and why."""
+    """A variant is left out. The message is the reason."""
 
 
 def close(relative: float) -> Callable[[tuple, tuple], str]:
-    """Comparison of results: '' when every pair differs by at most `relative` of its largest value."""
+    """A comparison of results: '' if in every pair they differ by at most `relative` of the largest expected value."""
 
     def compare(found, expected) -> str:
         if len(found) != len(expected):
@@ -39,14 +39,15 @@ def close(relative: float) -> Callable[[tuple, tuple], str]:
 class Case:
     """One computation on fixed inputs.
 
-    variants: name -> call returning a tuple of tensors (results, then gradients); OURS is one of them.
-    compare: (found, expected) -> '' or why they are not the same computation.
-    bytes_moved: least traffic the computation needs (inputs read once, outputs written once), or None.
-    flops: floating-point operations of the matrix products, or None where they do not dominate.
-    precision: the dtype of those products, where it is not that of the run.
-    items: name -> things made per call (mazes); empty where a rate means nothing.
-    slower: name -> how many times longer than OURS a variant takes at least, where its call is one long operator: it
-        cannot be stopped, so it is not begun where there is no time for it.
+    Attributes:
+        variants: name -> call that returns a tuple of tensors (results, then gradients). OURS is one of them.
+        compare: (found, expected) -> '', or the reason why they are not the same computation.
+        bytes_moved: least traffic that the computation needs (inputs read once, outputs written once), or None.
+        flops: floating-point operations of the matrix products, or None if they do not dominate.
+        precision: the dtype of those products, if it is not that of the run.
+        items: name -> number of things made per call (mazes); empty if a rate has no meaning.
+        slower: name -> least factor by which a variant takes longer than OURS, for variants whose call is one long
+            operator. Such a call cannot be stopped, so it is not begun if there is no time for it.
     """
 
     group: str
@@ -60,13 +61,13 @@ class Case:
     slower: dict[str, float] = field(default_factory=dict)
 
     def check(self, run: Callable[[str, Callable], tuple] = lambda name, call: call()) -> dict[str, str]:
-        """Run every variant once and compare it with OURS; return name -> reason for those that cannot run.
+        """Run every variant once and compare it with OURS. Returns name -> reason for those that cannot run.
 
         Args:
             run: (name, variant) -> its results; may raise NotTimed.
 
         Raises:
-            AssertionError: a variant's result differs, so timing it would compare unequal things.
+            AssertionError: the result of a variant differs, so the timings would compare different computations.
         """
         expected = run(OURS, self.variants[OURS])
         failed = {}

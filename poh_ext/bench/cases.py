@@ -32,9 +32,10 @@ COMPILING = ("loss", "linear", "routing", "attention")  # with a variant that to
 
 
 def warm_up_compiler(device: torch.device, purse: Purse, watch: Watch) -> None:
-    """Compile something small, with its gradient: a first time imports and prepares what all others use.
+    """Compile something small, with its gradient: the first compilation imports and prepares what all others use.
 
-    Its time is taken out of the purse. Where the import alone tells that it would empty it, nothing is compiled.
+    Its time is taken from the purse. If the time of the import shows that this would empty the purse, nothing is
+    compiled.
     """
     start = watch.now()
     importlib.import_module("torch._inductor.compile_fx")

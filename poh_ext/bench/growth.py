@@ -1,6 +1,7 @@
 """`python -m poh_ext.bench.growth` measures how time grows: it sweeps one size at a time and fits a slope on log axes.
 
-A slope of 1 means that time is proportional to the size. Below 1 a fixed cost still shows. Threads should give -1.
+A slope of 1 means that time is proportional to the size. A slope below 1 shows a fixed cost. The slope of a sweep over
+threads should be -1.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SIDES = (8, 12, 16, 24, 32, 48)
 
 
 def loss_step(B: int, N: int, V: int, K: int) -> Callable[[], tuple]:
-    """Forward and backward of the dense loss at these sizes, READ rows of N in use."""
+    """Forward and backward of the dense loss at these sizes; READ of the N rows are read."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(B, N, V, generator=generator).requires_grad_()
     rows = torch.stack([torch.randperm(N, generator=generator)[:READ] for _ in range(B)])
@@ -58,13 +59,13 @@ def _digits(x: float) -> str:
 
 
 def _record(title: str, label: str, sizes, spreads: list[Spread], unit: str) -> dict:
-    """One sweep as plain values; `unit` says what the seconds are of."""
+    """One sweep as plain values; `unit` is what the seconds are counted per."""
     return {"title": title, "size": label, "sizes": list(sizes), "seconds": [vars(s) for s in spreads], "unit": unit,
             "slope": slope(sizes, [s.p50 for s in spreads])}
 
 
 def sweep(seconds: float) -> Iterator[dict]:
-    """All sweeps, as they come; `seconds` is the time for each point."""
+    """Yield each sweep when it is done; `seconds` is the time for each point."""
 
     def time(call) -> Spread:
         return Spread.of(interleave({"x": call}, CPU, seconds=seconds)["x"])
@@ -91,7 +92,7 @@ def sweep(seconds: float) -> Iterator[dict]:
 
 
 def draw(facts: dict, sweeps: list[dict]) -> Figure:
-    """One log-log panel a sweep, with p20 to p80 and the slope."""
+    """A log-log panel for each sweep, with p20 to p80 and the slope."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     columns = 4

@@ -1,4 +1,4 @@
-"""Bounds of time, so that a run ends when it should on any machine: a clock with an alarm, shares of what is left."""
+"""Limits of time, with which a run ends on time on any machine: a clock with an alarm, and shares of the time left."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ RING_AGAIN = 1.0  # seconds; an alarm that rings within a destructor is swallowe
 
 
 class TimeIsUp(BaseException):
-    """The alarm of a Watch. No Exception, so that nothing on its way takes it for a fault of the call."""
+    """The alarm of a Watch. It is not an Exception, so that no code takes it for a failure of the call."""
 
 
 class Watch:
-    """The clock of a run and its alarm. Tests give one of their own, whose time stands still."""
+    """The clock of a run and its alarm. Tests replace it by a clock that stands still."""
 
     def now(self) -> float:
-        """In seconds, from anywhere."""
+        """The time in seconds, from an arbitrary start."""
         return time.perf_counter()
 
     @contextlib.contextmanager
     def limit(self, seconds: float) -> Iterator[None]:
-        """Raise TimeIsUp in the body when it takes longer. Not for compilers: torch's does not survive it.
+        """Raise TimeIsUp in the body if it takes longer. Not for compilers: torch's does not survive it.
 
-        Python looks for signals between two of its own steps, so a call of one long operator ends first. There is no
+        Python handles signals only between two of its own steps, so a call of one long operator ends first. There is no
         limit outside the main thread and on systems without SIGALRM.
         """
         if seconds == math.inf or not hasattr(signal, "SIGALRM") or (
@@ -53,7 +53,9 @@ class Watch:
 
 
 class Purse:
-    """Seconds for what cannot be stopped, as compilers: one more is begun if the last took no more than is left.
+    """Seconds for work that cannot be stopped, such as compilation.
+
+    Another piece of work is begun if the one before took at most what is left.
 
     Args:
         seconds: may be math.inf.
@@ -63,7 +65,7 @@ class Purse:
         self.left, self.last = seconds, 0.0
 
     def affords(self) -> bool:
-        """Whether one more may be begun; a first one may."""
+        """Whether another piece may be begun. The first one may."""
         return 0 < self.left >= self.last
 
     def pay(self, seconds: float) -> None:
@@ -72,11 +74,14 @@ class Purse:
 
 
 class Allowance:
-    """Shares `seconds` out among cases one after the other; what one leaves, or takes too much, is that of the rest.
+    """Divides `seconds` among cases one after the other.
+
+    The rest of the cases get what a case leaves, and lose what it takes too much.
 
     Args:
-        seconds: for all; may be math.inf.
-        weights: of the cases in their order: what one gets of what is left is its part of the weights that are left.
+        seconds: for all cases together; may be math.inf.
+        weights: weights of the cases in their order. A case gets the part of the time left that its weight is of the
+            weights left.
 
     Example:
         >>> allowance = Allowance(120, [1, 1, 2], Watch())
@@ -88,7 +93,7 @@ class Allowance:
         self.watch, self.end, self._weights = watch, watch.now() + seconds, list(weights)
 
     def next(self, reserved: float = 0.0) -> float:
-        """Seconds for the next case, at least 0; `reserved` are left for something else."""
+        """Seconds for the next case, at least 0; `reserved` seconds are kept for something else."""
         left = self.end - self.watch.now()
         left = max(0.0, left - reserved) if left < math.inf else left
         share = self._weights[0] / sum(self._weights)
@@ -97,9 +102,9 @@ class Allowance:
 
 
 def share_out(needs: dict[str, float], seconds: float) -> dict[str, float]:
-    """Parts of `seconds`: to each, the smallest first, what it needs, or an equal part of what is left if that is less.
+    """Divide `seconds` by needs, the smallest need first.
 
-    What nobody needs is shared equally.
+    Each gets its need, or an equal part of the time left if that is less. Time that nobody needs is divided equally.
     """
     parts, left = {}, max(seconds, 0.0)
     for taken, name in enumerate(sorted(needs, key=needs.__getitem__)):

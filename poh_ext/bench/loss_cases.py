@@ -15,7 +15,7 @@ SMOOTHING = 0.1
 
 
 def maze_paths(batch, size, length, device, seed=0):
-    """Shortest paths of dfs mazes, cut to `length` cells, and the candidates: the loss's real input."""
+    """Shortest paths of dfs mazes, cut to `length` cells, and the candidates, as the loss gets them in training."""
     least = min(length, int(0.35 * size * size))
     tasks = poh_ext.sample_tasks(batch, size, min_path=least, seed=seed, device=device)
     path = torch.nn.functional.pad(tasks.path, (0, max(0, length - tasks.path.size(1))), value=-1)[:, :length]
@@ -23,7 +23,8 @@ def maze_paths(batch, size, length, device, seed=0):
 
 
 def _problem(batch, rows, classes, length, horizons, kind, device):
-    """(targets, options, rows read): "masked", "moves" and "paths" read the cells of maze paths, "text" every row."""
+    """(targets, options, rows read). "masked", "moves" and "paths" read the cells of maze paths; "text" reads every
+    row."""
     options = {"horizons": horizons, "label_smoothing": SMOOTHING}
     if kind == "text":
         generator = torch.Generator().manual_seed(1)

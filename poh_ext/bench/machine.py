@@ -1,4 +1,4 @@
-"""What the timings ran on, and the memory that a call holds at its peak."""
+"""The machine that the timings ran on, and the peak memory of a call."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def describe(device: torch.device) -> dict:
 
 
 def seconds_since_start() -> float:
-    """Since this process was started, imports included; 0 where the system does not tell (only Linux does)."""
+    """Seconds since this process was started, with imports. 0 if the system does not tell (only Linux does)."""
     try:
         # After the name, which may hold anything, in brackets: field 22 is the start in ticks since the machine's.
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
@@ -63,9 +63,9 @@ def why_not_usable(device: torch.device, dtype: torch.dtype) -> str:
 
 
 def peak_memory(call, device: torch.device) -> int | None:
-    """Bytes that `call` holds at its peak beyond what is held before it; None where that cannot be told.
+    """Bytes that `call` holds at its peak beyond those held before it. None if that cannot be measured.
 
-    On the CPU from the resident set's high-water mark (Linux), so caches of the allocator count as well.
+    On the CPU this is the high-water mark of the resident set (Linux), so caches of the allocator count, too.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)

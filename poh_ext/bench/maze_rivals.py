@@ -1,4 +1,4 @@
-"""What stands beside the maze engine in a timing: its own PyTorch reference, and maze-dataset where installed."""
+"""What the maze engine is compared with: its own PyTorch reference, and maze-dataset if it is installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PERFECT = ("dfs", "wilson", "prim", "kruskal")
 
 
 def same_mazes(algorithm: str, size: int) -> Callable[[tuple, tuple], str]:
-    """Comparison: the reference must give the same bits; a foreign package at least perfect mazes (N - 1 edges)."""
+    """Comparison: the reference must give the same bits, another package only perfect mazes (N - 1 edges)."""
     exact = close(0.0)
 
     def compare(found, expected) -> str:
@@ -26,7 +26,7 @@ def same_mazes(algorithm: str, size: int) -> Callable[[tuple, tuple], str]:
 
 
 def _reference_twin(call: Callable[[], tuple]) -> Callable[[], tuple]:
-    """The same public call, served by the PyTorch reference."""
+    """The same public call, computed by the PyTorch reference."""
 
     def run():
         from poh_ext import _backend

@@ -1,4 +1,4 @@
-"""Check, time and describe a case, within the time it may take."""
+"""Check, time and describe a case, within its time."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FIRST_CALLS = 0.6  # of a case's time: what is left is for the rounds
 
 @dataclass
 class Bench:
-    """What the cases of a run share: where they run, how long they are timed, and what the machine does at best.
+    """What the cases of a run share: the device, the time for each, and the peak rates of the machine.
 
     Attributes:
-        device: where they run.
-        dtype: of the matrix products that a case is compared with if it names no other.
-        seconds: for the rounds of a case.
-        min_rounds: of each variant, if there is time.
-        compiling: what compilers may take in all cases.
+        device: device of the cases.
+        dtype: dtype of the matrix products that a case is compared with, if the case names no other.
+        seconds: time for the rounds of a case.
+        min_rounds: least rounds of each variant, if there is time.
+        compiling: time for compilation in all cases together.
         watch: the clock.
     """
 
@@ -58,10 +58,10 @@ class Bench:
         return self._peaks[key]
 
     def measure(self, build: Callable[[], Case], allowed: float = math.inf) -> dict:
-        """Build, check and time a case in about `allowed` seconds and what compilers take; as plain values.
+        """Build, check and time a case in about `allowed` seconds plus compilation. Returns plain values.
 
         Raises:
-            TimeIsUp: building it, or poh_ext's own call, took longer. AssertionError: as Case.check. ImportError:
+            TimeIsUp: building the case, or poh_ext's own call, took longer. AssertionError: as Case.check. ImportError:
                 a package that the case needs is missing.
         """
         end = self.watch.now() + allowed
@@ -102,11 +102,11 @@ class Bench:
 
 
 class _FirstCalls:
-    """Runs each variant for its result, within bounds.
+    """Runs each variant for its result, within the time.
 
     Attributes:
-        seconds: name -> of a call that did not compile.
-        compiled: seconds that went into compiling.
+        seconds: name -> seconds of a call that did not compile.
+        compiled: seconds of compilation.
     """
 
     def __init__(self, bench: Bench, slower: dict[str, float], end: float) -> None:
@@ -149,7 +149,8 @@ class _FirstCalls:
 
 
 def show(record: dict) -> None:
-    """One case as lines of at most 110 columns. Where fewer rounds ran than were asked for, it says how many."""
+    """Print a case in lines of at most 110 columns. If fewer rounds ran than were asked for, the line gives their
+    number."""
     notes = []
     if "bandwidth_share" in record:
         notes.append(f"{record['bytes_moved'] / 1e6:.1f} MB, {record['bandwidth_share']:.0%} of copy bandwidth")

@@ -20,9 +20,9 @@ def same_moves(found, expected) -> str:
 
 
 def passes_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Case]]]:
-    """(size name, builder). Twice as many passes as the longest shortest path has moves, as a user would run them.
+    """(size name, builder) of each case. Each runs twice as many passes as the longest shortest path has moves.
 
-    "every cell" is the same kernel without a tolerance, "eager blocks" the planner's own blocks pass by pass.
+    "every cell" is the same kernel without a tolerance. "eager blocks" runs the planner's own blocks pass by pass.
     """
 
     def case(name, weights, size, min_path, count):

@@ -1,7 +1,8 @@
-"""What the machine can do at best, within a bounded time: the rates that kernels are compared with.
+"""The peak rates of the machine, with which kernels are compared, measured in a limited time.
 
-A peak is the best of several shapes and sizes, and looked for again beside each case: on a machine that others use, one
-large product at one moment shows what share of the machine it got, which a kernel a minute later may well exceed.
+A peak is the best of several shapes and sizes. It can be measured again beside each case, because on a shared machine
+one large product at one moment shows only the share of the machine that it got, and a kernel a minute later may exceed
+it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SIDES = (32, 64, 128, 256, 384, 512, 1024, 2048, 4096, 8192)
 
 @dataclass(frozen=True)
 class Trial:
-    """Something that does `work` (FLOP, bytes) in a call; `make` makes its inputs and returns the call."""
+    """A call that does `work` (FLOP or bytes); `make` makes its inputs and returns the call."""
 
     name: str
     work: float
@@ -37,13 +38,13 @@ class Peak:
     """The best rate of growing trials, in work per second.
 
     Args:
-        trials: in rising order of work, the first one cheap on any machine.
-        device: where they run.
-        largest: only the largest trial that there is time for counts.
+        trials: trials in rising order of work; the first one is cheap on any machine.
+        device: device of the trials.
+        largest: count only the largest trial that there is time for.
 
     Attributes:
-        rate: the best so far.
-        name: of the trial that had it.
+        rate: the best rate so far.
+        name: name of the trial with this rate.
 
     Example:
         >>> peak = Peak(products(torch.device("cpu"), torch.float32), torch.device("cpu"))
@@ -57,10 +58,10 @@ class Peak:
         self.rate, self.name = 0.0, ""
 
     def look(self, seconds: float) -> float:
-        """Look for `seconds`, and not much longer; the best rate of all looks so far.
+        """Run trials for `seconds`, and not much longer. Returns the best rate of all looks so far.
 
-        It grows: no trial is begun that, by the rate of the one before it, might not end in time. Then the best are
-        repeated; the next look begins with them.
+        The trials grow. A trial is not begun if, by the rate of the one before it, it might not end in time. Then the
+        best trials are repeated. The next look begins with them.
         """
         end = self.watch.now() + seconds
         calls: dict[Trial, Callable[[], object]] = {}
@@ -95,7 +96,7 @@ class Peak:
 
 
 def products(device: torch.device, dtype: torch.dtype) -> list[Trial]:
-    """Matrix products, FLOP: both operands as they lie, the second one transposed as in a linear layer."""
+    """Matrix products, in FLOP; the second operand is transposed, as in a linear layer."""
 
     def trial(rows: int, inner: int, columns: int) -> Trial:
         def make():
@@ -109,7 +110,7 @@ def products(device: torch.device, dtype: torch.dtype) -> list[Trial]:
 
 
 def copies(device: torch.device, megabytes: Sequence[int] = (1, 4, 16, 64, 256)) -> list[Trial]:
-    """Copies between two buffers, in bytes read plus written; the largest is beyond what caches hold."""
+    """Copies between two buffers, in bytes read plus written; the largest does not fit into caches."""
 
     def trial(size: int) -> Trial:
         def make():

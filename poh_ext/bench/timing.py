@@ -1,4 +1,4 @@
-"""Time variants of one computation side by side: interleaved rounds, so that a drift of the machine hits all alike."""
+"""Time variants of one computation in interleaved rounds, so that a drift of the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Spread:
 
     @classmethod
     def of(cls, values) -> Spread:
-        """Of the values that are not None."""
+        """The percentiles of the values that are not None."""
         return cls(*(float(q) for q in np.percentile([v for v in values if v is not None], (20, 50, 80))))
 
 
@@ -39,7 +39,7 @@ def _synchronize(device: torch.device) -> None:
 
 def sample(call: Callable[[], object], device: torch.device, *, repeats: int = 1, warm: bool = True,
            watch: Watch = WATCH) -> float:
-    """Seconds per call, of `repeats` calls in a row; accelerators are synchronised around them."""
+    """Seconds per call, of `repeats` calls in a row. Accelerators are synchronised before and after them."""
     if warm:
         call()  # untimed: no variant may pay for the memory and the caches as another left them
     _synchronize(device)
@@ -51,7 +51,7 @@ def sample(call: Callable[[], object], device: torch.device, *, repeats: int = 1
 
 
 class _Variant:
-    """One of the calls that are timed: how it is sampled, what a sample costs, and what came out."""
+    """One of the calls that are timed: how it is sampled, the cost of a sample, and its results."""
 
     def __init__(self, call: Callable[[], object], first: float | None, device: torch.device, watch: Watch) -> None:
         self.call, self.device, self.watch = call, device, watch
@@ -82,28 +82,28 @@ def interleave(
     first: dict[str, float] | None = None,
     watch: Watch = WATCH,
 ) -> dict[str, list[float | None]]:
-    """Seconds per call of every variant, one value per round; each round runs every variant once, in turn.
+    """Seconds per call of every variant, one value per round. Each round runs every variant once, in turn.
 
     Args:
-        variants: name -> call. Each is warmed up before anything is timed, and again before each sample unless
-            it takes longer than LONG_SECONDS.
-        device: where the work runs; accelerators are synchronised around each sample.
-        seconds: for the rounds of all variants together; at least `min_rounds` rounds run whatever they take, if that
-            is `allowed`.
-        allowed: seconds that it may take in all. Where `min_rounds` rounds take longer, slow variants sit out rounds.
-        first: seconds of a call already made, for some of the variants. It stands for a variant that no round has
-            time for.
+        variants: name -> call. Each is called untimed before the first sample, and again before each sample unless it
+            takes longer than LONG_SECONDS.
+        device: device of the work. Accelerators are synchronised before and after each sample.
+        seconds: time for the rounds of all variants together. At least `min_rounds` rounds run, even if they take
+            longer, within `allowed`.
+        allowed: the most seconds for everything. If `min_rounds` rounds take longer, slow variants skip rounds.
+        first: seconds of a call already made, for some of the variants. It is used for a variant that no round has time
+            for.
         watch: the clock.
 
     Returns:
-        name -> list of seconds per call, of equal length for all variants and at least one of them a number: None
-        where a variant sat out.
+        name -> list of seconds per call, of equal length for all variants. None stands for a round that a variant
+        skipped; at least one value of each list is a number.
     """
     end = watch.now() + allowed
     timed = {name: _Variant(call, (first or {}).get(name), device, watch) for name, call in variants.items()}
 
     def affords(name: str) -> bool:
-        """Whether what the variant still needs, or an equal part of the time that is left, is enough for a sample."""
+        """Whether the time that the variant still needs, or an equal part of the time left, is enough for a sample."""
         needs = {other: v.cost * max(min_rounds - v.rounds, 1) for other, v in timed.items()}
         return timed[name].cost <= share_out(needs, end - watch.now())[name]
 
@@ -128,7 +128,7 @@ def interleave(
 def ratio(base: Sequence[float | None], ours: Sequence[float | None]) -> Spread:
     """How many times faster `ours` is than `base`, from the ratios of the rounds that both took part in.
 
-    Where they shared none, that of their medians, without a spread.
+    If there is no such round, it is the ratio of their medians, without a spread.
     """
     shared = [b / o for b, o in zip(base, ours, strict=True) if b is not None and o is not None]
     return Spread.of(shared or [Spread.of(base).p50 / Spread.of(ours).p50])

@@ -1,4 +1,4 @@
-"""Timed training steps: forward, loss, backward and optimiser of the 12x12 planners, against the plain way."""
+"""Timed training steps: forward, loss, backward and optimiser of the 12x12 planners, against a plain step."""
 
 from __future__ import annotations
 
@@ -32,14 +32,17 @@ def _step(model, loss_of, fused: bool):
 
 
 def _first_losses_agree(found, expected) -> str:
-    """The variants train copies of one model in their own precision: their losses may differ by rounding only."""
+    """Each variant trains a copy of one model in its own precision, so the first losses may differ only by rounding."""
     difference = abs(float(found[0]) - float(expected[0]))
     return "" if difference < 0.05 else f"their losses differ by {difference:.3g}"
 
 
 def train_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Case]]]:
-    """(planner, builder): the trainer's step (linear loss, fused optimiser, bfloat16 autocast where the machine has
-    it or --dtype asks for it) beside the same model in eager float32 with the dense eager loss."""
+    """(planner, builder) of each case: the trainer's step against the same model with a plain step.
+
+    The trainer's step has the linear loss, a fused optimiser, and bfloat16 autocast if the machine has it or --dtype
+    asks for it. The plain step is eager float32 with the dense eager loss.
+    """
     precision = "bfloat16" if dtype == torch.bfloat16 else choose_precision(BenchmarkConfig(), device)
     shape = SHAPES["12x12"]
     planners = {"baseline": (BaselinePlanner, shape), "poh": (PoHPlanner, match_width(SIZE, shape, rule="heads"))}

@@ -1,4 +1,4 @@
-"""The base of both planners: options, the embedding of a maze, passes with and without a graph, the policy head."""
+"""The base class of both planners: options, embedding of a maze, passes with and without a graph, policy head."""
 
 from __future__ import annotations
 
@@ -49,11 +49,14 @@ def grid_shape(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 class Planner(nn.Module):
-    """Base of the planners. A planner is a state of every cell, refined in passes over the same blocks.
+    """Base class of the planners. A planner keeps a state for every cell and updates it in passes over the same blocks.
 
-    A subclass sets `blocks` and gives `_begin(tokens)`, the state before the first pass, `_pass(state, tokens,
-    neighbors, step, tolerance)`, the state after another, `_cells(state)`, its [B, N, d], and `_end(state)`, told the
-    last one.
+    A subclass sets `blocks` and defines these methods:
+
+    - `_begin(tokens)` returns the state before the first pass.
+    - `_pass(state, tokens, neighbors, step, tolerance)` returns the state after one more pass.
+    - `_cells(state)` returns the cells of a state, [B, N, d_model].
+    - `_end(state)` is called with the last state.
     """
 
     def __init__(self, size, *, d_model, n_heads, d_ff, depth, passes, cell_features, maze_enc, dropout,
@@ -119,8 +122,11 @@ class Planner(nn.Module):
 
     def hidden(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None,
                grad_passes: int | None = None, tolerance: float = 0.0) -> Tensor:
-        """State of every cell before the policy head, [B, N, d_model]: the `hidden` of the linear loss,
-        whose `weight` and `bias` are `model.head.weight` and `model.head.bias`. Arguments as in `forward`."""
+        """The state of every cell before the policy head, [B, N, d_model]. Arguments are those of `forward`.
+
+        It is the `hidden` of the linear loss. The `weight` and `bias` of that loss are `model.head.weight` and
+        `model.head.bias`.
+        """
         return self.hidden_passes(mazes, start, goal, after=(self.passes if passes is None else passes,),
                                   grad_passes=grad_passes, tolerance=tolerance)[0]
 

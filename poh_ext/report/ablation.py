@@ -1,7 +1,7 @@
-"""What each feature is worth: planners trained with one feature changed, against the same planner as chosen.
+"""The effect of each feature: planners trained with one feature changed, against the same planner without the change.
 
-Rows of a changed planner are named "<planner>/<change>" ("poh/without warm-up"); they meet the same mazes and seeds as
-the row "<planner>", so every difference is paired.
+Rows of a changed planner are named "<planner>/<change>" ("poh/without warm-up"). They have the mazes and seeds of the
+row "<planner>", so every difference is paired.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HEADINGS = ("size", "planner", "change", "reached %", "reached: points [95 % CI]
 
 @dataclass(frozen=True)
 class AblationRow:
-    """One planner with one change; `comparisons` are changed minus as chosen, by measure.
+    """One planner with one change; `comparisons` are changed minus unchanged, by measure.
 
     `p_values` are McNemar's, by measure, after Holm's correction for all comparisons of the table.
     """
@@ -44,7 +44,7 @@ class AblationRow:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Holm's step-down correction: the chance of any false rejection among all of them stays below the level.
+    """Holm's step-down correction. The chance of any false rejection among all p values stays below the level.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])
@@ -59,7 +59,7 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def ablation_rows(results: Results) -> list[AblationRow]:
-    """All changed planners that were trained on a seed which the unchanged one was trained on too."""
+    """All changed planners that share a seed with the unchanged one."""
     found = []
     for (scale, name, trained), rows in group_rows(results).items():
         model, slash, change = name.partition("/")
@@ -73,7 +73,7 @@ def ablation_rows(results: Results) -> list[AblationRow]:
 
 
 def ablation_blocks(results: Results) -> list[Block]:
-    """The one-at-a-time table as part of the report; [] where nothing was changed."""
+    """The table of changed features, as blocks of the report; [] if nothing was changed."""
     rows = ablation_rows(results)
     if not rows:
         return []
@@ -95,7 +95,7 @@ def ablation_blocks(results: Results) -> list[Block]:
 
 
 def ablation_table(results: Results) -> str:
-    """The one-at-a-time table for a terminal; "" where nothing was changed.
+    """The table of changed features, for a terminal; "" if nothing was changed.
 
     Example:
         >>> print(ablation_table(Results.load("results.json")))

@@ -1,4 +1,4 @@
-"""The claims that the benchmarks are made to test, each answered in one sentence from the paired comparisons."""
+"""The claims that the benchmarks test. Each is answered in one sentence from the paired comparisons."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CLAIMS = (
 
 
 def claims(results: Results) -> list[str]:
-    """One sentence per claim and size, for those whose two planners were trained on a common seed.
+    """One sentence per claim and size, for claims whose two planners share a seed.
 
     Example:
         >>> claims(Results.load("results.json"))
@@ -40,7 +40,7 @@ def claims(results: Results) -> list[str]:
 
 
 def beats_chance(results: Results, model: str, scale: str, measure: str) -> bool:
-    """False where the random policy was run and the model is not shown to be better than it."""
+    """False if the random policy was run and the model is not shown to be better than it."""
     c = compare(results, measure, (model, True), ("random", False), scale)
     return c is None or (c.resolved and c.difference > 0)
 

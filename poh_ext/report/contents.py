@@ -1,4 +1,4 @@
-"""What the report of a run says, as blocks in their order."""
+"""The content of the report of a run, as blocks in their order."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def title_of(results: Results) -> str:
 
 
 def contents(results: Results, pictures: list[str], files: dict[str, str]) -> list[Block]:
-    """The report.
+    """The blocks of the report.
 
     Args:
-        results: whole or interrupted.
-        pictures: names in PICTURES of those that lie beside the report.
-        files: name -> what it is, of all files beside the report.
+        results: a whole or interrupted run.
+        pictures: names in PICTURES of the pictures beside the report.
+        files: name -> description, of all files beside the report.
     """
     out: list[Block] = [Heading(title_of(results), level=1), Paragraph(f"Created {results.created}.")]
     if results.status == "interrupted":
@@ -61,7 +61,7 @@ def contents(results: Results, pictures: list[str], files: dict[str, str]) -> li
 
 
 def _summary(results: Results) -> list[Block]:
-    """Every comparison in a line: the sentences below it are long, and a scaling run has dozens."""
+    """Every comparison in one line, because the sentences below it are long, and a scaling run has dozens."""
     rows = []
     for scale, second in itertools.product(sizes(group_rows(results)), OPPONENTS):
         found = [compare(results, measure, second=(second, True), scale=scale) for measure in MEASURES]
@@ -74,13 +74,13 @@ def _summary(results: Results) -> list[Block]:
 
 
 def _stressed(verdict: str) -> list[str | Span]:
-    """The verdict, with what the hurried reader looks for in bold."""
+    """The verdict, with its main words in bold."""
     parts = re.split(r"\b(Resolved:|Not resolved:|Caution:|Compute is unequal:)", verdict)
     return [Span("strong", part) if i % 2 else part for i, part in enumerate(parts) if part]
 
 
 def _per_seed(results: Results) -> list[Block]:
-    """Differences per seed, where there are several: whether the seeds agree is what decides the verdict."""
+    """Differences per seed, if there are several: the verdict depends on whether the seeds agree."""
     lines = []
     for scale, second, measure in itertools.product(sizes(group_rows(results)), OPPONENTS, MEASURES):
         c = compare(results, measure, second=(second, True), scale=scale)

@@ -1,6 +1,6 @@
-"""A report as a list of blocks, written once and rendered as markdown here and as a page in html.py.
+"""A report as a list of blocks. It is written once and rendered as markdown here and as a page in html.py.
 
-Text is plain everywhere: what it holds is never read as markup. `Span` gives a piece of it another form.
+Text is plain everywhere and is never read as markup. `Span` gives a piece of text another form.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["Block", "Bullets", "Code", "Grid", "Heading", "Pairs", "Paragraph", 
 
 
 class Span(NamedTuple):
-    """A piece of text in another form: "strong", "code" or "link" (to a file beside the report, its own name)."""
+    """A piece of text in another form: "strong", "code" or "link" (to the file of that name beside the report)."""
 
     form: str
     text: str
@@ -45,7 +45,7 @@ class Bullets:
 
 @dataclass
 class Grid:
-    """A table; the first `left` columns are names, the others numbers."""
+    """A table; the first `left` columns are names, the others are numbers."""
 
     header: list[str]
     rows: list[list[str]]
@@ -55,7 +55,7 @@ class Grid:
 
 @dataclass
 class Picture:
-    """A file beside the report: `alt` says what it shows to who can't see it, `caption` how to read it."""
+    """A file beside the report: `alt` describes it for readers who cannot see it, `caption` explains it."""
 
     file: str
     alt: str
@@ -64,7 +64,7 @@ class Picture:
 
 @dataclass
 class Pairs:
-    """Names and values that few readers need: folded away on the page."""
+    """Names and values that few readers need. The page shows them folded."""
 
     title: str
     values: list[tuple[str, str]] = field(default_factory=list)
@@ -74,7 +74,7 @@ Block = Heading | Paragraph | Code | Bullets | Grid | Picture | Pairs
 
 
 def pieces(text: Text) -> list[Span]:
-    """Text as spans, with form "" where it is plain, and every line break a space: it would end a list item."""
+    """Text as spans, with form "" for plain text. Line breaks become spaces, because they would end a list item."""
     parts = [text] if isinstance(text, str) else text
     spans = [part if isinstance(part, Span) else Span("", part) for part in parts]
     return [Span(form, _one_line(part)) for form, part in spans]
@@ -112,5 +112,5 @@ def _inline(text: Text) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Without line breaks; the space at an end is kept, as it may part this piece from the next."""
+    """The text without line breaks. A space at an end is kept, because it may separate this piece from the next."""
     return " ".join(text.split()) if not text[:1].isspace() and not text[-1:].isspace() else " ".join(text.splitlines())

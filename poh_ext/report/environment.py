@@ -1,4 +1,4 @@
-"""Where a run happened: versions, hardware, backends, precision; so that a reader can judge its numbers."""
+"""Where a run was made (versions, hardware, backends, precision), so that a reader can judge its numbers."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def describe_environment(device: str | torch.device = "cpu", precision: str = "f
     """Versions, hardware, backends and precision of this process, as plain values.
 
     Args:
-        device: where the models run; a CUDA device adds its name and memory.
-        precision: of the models' arithmetic, e.g. "float32" or "bfloat16 autocast".
+        device: device of the models; for a CUDA device its name and memory are added.
+        precision: arithmetic of the models, e.g. "float32" or "bfloat16 autocast".
     """
     device = torch.device(device)
     hardware = {

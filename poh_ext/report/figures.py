@@ -1,7 +1,7 @@
-"""What every picture shares: an empty figure, its saving, a style per model, axes that fit, a legend beside the data.
+"""Parts of all pictures: an empty figure, its saving, a style for each model, axes that fit, a legend beside the data.
 
-Figures are made without pyplot, whose global state would leak into a caller's own plots. Models differ by line style,
-marker and hatch as well as by colour, so that pictures survive a black and white print.
+Figures are made without pyplot, whose global state would affect a caller's own plots. Models differ in line style,
+marker and hatch as well as in colour, so the pictures can be read in black and white.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _MORE_STYLES = (
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches, with a layout that keeps legends off the data."""
+    """An empty figure of that size in inches, with a layout that keeps legends off the data."""
     figure = require("matplotlib.figure").Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # inches
     return figure
 
 
 def panels(n: int, columns: int, width: float, height: float) -> tuple[Figure, list]:
-    """A figure of n panels of that many inches, at most `columns` abreast, and its n axes in reading order."""
+    """A figure of n panels of that size in inches, at most `columns` in a line, and its n axes in reading order."""
     columns = min(n, columns)
     rows = math.ceil(n / columns)
     figure = new_figure(width * columns, height * rows + 0.5)
@@ -56,15 +56,17 @@ def panels(n: int, columns: int, width: float, height: float) -> tuple[Figure, l
 
 
 def save_png(figure: Figure, path):
-    """Write a figure atomically, at the size it was made for."""
+    """Write a figure atomically, in the size that it was made with."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return write_atomically(path, buffer.getvalue())
 
 
 def style_of(model: str, models=()) -> tuple:
-    """(colour, line style, marker, hatch) of a model; models without a fixed style take turns. One that was changed
-    ("poh/without warm-up") has the style of what it was."""
+    """(colour, line style, marker, hatch) of a model. Models without a fixed style take turns.
+
+    A changed model ("poh/without warm-up") has the style of the unchanged one.
+    """
     model, models = model.partition("/")[0], [m.partition("/")[0] for m in models]
     if model in STYLES:
         return STYLES[model]
@@ -78,7 +80,7 @@ def style_by_turn(turn: int) -> tuple:
 
 
 def percent_top(highest: float) -> int:
-    """Where an axis of percentages that starts at 0 ends: shares of a few percent would be flat against 100."""
+    """The upper end of an axis of percentages from 0. Shares of a few percent would be flat on an axis to 100."""
     return next((top for top in (10, 20, 40, 60, 80) if highest <= top), 100)
 
 

@@ -1,4 +1,4 @@
-"""Rows that belong together: of one model and size, over the seeds; and the control that every size is held against."""
+"""Groups of rows: of one model and size, over the seeds; and the control that every size is compared with."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def group_rows(results: Results) -> dict[tuple[str, str, bool], list[Row]]:
 
 
 def sizes(groups) -> list[str]:
-    """The size classes of groups, in their order; [""] where there is one size only. CONTROLS have none."""
+    """The size classes of groups, in their order; [""] if there is only one size. CONTROLS have none."""
     return list(dict.fromkeys(scale for scale, model, _ in groups if model not in CONTROLS))
 
 
 def unchanged(groups: dict) -> dict:
-    """Without the variants of an ablation ("poh/without warm-up"), whose dozen lines would hide the models'."""
+    """The rows without the variants of an ablation ("poh/without warm-up"), whose many lines would hide the models."""
     return {key: rows for key, rows in groups.items() if "/" not in key[1]}
 
 
 def chance_rows(results: Results, scale: str) -> list[Row]:
-    """The random policy's rows on the mazes of a size: its own, else those that serve all sizes, one per seed."""
+    """The random policy's rows on the mazes of a size: its own, else those for all sizes, one per seed."""
     random = [row for row in results.rows if row.model == "random" and row.scale in (scale, "")]
     best = {row.seed: row for row in sorted(random, key=lambda row: row.scale == scale)}
     return [best[seed] for seed in sorted(best)]

@@ -1,4 +1,4 @@
-"""A report as one static page: opens from disk, loads nothing but the pictures beside it, and needs no script."""
+"""A report as one static page. It opens from disk, loads only the pictures beside it, and needs no script."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ dd { margin: 0; }
 def page(title: str, blocks: Sequence[Block], folder: Path) -> str:
     """The blocks as an HTML document; the size of each picture is read from its file in `folder`.
 
-    A picture in which details are small is a link to itself in full size.
+    A picture with small details is a link to itself in full size.
     """
     headings = [block for block in blocks if isinstance(block, Heading) and block.level == 2]
     links = "\n".join(f'<li><a href="#{_anchor(h.text)}">{escape(h.text)}</a></li>' for h in headings)
@@ -113,7 +113,7 @@ def _figure(picture: Picture, folder: Path) -> str:
 
 
 def _png_size(path: Path) -> tuple[int, int]:
-    """Pixels, from the PNG's header: with them the page does not jump while its pictures load."""
+    """The size in pixels, from the header of the PNG. With it the page does not move while its pictures load."""
     header = path.read_bytes()[:24]
     if len(header) < 24 or header[:8] != b"\x89PNG\r\n\x1a\n":
         raise ValueError(f"{path} is not a PNG")

@@ -1,4 +1,4 @@
-"""Which pictures a report has: their files, what draws them, and the words that go with them."""
+"""The pictures of a report: their files, the functions that draw them, and their texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ACCURACY_PNG", "MAZES_PNG", "PICTURES", "PictureKind"]
 
 
 class PictureKind(NamedTuple):
-    """`about` stands in lists of files, `alt` in place of the picture, `caption` below it."""
+    """`about` describes the picture in lists of files, `alt` replaces it, and `caption` stands below it."""
 
     draw: Callable | None
     about: str

@@ -1,6 +1,6 @@
 """Plots of a run: learning curves, outcomes with intervals, accuracy against path length.
 
-Each function returns a matplotlib Figure, or None when the run holds nothing to draw.
+Each function returns a matplotlib Figure, or None if the run has no data for it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAZES_PER_BIN = 20  # fewer tell next to nothing: the interval of 10 of 20 is 30
 
 
 def learning_curves(results: Results) -> Figure | None:
-    """Training loss against step for each trained model and seed; one panel per size."""
+    """Training loss against step for each trained model and seed, with one panel per size."""
     curves: dict[str, list] = {}
     for (scale, model, trained), rows in unchanged(group_rows(results)).items():
         curves.setdefault(scale, []).extend((model, trained, row) for row in rows if row.curve)
@@ -111,9 +111,10 @@ def outcome_bars(results: Results) -> Figure | None:
 
 
 def accuracy_by_length(results: Results, bins: int = 6) -> Figure | None:
-    """Shares of mazes against the cells on their shortest path, in bins of about equal count, Wilson intervals.
+    """Shares of mazes against the cells on their shortest path, in bins of about equal count, with Wilson intervals.
 
-    One row of panels per size, each with the random policy; untrained models only where nothing is trained.
+    There is one row of panels per size, each with the random policy. Untrained models are shown only if nothing is
+    trained.
     """
     groups = unchanged(group_rows(results))
     shown = {k: g for k, g in groups.items() if k[1] not in CONTROLS}
@@ -191,7 +192,7 @@ def series(row, name: str) -> np.ndarray:
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred mean over `window` values, fewer at the ends; what is not finite is left out."""
+    """Centred mean over `window` values, fewer at the ends. Values that are not finite are left out."""
     good = np.isfinite(values)
     kernel = np.ones(window)
     total = np.convolve(np.where(good, values, 0.0), kernel, "same")
@@ -200,6 +201,6 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def step_axis(axis, last: int) -> None:
-    """Steps from 0, at whole numbers, also when only one was logged."""
+    """An axis of steps from 0, with ticks at whole numbers, even if only one step was logged."""
     axis.set(xlabel="optimiser step", xlim=(-0.02 * last, 1.03 * last))
     axis.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(nbins=7, integer=True))

@@ -1,4 +1,4 @@
-"""What was published for the 12x12 benchmark, what knowing nothing gives there, and the caveat between the two."""
+"""The figures published for the 12x12 benchmark, the controls under the same protocol, and the caveat that follows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONTROLS_AS_PUBLISHED = {
 
 
 def deviations(control: str, measure: str, percent: float) -> float:
-    """By how many standard deviations between test sets a percentage lies above what a control scores.
+    """The distance of a percentage above what a control scores, in standard deviations between test sets.
 
     Example:
         >>> round(deviations("random", "reached", 57.89), 1)

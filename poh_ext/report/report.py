@@ -27,22 +27,21 @@ FILES = {
 
 
 def write_report(results: Results, folder: str | os.PathLike, mazes: MazeSample | None = None) -> list[Path]:
-    """Write report.md, index.html and the PNGs that the run has data for into `folder`; works for partial runs too.
+    """Write report.md, index.html and the PNGs that the run has data for into `folder`; works for partial runs, too.
 
-    The page opens from disk, with no network. `results.json` is not written here (`results.save` does), only listed
-    when it is there. Files are replaced atomically, so a report can be written again after each finished row.
+    The page opens from disk, without a network. `results.json` is not written here (`results.save` does that); it is
+    listed if it exists. Files are replaced atomically, so a report can be written again after each finished row.
 
     Args:
         results: a whole or interrupted run.
-        folder: made if missing.
+        folder: folder of the report; it is made if it is missing.
         mazes: test mazes to draw, with the models' paths.
 
     Returns:
         Paths of the files written, index.html first.
 
     Raises:
-        ValueError: `results` contradicts itself. ImportError: scipy or matplotlib is missing. In both cases before
-            anything is written.
+        ValueError: `results` contradicts itself. ImportError: scipy or matplotlib is missing. Nothing is written then.
 
     Example:
         >>> write_report(Results.load("run/results.json"), "run")

@@ -1,7 +1,7 @@
-"""What one run of a benchmark measured: the data model of results.json, its checks, and its safe saving.
+"""The measurements of one run of a benchmark: the data model of results.json, its checks, and its safe saving.
 
-Everything a report shows is computed from this file, so it holds raw outcomes (one bool per test maze), not
-percentages. A `Row` is one model, trained or not, on one seed; `Results` is the whole run.
+A report is computed from this file alone, so it holds raw outcomes (one bool per test maze), not percentages. A `Row`
+is one model, trained or untrained, on one seed. `Results` is the whole run.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ _NAMES = {"poh": "PoH", "poh_shallow": "shallow PoH", "poh_token": "PoH per toke
 
 
 def label(model: str, trained: bool = True, scale: str = "") -> str:
-    """What a reader is shown: ("poh", False, "tiny") -> "tiny PoH, untrained"; what follows a slash in the name is a
-    change to the model: ("poh/without warm-up",) -> "PoH, without warm-up"."""
+    """The name that a reader sees: ("poh", False, "tiny") -> "tiny PoH, untrained".
+
+    Text after a slash in the name is a change to the model: ("poh/without warm-up",) -> "PoH, without warm-up".
+    """
     untrained = "" if trained or model in CONTROLS else ", untrained"
     kind, _, change = model.partition("/")
     change = f", {change}" if change else ""
@@ -50,23 +52,24 @@ class Row:
     Attributes:
         model: "baseline", "poh", "looped_baseline", one of CONTROLS or any other name.
         trained: False for control rows (fresh weights, and CONTROLS).
-        seed: which of `Results.test_sets` it was evaluated on.
-        params: trainable parameters; 0 for CONTROLS.
+        seed: seed of the test set in `Results.test_sets` that it was evaluated on.
+        params: number of trainable parameters; 0 for CONTROLS.
         gflop_per_maze: arithmetic of evaluating one maze, in 10^9 operations; None if not known.
-        steps: optimiser steps taken.
-        train_seconds, train_mazes_per_second: of training alone; None where nothing was trained.
+        steps: number of optimiser steps.
+        train_seconds, train_mazes_per_second: time and speed of the training alone; None if nothing was trained.
         eval_mazes_per_second: test mazes planned and rolled out per second.
         reached, optimal: one outcome of the rollout per test maze, in the order of the seed's test set.
-        moves_correct, moves_total: cells of the true paths whose next move was predicted, of how many.
-        curve: one dict per logged step: step, epoch, loss, cross_entropy, routing_entropy, lr. What is not
-            finite (a diverged loss) is stored as null, as JSON has no NaN.
-        config: the model's own hyper-parameters.
-        note: shown below the table, e.g. "stopped at the time limit".
-        scale: size class in a scaling benchmark ("tiny"); "" where there is one size only.
-        paths: cells walked on the first few test mazes, start first: what a picture of them shows.
-        validation: accuracy while training, one dict per validation (validation_record.py); empty without any.
-        exact: likewise, whether the best move of each cell alone is a shortest path (`rollout.solved_exactly`); empty
-            where no single table of moves is followed, and in files of before it was measured.
+        moves_correct: number of cells of the true paths whose next move was predicted.
+        moves_total: number of these cells in all.
+        curve: one dict per logged step: step, epoch, loss, cross_entropy, routing_entropy, lr. Values that are not
+            finite (a diverged loss) are stored as null, because JSON has no NaN.
+        config: hyper-parameters of the model.
+        note: text shown below the table, e.g. "stopped at the time limit".
+        scale: size class in a scaling benchmark ("tiny"); "" if there is only one size.
+        paths: cells walked on the first few test mazes, start first, for a picture of them.
+        validation: accuracy during the training, one dict per validation (validation_record.py); may be empty.
+        exact: one bool per test maze, True if the best move of each cell alone gives a shortest path
+            (`rollout.solved_exactly`). Empty if no single table of moves is followed, and in older files.
     """
 
     model: str
@@ -92,7 +95,7 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, bool]:
-        """(scale, model, trained): rows that share it differ only in the seed and are pooled in the table."""
+        """(scale, model, trained): rows with the same key differ only in the seed and are pooled in the table."""
         return self.scale, self.model, self.trained
 
     def describe(self) -> str:
@@ -102,7 +105,7 @@ class Row:
 
 @dataclass
 class Results:
-    """A whole run: what was asked, where it ran, what came out.
+    """A whole run: its options, its machine and its results.
 
     Attributes:
         experiment: name of the benchmark.
@@ -112,11 +115,11 @@ class Results:
         command: the command line that reproduces the run.
         created: ISO 8601, UTC.
         rows: one per model, trained or untrained, and seed.
-        test_sets: seed -> {"n": test mazes, "path_lengths": cells on the shortest path of each, "n_train":
-            mazes trained on}.
-        status: "complete" or "interrupted" (stopped early; the rows are those finished by then).
-        warnings: sentences the reader of the report must see.
-        routing: how trained PoH planners weighed their heads, and did with other weights (routing_record.py); optional.
+        test_sets: seed -> {"n": test mazes, "path_lengths": cells on the shortest path of each, "n_train": mazes
+            trained on}.
+        status: "complete", or "interrupted" if it was stopped early; the rows are those finished by then.
+        warnings: sentences that the reader of the report must see.
+        routing: head weights of trained PoH planners, and outcomes with other weights (routing_record.py); optional.
 
     Example:
         >>> results = Results("12x12", "default", {"epochs": 30}, describe_environment())
@@ -139,7 +142,7 @@ class Results:
     routing: list[dict] = field(default_factory=list)
 
     def validate(self) -> None:
-        """Raise ValueError naming the first row or field that contradicts another."""
+        """Raise ValueError that names the first row or field that contradicts another."""
         if self.protocol not in PROTOCOLS:
             raise ValueError(f"protocol is {self.protocol!r}; accepted: {', '.join(PROTOCOLS)}")
         if self.status not in STATUSES:
@@ -176,7 +179,7 @@ class Results:
         check_routing(self.routing, self.test_sets)
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Check, then write atomically. ValueError names what contradicts; nothing is written then."""
+        """Check, then write atomically. If there is a contradiction, ValueError names it and nothing is written."""
         self.validate()
         record = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         text = json.dumps(plain(record), indent=1, allow_nan=False) + "\n"
@@ -188,7 +191,7 @@ class Results:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Results:
-        """Read and check a file that `save` wrote. ValueError names the file and what is wrong with it."""
+        """Read and check a file that `save` wrote. ValueError names the file and the error in it."""
         path = Path(path)
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
@@ -225,7 +228,7 @@ def _check_fields(cls, record, what: str) -> None:
 
 
 def plain(value):
-    """JSON-ready copy: tensors and numpy become numbers and lists, what is not finite becomes None."""
+    """A copy that JSON can hold: tensors and numpy values become numbers and lists, values that are not finite None."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""How PoH routes: its weights per pass and head on one maze, and the entropy of its routing while it trains."""
+"""The routing of PoH: its weights per pass and head on one maze, and the entropy of its routing during the training."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ NUMBERS_UP_TO = 8  # heads: beyond, the shares would not fit into their cells
 
 
 def routing_heatmaps(results: Results) -> Figure | None:
-    """Routing weights on one test maze: for each planner of the first seed one panel [pass x head] per block.
+    """Routing weights on one test maze. Each planner of the first seed has one panel [pass x head] per block.
 
-    Grey runs from 0 (white) to 2 to 4 times the uniform share (black: that or more), so that nearly uniform routing
-    is mid-grey and no single weight bleaches the other panels. None where the run holds no `routing`.
+    Grey runs from 0 (white) to between 2 and 4 times the uniform share (black, also for more). So nearly uniform
+    routing is mid-grey, and no single weight makes the other panels pale. None if the run has no `routing`.
     """
     seeds = [record["seed"] for record in results.routing]
     shown = [record for record in results.routing if record["seed"] == seeds[0] and "/" not in record["model"]]
@@ -63,7 +63,7 @@ def routing_heatmaps(results: Results) -> Figure | None:
 
 
 def _heatmap(axis, weights: np.ndarray, numbers: Sequence[int], top: float):
-    """One block, with the numbers of its passes; the colour is the weight times the heads, 1 for uniform routing."""
+    """Draw one block, with the numbers of its passes. The colour is the weight times the heads: 1 if uniform."""
     passes, heads = weights.shape
     picture = axis.imshow(weights * heads, cmap="Greys", vmin=0, vmax=top, aspect="auto")
     if heads <= NUMBERS_UP_TO and passes <= 2 * NUMBERS_UP_TO:
@@ -82,11 +82,11 @@ def _heatmap(axis, weights: np.ndarray, numbers: Sequence[int], top: float):
 def entropy_curves(runs: Mapping[str, Results]) -> Figure | None:
     """Routing entropy against step of every trained planner that routes, of one run or of several compared.
 
-    Left in nats, with ln(heads), that of uniform routing, as the upper line; right how far below it, on a
-    logarithmic scale, where the first small moves from uniform routing show. None where no entropy was logged.
+    The left panel is in nats; its upper line is ln(heads), the entropy of uniform routing. The right panel has the
+    distance below this line on a logarithmic scale, which shows the first small changes. None if no entropy was logged.
 
     Args:
-        runs: what the reader is shown -> Results. One run alone needs no name: {"": results}.
+        runs: name shown to the reader -> Results. A single run needs no name: {"": results}.
 
     Example:
         >>> runs = {f"weight {w}": Results.load(f"{w}/results.json") for w in ("0", "5e-4", "5e-2")}

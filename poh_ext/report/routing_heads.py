@@ -1,5 +1,7 @@
-"""What the routers attend to: mean weights over all test mazes, pass by pass, of neighbour heads against wide ones or
-of each head."""
+"""The heads that the routers prefer: mean weights over all test mazes in each pass.
+
+Where a planner has both, neighbour heads are compared with heads that see all cells; else each head is shown.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ _LINES = ("-", "--", ":", "-.")
 
 
 def _shown(results: Results) -> list[dict]:
-    """The records that tell of all mazes, of planners as chosen."""
+    """The records over all mazes, of planners without a change."""
     return [r for r in results.routing if "over_mazes" in r and "/" not in r["model"]]
 
 
@@ -32,8 +34,10 @@ def _groups(record: dict) -> list[tuple[str, list[int]]]:
 
 
 def head_curves(results: Results) -> Figure | None:
-    """Mean weight of a head of each kind against the pass, with the band of the middle 80 % of the test mazes: for each
-    planner of the first seed one panel per block. None where the run holds no such weights."""
+    """Mean weight of a head of each kind against the pass, with the band of the middle 80 % of the test mazes.
+
+    Each planner of the first seed has one panel per block. None if the run has no such weights.
+    """
     records = _shown(results)
     records = [r for r in records if r["seed"] == records[0]["seed"]]
     cells = []  # (title, record, block), padded to whole lines of panels
@@ -64,7 +68,7 @@ def head_curves(results: Results) -> Figure | None:
 
 
 def _panel(axis, record: dict, block: int) -> dict:
-    """Draw one block; name of each line -> its handle."""
+    """Draw one block. Returns the name of each line -> its handle."""
     study, handles = record["over_mazes"], {}
     passes = study["passes"]
     mean, low, high = (100 * np.asarray(study[name])[:, block] for name in ("mean", "low", "high"))
@@ -87,10 +91,10 @@ def _panel(axis, record: dict, block: int) -> dict:
 
 
 def head_blocks(results: Results) -> list[Block]:
-    """The weights at the first, a middle and the last pass as a table; [] where the run holds no such weights.
+    """The weights at the first, a middle and the last pass as a table; [] if the run has no such weights.
 
-    Where neighbour heads and wide ones exist, each kind has a line for every seed; else only the heaviest head of the
-    first seed has one, as heads of two trainings are not the same heads.
+    If there are neighbour heads and heads that see all cells, each kind has a line for every seed. Else only the
+    heaviest head of the first seed has a line, because heads of two trainings are not the same heads.
     """
     records = _shown(results)
     if not records:
@@ -121,7 +125,8 @@ def head_blocks(results: Results) -> list[Block]:
 
 
 def _trend(records: list[dict]) -> str:
-    """Are neighbour heads chosen early and wide heads late? Counted over planners, seeds and blocks."""
+    """Whether neighbour heads are chosen early and heads that see all cells late, counted over planners, seeds and
+    blocks."""
     falls = rises = total = 0
     for record in records:
         if _groups(record)[0][0] != "neighbour heads":

@@ -1,4 +1,4 @@
-"""Does the routing matter? The test mazes with other head weights than the routers', against the same with theirs."""
+"""Whether the routing matters: outcomes with other head weights, against outcomes with the routers' own weights."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Effect:
-    """One intervention on one planner; everything by measure. `comparisons` are the intervention minus the unchanged
-    planner, paired over mazes and seeds; `p_values` are McNemar's after Holm's correction for all of the run's."""
+    """One intervention on one planner; everything is by measure.
+
+    `comparisons` are the intervention minus the unchanged planner, paired over mazes and seeds. `p_values` are
+    McNemar's after Holm's correction for all interventions of the run.
+    """
 
     scale: str
     model: str
@@ -39,7 +42,7 @@ class Effect:
         return self.comparisons[measure].resolved and self.p_values[measure] < 1 - LEVEL
 
     def same(self) -> bool:
-        """True if every single maze has the same outcome, which an interval alone would not tell."""
+        """True if every maze has the same outcome, which an interval alone would not show."""
         return not any(c.only_first or c.only_second for c in self.comparisons.values())
 
     def verdict(self) -> str:
@@ -65,7 +68,7 @@ def routing_effects(results: Results) -> list[Effect]:
 
 
 def _rows(results: Results) -> Iterator[Row]:
-    """The outcomes as rows "poh" and "poh/uniform", so that they are compared as models are."""
+    """The outcomes as rows "poh" and "poh/uniform", so that they are compared like models."""
     for record in results.routing:
         for kind, outcome in record.get("interventions", {}).items():
             model = record["model"] + ("" if kind == "unchanged" else f"/{kind}")
@@ -78,7 +81,7 @@ def _share(study: Results, scale: str, model: str, measure: str) -> Proportion:
 
 
 def routing_verdicts(results: Results) -> list[str]:
-    """One sentence for each planner whose routing was intervened on.
+    """One sentence for each planner with interventions.
 
     Example:
         >>> routing_verdicts(Results.load("results.json"))
@@ -97,7 +100,7 @@ def routing_verdicts(results: Results) -> list[str]:
 
 
 def _answer(effect: Effect) -> str:
-    """Whether the planner needs its own weights: an intervention that does no harm speaks against it."""
+    """Whether the planner needs its own weights. An intervention that does no harm is evidence against it."""
     name = next(name for kind, name, *_ in KINDS if kind == effect.kind)
     shown = {m: c for m, c in effect.comparisons.items() if effect.resolved(m)}
     falls = {c.difference < 0 for c in shown.values()}
@@ -116,7 +119,7 @@ def _points(c: Comparison, unit: str = " points") -> str:
 
 
 def routing_blocks(results: Results) -> list[Block]:
-    """The section of the report; [] where nothing was intervened on."""
+    """The section of the report; [] if there was no intervention."""
     effects = routing_effects(results)
     if not effects:
         return []

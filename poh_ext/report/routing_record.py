@@ -1,5 +1,7 @@
-"""What results.json holds of PoH's routing, and its checks: its weights on one maze and over all test mazes, and how
-the test mazes go with other weights."""
+"""The records of PoH's routing in results.json, and their checks.
+
+A record has the weights on one maze and over all test mazes, and the outcomes on the test mazes with other weights.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ SUM_TOLERANCE = 0.02
 
 
 def kept_passes(passes: int) -> list[int]:
-    """Which passes, from 1, are kept: all, or of many the first, the last, and more of the early than of the late."""
+    """The passes that are kept, from 1: all, or, of many, the first, the last, and more early than late ones."""
     if passes <= MOST_PASSES:
         return list(range(1, passes + 1))
     ratio = passes ** (1 / (MOST_PASSES - 1))
@@ -28,8 +30,8 @@ def kept_passes(passes: int) -> list[int]:
 
 
 def head_groups(heads: int, near: int) -> list[tuple[str, list[int]]]:
-    """(name, heads from 0) of what is told apart: the heads that see neighbours and the wide ones, which come after
-    them, or each head where all are of one kind."""
+    """(name, heads from 0) of the groups of heads: the heads that see neighbours, and those that see all cells, which
+    come after them. If all heads are of one kind, each head is a group."""
     if 0 < near < heads:
         return [("neighbour heads", list(range(near))), ("wide heads", list(range(near, heads)))]
     return [(f"head {h + 1}", [h]) for h in range(heads)]
@@ -39,10 +41,10 @@ def routing_record(model: str, seed: int, weights: torch.Tensor, entropy: float,
     """A record of `Results.routing`, from `PoHPlanner.routing_weights()` of a forward pass on one maze.
 
     Args:
-        model, seed, scale: of the row it belongs to.
+        model, seed, scale: fields of the row that it belongs to.
         weights: [R, depth, B, heads], or [R, depth, B, cells, heads] of token routing, which is averaged. Of many
             passes some are kept, and named in the record's "passes".
-        entropy: of the same pass, in nats, averaged over passes, blocks (and cells).
+        entropy: entropy of the same forward pass in nats, averaged over passes, blocks (and cells).
 
     Raises:
         ValueError: weights have another shape.
@@ -56,13 +58,12 @@ def routing_record(model: str, seed: int, weights: torch.Tensor, entropy: float,
 
 
 def over_mazes(weights: torch.Tensor, passes: list[int], near: int) -> dict:
-    """The record's "over_mazes": mean weight of a head of each group (`head_groups`), and how it differs from maze to
-    maze.
+    """The record's "over_mazes": mean weight of a head of each group (`head_groups`), and its variation between mazes.
 
     Args:
         weights: [P, depth, n, heads], of n mazes.
         passes: the P passes, from 1.
-        near: how many heads, the first ones, see neighbours alone.
+        near: number of heads that see only neighbours; they are the first ones.
 
     Returns:
         passes, near_heads, heads, and mean, low, high [P][depth][groups]; low and high are the BAND of the mazes.
@@ -77,7 +78,7 @@ def over_mazes(weights: torch.Tensor, passes: list[int], near: int) -> dict:
 
 
 def check_routing(records, seeds) -> None:
-    """Raise ValueError naming the first record that contradicts itself or its seed's test set in `seeds`."""
+    """Raise ValueError that names the first record that contradicts itself or its seed's test set in `seeds`."""
     seen = set()
     for i, record in enumerate(records):
         name = f"routing[{i}]"

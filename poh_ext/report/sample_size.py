@@ -1,4 +1,4 @@
-"""How many mazes or seeds a comparison would need to see a difference: two-sided tests at 5 %, power 80 %."""
+"""The number of mazes or seeds that a comparison needs to resolve a difference: two-sided tests at 5 %, power 80 %."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a benchmark of several sizes is drawn: outcomes, and PoH's advantage, against the number of parameters."""
+"""The plot of a benchmark of several sizes: outcomes, and PoH's advantage, against the number of parameters."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ OPPONENTS = ("baseline", "looped_baseline", "poh_shallow", "poh_token")
 def scaling_panels(results: Results) -> Figure | None:
     """Four panels against parameters: reached, optimal, and in points the paired advantage of PoH in both.
 
-    Every point has its 95 % interval, of the same statistics as the table and the verdict. Controls are reference
-    lines: untrained models thin with hollow markers, the random policy dotted with its interval as a band. Models
-    are moved sideways, by 3.5 % of their parameters each, so that no interval hides another. None where fewer than two
-    sizes were evaluated.
+    Every point has its 95 % interval, from the same statistics as the table and the verdict. Controls are reference
+    lines: untrained models are thin with hollow markers, the random policy is dotted with its interval as a band.
+    Models are moved sideways by 3.5 % of their parameters each, so that no interval hides another. None if fewer than
+    two sizes were evaluated.
 
     Example:
         >>> scaling_panels(Results.load("results.json")).savefig("scaling.png")
@@ -56,7 +56,7 @@ def scaling_panels(results: Results) -> Figure | None:
 
 
 def _outcomes(axis, results, groups, found, measure, handles) -> float:
-    """One panel of shares; returns its highest interval."""
+    """Draw one panel of shares. Returns its highest interval."""
     top = 0.0
     for trained in (True, False):
         for model in dict.fromkeys(m for _, m, t in groups if m not in CONTROLS and t == trained):
@@ -108,7 +108,7 @@ def _points(by_size: dict, measure: str, aside: float):
 
 
 def _advantages(axis, results, groups, found, measure, handles) -> None:
-    """One panel of differences, PoH minus another model on the same mazes; hollow where not resolved."""
+    """Draw one panel of differences, PoH minus another model on the same mazes; markers are hollow if not resolved."""
     line_of = require("matplotlib.lines").Line2D
     for opponent in OPPONENTS:
         pairs = [(scale, compare(results, measure, second=(opponent, True), scale=scale)) for scale in found]
@@ -132,7 +132,7 @@ def _advantages(axis, results, groups, found, measure, handles) -> None:
 
 
 def _name_sizes(axis, groups, found) -> None:
-    """The names of the sizes along the top, inside the panel, at the parameters of PoH (or of what was trained)."""
+    """Write the names of the sizes along the top of the panel, at the parameters of PoH (or of the trained model)."""
     for scale in found:
         rows = groups.get((scale, "poh", True)) or next(g for (s, m, _), g in groups.items() if s == scale)
         axis.annotate(

@@ -1,4 +1,4 @@
-"""A sheet of mazes: walls, start, goal, the true shortest path, and where each model's path first strays from it."""
+"""A sheet of mazes: walls, start, goal, the true shortest path, and where each model's path first leaves it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ class MazeSample:
     """Some test mazes with the paths that were walked in them. Arrays or tensors; paths are padded with -1.
 
     Attributes:
-        passages: uint8 [n, H, W]; bit 0 up, 1 down, 2 left, 3 right: set where one may walk.
+        passages: uint8 [n, H, W]; bit 0 up, 1 down, 2 left, 3 right. A bit is set if the move is possible.
         start, goal: int [n], cell indices row * W + column.
         true_paths: int [n, L], cells of a shortest path from start to goal.
-        paths: name shown to the reader -> int [n, S], cells in the order the model visited them, from the start.
+        paths: name shown to the reader -> int [n, S], cells in the order in which the model visited them, from the
+            start.
     """
 
     passages: np.ndarray
@@ -68,7 +69,8 @@ def _array(value) -> np.ndarray:
 def first_stray(passages: np.ndarray, goal: int, path: np.ndarray) -> int | None:
     """Index in `path` of the first step that does not come closer to the goal; None if there is none.
 
-    Measured by distance, not against one stored path, because a maze with loops has several shortest ones.
+    Steps are compared by distance instead of with one stored path, because a maze with loops has several shortest
+    paths.
     """
     distance = _distances(passages, goal)
     path = path[path >= 0]
@@ -79,7 +81,7 @@ def first_stray(passages: np.ndarray, goal: int, path: np.ndarray) -> int | None
 
 
 def _distances(passages: np.ndarray, goal: int) -> np.ndarray:
-    """Steps to the goal from every cell, -1 where it cannot be reached. Passages are two-way."""
+    """Steps to the goal from every cell; -1 if it cannot be reached. Passages are two-way."""
     width = passages.shape[1]
     flat = passages.ravel()
     distance = np.full(flat.size, -1)
@@ -95,8 +97,9 @@ def _distances(passages: np.ndarray, goal: int) -> np.ndarray:
 
 
 def maze_sheet(sample: MazeSample, max_mazes: int = 4) -> Figure | None:
-    """One row per maze, one column per model, and the other way round where the models are many; None when there is
-    no maze or no model.
+    """One row per maze and one column per model, or the other way round if there are many models.
+
+    None if there is no maze or no model.
 
     Example:
         >>> mazes = tasks.mazes  # of sample_tasks; rollout is greedy_rollout's answer on them
@@ -169,7 +172,7 @@ def _draw_maze(axis, sample: MazeSample, i: int, path: np.ndarray) -> None:
 
 
 def _walls(passages: np.ndarray) -> list:
-    """Line segments ((x, y), (x, y)) on every side of a cell that may not be crossed."""
+    """Line segments ((x, y), (x, y)) on every side of a cell that cannot be crossed."""
     height, width = passages.shape
     segments = set()
     for row in range(height):
@@ -193,7 +196,7 @@ def _points(path: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _without_repeats(path: np.ndarray, width: int) -> tuple[list[float], list[float]]:
-    """x and y of the walk, broken where it goes over an edge again: two dashed lines would make a solid one."""
+    """x and y of the walk, broken where it crosses an edge again: two dashed lines would look like a solid one."""
     x, y, seen, last = [], [], set(), None
     for a, b in zip(path[:-1].tolist(), path[1:].tolist(), strict=True):
         if (edge := (min(a, b), max(a, b))) not in seen:
@@ -206,7 +209,7 @@ def _without_repeats(path: np.ndarray, width: int) -> tuple[list[float], list[fl
 
 
 def _walked_often(path: np.ndarray, width: int) -> list:
-    """Segments between cells that were crossed OFTEN times or more: where a walk that never arrives goes to and fro."""
+    """Segments between cells that were crossed at least OFTEN times, where a walk goes back and forth."""
     edges = np.sort(np.stack([path[:-1], path[1:]], axis=1), axis=1)
     found, counts = np.unique(edges, axis=0, return_counts=True)
     return [[(cell % width, cell // width) for cell in edge] for edge in found[counts >= OFTEN]]

@@ -1,4 +1,4 @@
-"""Why the planners of --preset solve solve mazes that the published shape does not, said where both were trained."""
+"""Why the planners of --preset solve solve mazes that planners of the published shape do not, if both were trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PUBLISHED = ("baseline", "poh")
 
 
 def solver_sentences(results: Results) -> list[str]:
-    """One sentence, where solvers and planners of the published shape were trained and exactness was measured.
+    """One sentence, if solvers and planners of the published shape were trained and exactness was measured.
 
     Example:
         >>> solver_sentences(Results.load("results.json"))

@@ -1,9 +1,10 @@
 """Percentages with intervals, and paired comparisons of two models on the same mazes.
 
-Two things vary: which mazes are drawn, and what a training run makes of its seed. With one seed only the first can
-be seen: the interval is Wilson's, over mazes. With several seeds each per-seed percentage carries both, so a t
-interval over seeds covers both; but a few seeds that agree by chance give a t interval of no width, so what is
-shown (`interval`) is the hull of the t interval and of Wilson's over all mazes, never narrower than either.
+Two things vary: the mazes that are drawn, and the result of training with a seed. One seed shows only the first, so the
+interval is Wilson's, over mazes. With several seeds the percentage of each seed varies for both reasons, so a t
+interval over seeds covers both. But a few seeds that agree by chance give a t interval without width. Therefore
+`interval`, which is shown, is the hull of the t interval and of Wilson's over all mazes, and never narrower than
+either.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ MEASURES = ("reached", "optimal")
 class Proportion:
     """A percentage pooled over mazes and seeds. Intervals are (low, high) in percent, at 95 %.
 
-    `wilson` is over the pooled mazes; `t` over the per-seed percentages (None with one seed); `interval`, the one
-    in tables and plots, is their hull.
+    `wilson` is over the pooled mazes, and `t` over the percentages of the seeds (None with one seed). `interval`, which
+    is used in tables and plots, is their hull.
     """
 
     count: int
@@ -53,9 +54,9 @@ class Proportion:
 class Comparison:
     """First model minus second on the same mazes, in points of the percentage.
 
-    `bootstrap` is a paired percentile interval over mazes, `t` one over the per-seed differences (None with one
-    seed), `interval` their hull. `p_value` is McNemar's exact test on the pooled discordant mazes; `per_seed` maps
-    seed -> (difference, only first, only second, p). `mazes_needed` and `seeds_needed` are for 80 % power at the
+    `bootstrap` is a paired percentile interval over mazes, `t` an interval over the differences of the seeds (None with
+    one seed), and `interval` their hull. `p_value` is McNemar's exact test on the pooled discordant mazes. `per_seed`
+    maps seed -> (difference, only first, only second, p). `mazes_needed` and `seeds_needed` are for 80 % power at the
     observed difference (None: not known from one seed).
     """
 
@@ -79,7 +80,7 @@ class Comparison:
 
     @property
     def resolved(self) -> bool:
-        """True when the exact test and the interval (seeds included) both exclude no difference."""
+        """True if the exact test and the interval (with seeds) both exclude that there is no difference."""
         low, high = self.interval
         return self.p_value < 1 - LEVEL and (low > 0 or high < 0)
 
@@ -127,7 +128,7 @@ def estimate(outcomes: dict[int, list[bool]]) -> Proportion:
 
 
 def estimate_rows(rows: list[Row], measure: str) -> Proportion:
-    """`estimate` of one group. Of the random and the beeline policy seeds only draw mazes: Wilson alone."""
+    """`estimate` of one group. Seeds of the random and beeline policies only draw mazes: their interval is Wilson's."""
     outcomes = {row.seed: getattr(row, measure) for row in rows}
     p = estimate(outcomes)
     return replace(p, t=None) if rows[0].model in ("random", "beeline") else p
@@ -142,9 +143,9 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def compare(
     results: Results, measure: str, first=("poh", True), second=("baseline", True), scale: str = ""
 ) -> Comparison | None:
-    """Compare two models, each (model, trained), over the seeds both have; None when they share none.
+    """Compare two models, each (model, trained), over the seeds that both have; None if they share none.
 
-    CONTROLS have no size: they are found whatever `scale` is.
+    CONTROLS have no size: they are found for any `scale`.
 
     Example:
         >>> comparison = compare(Results.load("results.json"), "reached")
@@ -188,7 +189,7 @@ def compare(
 
 
 def _paired_bootstrap(d: np.ndarray) -> tuple[float, float]:
-    """95 % percentile interval of the mean of d in {-1, 0, 1}, in points; seeded, so a report can be repeated."""
+    """95 % percentile interval of the mean of d in {-1, 0, 1}, in points. It is seeded, so a report can be repeated."""
     stats = require("scipy.stats")
     if (d == d[0]).all():
         # Resampling a constant gives no width. Wilson bounds the share r of mazes that could differ from it.
@@ -213,8 +214,10 @@ def _t_interval(values: list[float], lowest: float, highest: float) -> tuple[flo
 
 
 def _seeds(differences: list[float], d: np.ndarray, planned: float) -> int | None:
-    """`seeds_needed`, or None from one seed. A few seeds may agree by chance, so their spread is taken to be no
-    smaller than what drawing other mazes alone gives."""
+    """`seeds_needed`, or None from one seed.
+
+    A few seeds may agree by chance, so their spread is assumed to be at least what drawing other mazes alone gives.
+    """
     if len(differences) < 2:
         return None
     of_mazes = float(np.std(d)) / math.sqrt(len(d) / len(differences))

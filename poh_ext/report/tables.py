@@ -42,7 +42,7 @@ class Table:
     footnotes: list[str] = field(default_factory=list)
 
     def grid(self) -> Grid:
-        """The cells with their headings; a column of sizes where there are several."""
+        """The cells with their headings, with a column of sizes if there are several."""
         sized = any(self.scales)
         rows = [([s] if sized else []) + row for s, row in zip(self.scales, self.rows, strict=True)]
         header = (["size"] if sized else []) + [heading for heading, _ in COLUMNS]
@@ -52,7 +52,7 @@ class Table:
         return markdown([self.grid(), *map(Paragraph, self.footnotes)]).rstrip("\n")
 
     def text(self, width: int = 100) -> str:
-        """ASCII, aligned; columns move together, and times and rates are left out, where `width` is too small."""
+        """Aligned ASCII. If `width` is too small, columns move together, and times and rates are left out."""
         headings = [list(pair) for _, pair in COLUMNS]
         rows = [[_short_params(c) if j == 2 else c for j, c in enumerate(row)] for row in self.rows]
         for keep, gap in ((11, 2), (11, 1), (9, 1), (8, 1)):
@@ -76,7 +76,7 @@ class Table:
 
 
 def results_table(results: Results) -> Table:
-    """One row per (scale, model, trained), pooled over seeds; times and rates are means over seeds."""
+    """One row per (scale, model, trained), pooled over seeds. Times and rates are means over seeds."""
     table = Table()
     notes: list[str] = []
     for (scale, model, trained), rows in group_rows(results).items():

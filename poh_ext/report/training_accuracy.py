@@ -1,6 +1,6 @@
 """Accuracy over training time: shares of validation mazes solved while the planners are trained.
 
-The validation mazes are neither test nor training mazes, and the time to validate is no training time.
+The validation mazes are neither test nor training mazes. The time of the validation is not counted as training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MINUTES_FROM = 300.0  # seconds: a longer axis is in minutes
 
 
 def solved_from(points: list[dict], solved: str = "optimal") -> dict | None:
-    """The first point of `Row.validation` from which on, to the last, SOLVED of the mazes or more are `solved`."""
+    """The first point of `Row.validation` from which on, to the last, at least SOLVED of the mazes are `solved`."""
     found = None
     for point in reversed(points):
         if point[solved] < SOLVED:
@@ -36,9 +36,11 @@ def solved_from(points: list[dict], solved: str = "optimal") -> dict | None:
 
 
 def accuracy_curves(results: Results) -> Figure | None:
-    """Reached, optimal and, where all points have it, exact against seconds of training; a line of panels per size.
-    Each seed is a thin line and their mean a thick one, at the mean of their seconds; a single seed is thick, with
-    Wilson's 95 % interval as a band."""
+    """Reached, optimal and, if all points have it, exact, against seconds of training, with a line of panels per size.
+
+    Each seed is a thin line. Their mean is a thick line, at the mean of their seconds. A single seed is a thick line
+    with Wilson's 95 % interval as a band.
+    """
     groups = {key: found for key, rows in unchanged(group_rows(results)).items()
               if (found := [row for row in rows if row.validation])}
     if not groups:
@@ -74,7 +76,7 @@ def accuracy_curves(results: Results) -> Figure | None:
 
 
 def _draw(axis, rows: list[Row], measure: str, per: float, style: tuple):
-    """The lines of one model; returns the thick one, and the highest percentage."""
+    """Draw the lines of one model. Returns the thick line and the highest percentage."""
     color, line, marker, _ = style
     curves = [{p["step"]: (p["seconds"] / per, 100 * p[measure]) for p in row.validation} for row in rows]
     if len(rows) == 1:
@@ -93,7 +95,7 @@ def _draw(axis, rows: list[Row], measure: str, per: float, style: tuple):
 
 
 def accuracy_blocks(results: Results, picture: Picture | None) -> list[Block]:
-    """The section: the picture, and when each planner solved the validation mazes for good."""
+    """The section of the report: the picture, and the times from which on the validation mazes were solved."""
     rows = [(key, row) for key, rows in group_rows(results).items() for row in rows if row.validation]
     if not rows:
         return []

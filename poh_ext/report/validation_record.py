@@ -1,4 +1,4 @@
-"""Accuracy on validation mazes while training, as `Row.validation` holds it."""
+"""Accuracy on validation mazes during the training, as `Row.validation` holds it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ EXACT = "exact"  # a share too, where it is known: see Row.exact
 
 
 def solved_measure(points: list[dict]) -> str:
-    """By which share mazes are called solved: the strictest that all points have."""
+    """The share by which mazes are called solved: the strictest one that all points have."""
     return EXACT if all(EXACT in point for point in points) else "optimal"
 
 
 def check_validation(name: str, points: list) -> None:
-    """ValueError naming the first point that is not one, or contradicts the one before it."""
+    """Raise ValueError that names the first point that is invalid or contradicts the one before it."""
     for i, point in enumerate(points):
         if not isinstance(point, dict) or set(point) - {EXACT} != set(FIELDS):
             given = ", ".join(map(str, point)) if isinstance(point, dict) else type(point).__name__

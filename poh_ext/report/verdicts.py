@@ -1,4 +1,4 @@
-"""What a run has shown, in sentences that say so when it has shown nothing."""
+"""The findings of a run in sentences, which say so if the run shows nothing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ LEADS = {"baseline": "", "looped_baseline": "equal passes: ", "poh_shallow": "de
 
 
 def verdicts(results: Results) -> list[str]:
-    """Sentences: the claims, PoH against each of OPPONENTS, unequal compute, whether routing matters, trained models
-    against chance."""
+    """Sentences on the claims, PoH against each of OPPONENTS, compute, routing, and trained models against chance."""
     groups = group_rows(results)
     lines = claims(results)
     for scale in dict.fromkeys(key[0] for key in groups if key[1] not in CONTROLS):

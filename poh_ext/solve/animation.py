@@ -1,7 +1,8 @@
-"""A planner's policy forming over its passes, then the path it walks, as an animated GIF.
+"""An animated GIF of a planner: its policy over the passes, then the path that it walks.
 
-A cell is coloured as soon as the moves that the planner now prefers lead from it to the goal, the lighter the nearer.
-(To colour each cell whose own move is right would show a half of all cells in any state: many have but two moves.)
+A cell is coloured as soon as the moves that the planner now prefers lead from it to the goal; lighter cells are nearer.
+(To colour each cell whose own move is right would show half of all cells in any state, because many have only two
+moves.)
 """
 
 from __future__ import annotations
@@ -35,14 +36,17 @@ SHADES = 60  # of a distance
 
 
 def passes_shown(farthest: int, passes: int) -> list[int]:
-    """Rising numbers of passes, the last of them `passes`: evenly spread over what may change anything. One pass
-    carries news by a cell, so little does once there were more than moves from the cell `farthest` from the goal."""
+    """Rising numbers of passes, evenly spread over those that may change anything; the last is `passes`.
+
+    A pass carries information by one cell, so little changes after as many passes as there are moves from the cell
+    `farthest` from the goal.
+    """
     until = min(passes, farthest + farthest // 10 + 2)
     return sorted({round(n) for n in np.linspace(1, until, FORMING - 1)} | {passes})
 
 
 def leads_to_goal(scores: Tensor, task: MazeTasks) -> Tensor:
-    """bool [n, N]: from which cells the best-scored passable moves (scores [n, N, 4]) lead to the goal."""
+    """bool [n, N]: True for cells from which the best-scored passable moves (scores [n, N, 4]) lead to the goal."""
     cells, then = torch.arange(task.mazes.n_cells, device=scores.device), best_neighbors(scores, task.mazes)
     then = torch.where((then < 0) | (cells == task.goal[:, None]), cells, then)  # the goal, and a cell without a way
     for _ in range(task.mazes.n_cells.bit_length()):  # each time twice as many moves
@@ -52,12 +56,12 @@ def leads_to_goal(scores: Tensor, task: MazeTasks) -> Tensor:
 
 def animate(task: MazeTasks, after: Sequence[int], scores: Sequence[Tensor], rollout: Rollout,
             ) -> Iterator[tuple[Image, int]]:
-    """Frames and the milliseconds each stays.
+    """The frames, and the milliseconds that each is shown.
 
     Args:
         task: one task.
         after: rising numbers of passes.
-        scores: of the moves after each of them, [1, N, 4].
+        scores: scores of the moves after each of them, [1, N, 4].
         rollout: the walk by the last of the scores.
     """
     distance = task.mazes.distances(task.goal)[0]
@@ -109,7 +113,7 @@ def _palette() -> np.ndarray:
 
 
 def save_gif(path: str | Path, frames: Iterator[tuple[Image, int]]) -> Path:
-    """Write an endless animation in one step, all frames in the same 256 colours."""
+    """Write an endless animation atomically. All frames have the same 256 colours."""
     colours = require("PIL.Image").new("P", (1, 1))
     colours.putpalette(_palette().tobytes())
     drawn, stays = zip(*((frame.quantize(palette=colours, dither=0), ms) for frame, ms in frames), strict=True)

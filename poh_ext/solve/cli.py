@@ -35,7 +35,7 @@ PROGRAM = "python -m poh_ext solve"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run a command; exit code: 0 done (demo: solved exactly), 1 not solved or failed, 2 bad options, 130 stopped."""
+    """Run a command. Exit code: 0 done (demo: solved exactly), 1 not solved or failed, 2 bad options, 130 stopped."""
     return run(_main, arguments)
 
 
@@ -56,7 +56,7 @@ def _demo(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=at_least(0), default=1, help="seed of the maze (default: 1)")
     parser.add_argument("--algorithm", choices=GENERATORS, default="dfs",
                         help="generator of the maze; training used dfs (default: dfs)")
-    parser.add_output("--png", help="draw the maze, its shortest path and the planner's")
+    parser.add_output("--png", help="draw the maze, its shortest path and the planner's path")
     parser.add_output("--gif", help="animate the policy over the passes, then the walk")
     parser.add_argument("--passes", type=at_least(1),
                         help="passes of the planner; each carries information by one cell (default: as many as cells)")

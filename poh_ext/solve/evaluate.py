@@ -1,4 +1,4 @@
-"""How many mazes a planner solves exactly, over the number of passes it is given."""
+"""The number of mazes that a planner solves exactly, over the number of passes that it gets."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ STATES_AT_ONCE = 3_000_000  # of cells, kept until a batch is done: some 600 MB
 
 def states_after(model: torch.nn.Module, tasks: MazeTasks, after: Sequence[int], *, tolerance: float = 0.0
                  ) -> list[Tensor]:
-    """The state of every cell, [n, N, d], after each of the rising numbers of passes, of one run; `model.head` makes
-    the scores of the moves of it. `tolerance`: see the planners' forward."""
+    """The state of every cell, [n, N, d], after each of the rising numbers of passes of one run.
+
+    `model.head` makes the scores of the moves from a state. `tolerance`: see the planners' forward.
+    """
     return model.hidden_passes(tasks.mazes, tasks.start, tasks.goal, after=after, tolerance=tolerance)
 
 
 def check_factors(factors: Sequence[float]) -> list[float]:
-    """`factors`, if they are one or more positive numbers."""
+    """`factors`, if they are one or more positive numbers. Raises ValueError otherwise."""
     if not factors or not all(0 < f < math.inf for f in factors):
         raise ValueError(f"factors must be positive numbers, got {list(factors)}")
     return list(factors)
@@ -34,19 +36,19 @@ def check_factors(factors: Sequence[float]) -> list[float]:
 @torch.no_grad()
 def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequence[float], *,
                       tolerance: float = 0.0, done: Callable[[int], None] = lambda count: None) -> Tensor:
-    """bool [len(factors), n]: which mazes are solved exactly with `factor` passes for each move of the shortest path.
+    """bool [len(factors), n]: True for mazes solved exactly with `factor` passes for each move of the shortest path.
 
-    One run per batch serves all factors: its state is read after each number of passes that a maze asks for.
+    One run per batch serves all factors. Its state is read after each number of passes that one of its mazes needs.
 
     Args:
-        model: a planner with head="moves"; it is evaluated in eval mode, in float32, and left in its own mode.
-        tasks: n tasks with a goal other than the start.
-        factors: positive numbers; 1: as many passes as moves, rounded up.
+        model: a planner with head="moves". It is evaluated in eval mode and in float32, and its mode is restored.
+        tasks: n tasks whose goal is not the start.
+        factors: positive numbers. 1 gives as many passes as moves. The numbers of passes are rounded up.
         tolerance: see the planners' forward.
-        done: called after each batch with the number of its mazes; may raise to stop.
+        done: called after each batch with the number of its mazes; may raise an error to stop.
 
     Raises:
-        ValueError: no factors, or one that is not positive.
+        ValueError: there are no factors, or one is not positive.
     """
     factors = check_factors(factors)
     was_training, result = model.training, torch.zeros(len(factors), len(tasks), dtype=torch.bool)
@@ -61,12 +63,12 @@ def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequenc
 
 
 def passes_given(cells: int, factors: Sequence[float]) -> list[int]:
-    """The number of passes that each factor gives to a shortest path of `cells` cells."""
+    """The number of passes that each factor gives for a shortest path of `cells` cells."""
     return [max(1, math.ceil(factor * (cells - 1))) for factor in factors]
 
 
 def _parts(tasks: MazeTasks, factors: Sequence[float]) -> Iterator[list[int]]:
-    """Batches of mazes with paths of about the same length, since all its mazes run as long as the longest needs."""
+    """Batches of mazes with paths of about the same length, because a batch runs as long as its longest path needs."""
     lengths, part, numbers = tasks.length.tolist(), [], set()
     for i in sorted(range(len(tasks)), key=lambda i: -lengths[i]):
         mine = set(passes_given(lengths[i], factors))

@@ -38,7 +38,7 @@ def _maze_set(text: str) -> MazeSet:
 
 @contextmanager
 def _watched(label: str, mazes: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar, or a line now and then, of the mazes done."""
+    """Show the number of mazes done, as a progress bar or as a line at intervals."""
     from poh_ext.training.progress import Progress
 
     with Progress(label, total=mazes, unit="maze", ends=False) as progress:
@@ -77,7 +77,7 @@ def evaluate(parser: Parser, arguments: Sequence[str]) -> int:
                        tolerance=options.tolerance, watch=_watched)
 
     def kept() -> Iterator[Outcome]:
-        """Yield the outcomes, and write each to the JSON file as it comes."""
+        """Yield the outcomes, and write each to the JSON file as soon as it is known."""
         for outcome in measured:
             outcomes.append(outcome)
             complete = len(outcomes) == count

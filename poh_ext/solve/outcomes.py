@@ -28,7 +28,7 @@ TEST_SEED = 6_000_000  # plus the side: no training or choice of anything has lo
 
 
 class MazeSet(NamedTuple):
-    """Test mazes: side, fewest cells on the shortest path, how many."""
+    """A set of test mazes: side, fewest cells on the shortest path, number of mazes."""
 
     size: int
     min_path: int
@@ -117,12 +117,13 @@ def measure(model: torch.nn.Module, recipe: Recipe, sets: Sequence[MazeSet], fac
             algorithms: Sequence[str] = ("dfs",), starts: Sequence[str] = ("any",), tolerance: float = 0.0,
             watch: Callable[[str, int], AbstractContextManager[Callable[[int], None]]] = _unwatched
             ) -> Iterator[Outcome]:
-    """Every set, with every algorithm and every kind of start, each as soon as it is known. `tolerance`: see the
-    planners' forward. `watch`: entered for each, with a label and the number of mazes; what it yields is called after
-    each batch with the number of mazes done in it.
+    """Yield the outcome of every set, with every algorithm and every kind of start, as soon as it is known.
+
+    `tolerance`: see the planners' forward. `watch` is entered for each outcome, with a label and the number of mazes.
+    What it yields is called after each batch with the number of mazes done in it.
 
     Raises:
-        ValueError, when called: a set asks for mazes that there are not; or as `exact_over_passes`.
+        ValueError, when called: a set asks for mazes that do not exist; or as `exact_over_passes`.
     """
     factors = check_factors(factors)
     wanted = [(*which, which[0].tasks(*which[1:])) for which in product(sets, algorithms, starts)]
@@ -144,18 +145,18 @@ def _name(size: int, algorithm: str, start: str) -> str:
 
 
 def seen_in_training(recipe: Recipe, tasks: MazeTasks) -> int:
-    """The number of test mazes that are also training mazes; the training mazes are made again for it."""
+    """The number of test mazes that are also training mazes. The training mazes are made again for this."""
     return int(torch.isin(tasks.keys(), _met(recipe, tasks.mazes.height)).sum())
 
 
 @functools.cache  # the same for every algorithm and start
 def _met(recipe: Recipe, size: int) -> torch.Tensor:
-    """int64: keys of the training's mazes of this size."""
+    """int64: keys of the training mazes of this size."""
     return recipe.keys(size)
 
 
 def save_json(path: Path, outcomes: Sequence[Outcome], about: dict[str, Any]) -> Path:
-    """Write raw outcomes in one step, with what `about` says of the planner (plain values), machine and versions."""
+    """Write raw outcomes atomically, with plain values `about` the planner, and with machine and versions."""
     record = {"format": FORMAT, "version": VERSION, **about, "environment": describe_environment(),
               "sets": [outcome.record() for outcome in outcomes]}
     return write_atomically(path, (json.dumps(record) + "\n").encode())

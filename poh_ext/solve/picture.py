@@ -1,4 +1,4 @@
-"""A maze drawn with Pillow: its walls, start and goal, a shortest path, and on it the path a planner walked."""
+"""A maze drawn with Pillow: its walls, start and goal, a shortest path, and the path that a planner walked."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ FINER = 4  # outlines are drawn so many times larger, then averaged
 
 
 class Layout:
-    """Where things lie in a picture about `pixels` wide: thin walls between cells, all edges at whole pixels.
+    """The layout of a picture about `pixels` wide: thin walls between cells, all edges at whole pixels.
 
     Attributes:
-        pitch, wall, corridor: pixels from cell to cell, of a wall, and between two walls.
-        size: (width, height) of the picture: the maze, a margin around it, `above` and `below` more for text.
+        pitch: pixels from cell to cell.
+        wall: thickness of a wall in pixels.
+        corridor: pixels between two walls.
+        size: (width, height) of the picture: the maze, a margin around it, and `above` and `below` more for text.
     """
 
     def __init__(self, mazes: MazeBatch, pixels: int, *, above: int = 0, below: int = 0, least_width: int = 0):
@@ -55,8 +57,10 @@ class Layout:
 
 
 def draw_walls(layout: Layout, mazes: MazeBatch, levels: np.ndarray, colours: np.ndarray) -> Image:
-    """A new picture with the first of `mazes`; its cell i has colours[levels[i]] (uint8 [..., 3]), and a passage
-    the colour of the lower level of its two cells."""
+    """A new picture of the first of `mazes`. Cell i has the colour colours[levels[i]] (uint8 [..., 3]).
+
+    A passage has the colour of the lower level of its two cells.
+    """
     open_ = mazes.raster()[0].numpy() == 0
     cells = levels.reshape(mazes.size)
     grid = np.zeros(open_.shape, dtype=levels.dtype)
@@ -73,7 +77,7 @@ def draw_walls(layout: Layout, mazes: MazeBatch, levels: np.ndarray, colours: np
 
 
 def draw_path(image: Image, layout: Layout, cells: list[int], share: float, colour: tuple[int, int, int]) -> None:
-    """A line through the middles of the cells, `share` of a corridor wide, its corners rounded."""
+    """Draw a line through the centres of the cells, with round corners; `share` is its width in corridors."""
     if len(cells) < 2:
         return
     width = max(1, round(layout.corridor * share))
@@ -90,7 +94,7 @@ def draw_path(image: Image, layout: Layout, cells: list[int], share: float, colo
 
 
 def draw_marker(image: Image, center: tuple[float, float], radius: float, colour: tuple[int, int, int]) -> None:
-    """A disc, for the goal a diamond, with a white rim."""
+    """Draw a disc, or a diamond for the goal, with a white edge."""
     side = 2 * int(radius + 2)
     corner = tuple(round(at) - side // 2 for at in center)
     x, y = (FINER * (at - start) for at, start in zip(center, corner, strict=True))
@@ -112,7 +116,10 @@ def draw_ends(image: Image, layout: Layout, task: MazeTasks) -> None:
 
 
 def draw_legend(image: Image, top: int, items: list[tuple[str, tuple[int, int, int], float]], size: int = 14) -> int:
-    """A line of (text, colour, thickness of its sample; 0: a marker), centred at height `top`; the line's width."""
+    """Draw a line of (text, colour, thickness of its sample; 0: a marker), centred at height `top`.
+
+    Returns the width of the line.
+    """
     font = require("PIL.ImageFont").load_default(size)
     pen, middle = require("PIL.ImageDraw").Draw(image), top + size // 2
     samples = [2 * size if thickness else size for _, _, thickness in items]
@@ -144,5 +151,5 @@ def maze_picture(task: MazeTasks, walked: Tensor, pixels: int = 960) -> Image:
 
 
 def save_png(path: str | Path, image: Image) -> Path:
-    """Write it in one step."""
+    """Write the picture atomically."""
     return write_atomically(path, lambda file: image.save(file, format="PNG", optimize=True))

@@ -17,8 +17,9 @@ __all__ = ["accuracy_over_passes"]
 
 
 def accuracy_over_passes(outcomes: Sequence[Outcome], title: str = "") -> Figure:
-    """A line for each set of mazes, over passes for each move of the shortest path, with Wilson's 95 % bands; thin and
-    dotted, what share cells that see neighbours only could know (`Outcome.knowable`).
+    """A line for each set of mazes, over passes for each move of the shortest path, with Wilson's 95 % bands.
+
+    Thin dotted lines show the share that cells which see only neighbours could know (`Outcome.knowable`).
 
     Example:
         >>> accuracy_over_passes(list(measure(model, recipe, DEFAULT_SETS, [0.5, 1, 2]))).savefig("passes.png")

@@ -1,4 +1,4 @@
-"""What a planner was trained on, as the notes of its weights say: which sizes, and whether it met a maze."""
+"""What a planner was trained on, from the notes of its weights: the sizes, and whether it met a maze."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Recipe:
 
     Attributes:
         planner: the row of its table: "looped_baseline", "poh", ...
-        seed: of the weights and of the mazes.
-        steps: updates.
-        config: the program's options.
+        seed: seed of the weights and of the mazes.
+        steps: number of updates.
+        config: the options of the program.
     """
 
     planner: str
@@ -45,7 +45,7 @@ class Recipe:
         return self.config.size_range
 
     def keys(self, size: int) -> Tensor:
-        """int64 [n], MazeTasks.keys() of all mazes of this side that the training met: they are made again."""
+        """int64 [n], MazeTasks.keys() of all training mazes of this side. The mazes are made again for this."""
         low, high = self.sizes
         if not low <= size <= high:
             return torch.zeros(0, dtype=torch.int64)

@@ -1,5 +1,7 @@
-"""The table of an evaluation: shares solved exactly, with 95 % intervals, and shares that cells which see neighbours
-only could know, as lines of Markdown."""
+"""The table of an evaluation, as lines of Markdown.
+
+It has shares solved exactly, with 95 % intervals, and shares that cells which see only neighbours could know.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,10 @@ KNOWABLE = "could be known"
 
 
 def lines(outcomes: Iterable[Outcome], factors: Sequence[float]) -> Iterator[str]:
-    """The lines of the table, those of an outcome as soon as it comes. A share is in percent, followed by Wilson's
-    95 % interval over the mazes; "could be known" is `Outcome.knowable`."""
+    """Yield the lines of the table, those of an outcome as soon as it is known.
+
+    A share is in percent, followed by Wilson's 95 % interval over the mazes. "Could be known" is `Outcome.knowable`.
+    """
     abreast = len(factors) <= ABREAST
     one_below = ["passes a move", "solved exactly, %", f"{KNOWABLE}, %"]
     heads = [f"{factor:g} x" for factor in factors] if abreast else one_below

@@ -1,7 +1,7 @@
-"""The options of the benchmarks: one typed dataclass each, sharing a base; the command line is made from them.
+"""The options of the benchmarks: a dataclass for each program, with a common base. The command line is made from them.
 
-Every field is one flag, its docstring is the flag's help. `validate()` rejects what cannot be run before any
-work is done. Defaults are those of the flag table in experiments/TRAINING_ENHANCEMENTS.md.
+Every field is one flag, and its docstring is the help of the flag. `validate()` rejects options that cannot be run,
+before any work. The flag table in experiments/TRAINING_ENHANCEMENTS.md has the same defaults.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     algorithm: str = "dfs"
     """Maze generator, one of poh_ext.GENERATORS (dfs, wilson, prim, kruskal, ...)."""
     min_path: float = 0.35
-    """Shortest path from start to goal, at least [fraction of the maze's cells, 0 to 1]."""
+    """Least length of the shortest path from start to goal [fraction of the maze's cells, 0 to 1]."""
     protocol: Literal["default", "as-published"] = "default"
     """default: the planners see the walls. as-published: the protocol behind the published figures. Planners, validity
     mask and rollout get a grid without walls, and few mazes are tested; wherever random is a row, random_table and
-    beeline are too. The report says what that is worth."""
+    beeline are, too. The report explains what such figures show."""
     decode: Literal["auto", "table", "recondition"] = "auto"
     """table: one forward pass answers for every cell. recondition: the network runs again at each step. auto:
     table, and recondition for as-published."""
@@ -95,7 +95,7 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     """How PoH gets about as many parameters as the baseline (at most 1.1 times as many). depth: keep the depth, reduce
     the width. width: keep the width, drop layers. none: keep the baseline's shape, with more parameters."""
     rows: tuple[RowName, ...] = ("random", "untrained_baseline", "untrained_poh", "baseline", "poh")
-    """Rows of the table, a list by commas or spaces. Controls without a planner: random draws fresh scores at every
+    """Rows of the table, separated by commas or spaces. Controls without a planner: random draws fresh scores at every
     step, random_table follows one table of random scores, beeline always steps nearer to the goal. looped_solver and
     poh_solver are the planners of --preset solve, trained by its recipe whatever the other flags say, and tested on
     the same mazes (12x12 program)."""
@@ -111,16 +111,16 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     """Preset of a few minutes on 2 CPU cores: small planners and few steps. Flags given beside it win."""
     preset: Literal["none", "solve"] = "none"
     """solve: the planners and the training that solve mazes (docs/solve.md). It changes the defaults of other flags;
-    flags given beside it win. With --quick beside it the training takes some minutes."""
+    flags given beside it win. With --quick, the training takes some minutes."""
     dry_run: bool = False
     """Print the plan (models, parameters, memory, estimated time) and stop; nothing is trained or written."""
     output: Path = Path("experiments/results/benchmark")
     """Folder for results.json, report.md and plots. An interrupted run of the same options in it is continued;
     if it holds anything else, a numbered sibling is used instead."""
     overwrite: bool = False
-    """Replace an earlier run's files in --output, an interrupted run's too."""
+    """Replace the files of an earlier run in --output, even of an interrupted one."""
     resume: bool = False
-    """Continue the run in --output or fail with the reason; never start another."""
+    """Continue the run in --output, or fail with the reason. No other run is started."""
     tensorboard: bool = False
     """Write losses, pictures of rollouts and hyper-parameters for TensorBoard into --output (needs the extra
     poh_ext[tensorboard])."""
@@ -201,7 +201,7 @@ class Benchmark12x12Config(BenchmarkConfig):
     """The planners at about 7 million parameters on 12x12 mazes."""
 
     d_model: int = 384
-    """Width of the baseline [features]; PoH gets the width nearest to its parameter count, at equal depth."""
+    """Width of the baseline [features]. The width of PoH follows from --parity."""
     n_heads: int = 6
     """Attention heads of the baseline [count]; must divide --d-model."""
     d_ff: int = 1536
@@ -231,7 +231,7 @@ class ScalingBenchmarkConfig(BenchmarkConfig):
     min_path: float = 0.4
     output: Path = Path("experiments/results/parameter_scaling")
     models: tuple[SizeName, ...] = ("tiny", "small", "medium", "large", "xl")
-    """Model sizes to compare, a list by commas or spaces: each has a baseline and a PoH of equal size."""
+    """Model sizes to compare, separated by commas or spaces. Each has a baseline and a PoH of equal size."""
     quick_defaults: ClassVar[dict[str, Any]] = QUICK_SCALING
 
     @property

@@ -1,7 +1,7 @@
-"""The levers of the planners and of their training beyond the published form, as options of the benchmarks.
+"""Options of the planners and of their training beyond the published form, for the benchmarks.
 
-docs/solve.md tells which of them make a planner that solves mazes, and what each is worth; `--preset solve` sets them.
-The defaults are the published form.
+docs/solve.md describes which of them make a planner that solves mazes. `--preset solve` sets these. The defaults are
+the published form.
 """
 
 from __future__ import annotations
@@ -84,14 +84,14 @@ class TrainingLevers:
     """Lowest and highest number of passes in training [passes]. Each step draws a number between them. None: always
     --R."""
     train_R_growth: int | None = None
-    """Number that the highest of --train-R grows to, linearly from 20 % to 60 % of the steps [passes]. None: no
+    """Number that the upper end of --train-R grows to, linearly from 20 % to 60 % of the steps [passes]. None: no
     growth."""
     grad_passes: int | Literal["all"] = "all"
     """Passes at the end of a run that gradients flow through [passes, or all]. Earlier passes run without a graph."""
     test_R: int | Literal["R"] = "R"
     """Passes at test [passes]. R: the same as --R."""
     tolerance: float = 0.0
-    """Largest change of a state that counts as no change at test [units of the state]. A cell that a pass changes by no
+    """Largest change of a state that counts as none at test [units of the state]. A cell that a pass changes by no
     more, in every feature, keeps its state and rests until a neighbour changes. If all heads see only neighbours, cells
     at rest cost nothing. 0: every pass computes every cell."""
     deep_supervision: int = 1
@@ -101,7 +101,7 @@ class TrainingLevers:
     """Smallest and largest side of the training mazes [cells]. Each step draws a side between them. Needs --train
     online, --head moves and --positions none. None: --maze-size."""
     train_sizes_growth: int | None = None
-    """Side that the largest of --train-sizes grows to, linearly from 20 % to 60 % of the steps [cells]: a curriculum.
+    """Side that the upper end of --train-sizes grows to, linearly from 20 % to 60 % of the steps [cells]: a curriculum.
     None: no growth."""
     state_noise: float = 0.0
     """Gaussian noise that training adds to the state of every cell before the first pass with gradients, unless that is

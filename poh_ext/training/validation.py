@@ -117,9 +117,9 @@ def _check_training(config) -> None:
                               f"{most}")
         growth, to = f"{name}_growth", getattr(config, f"{name}_growth")
         if to is not None and value is None:
-            raise ConfigError(f"{flag(growth)} {to}: needs {flag(name)}, whose highest grows")
+            raise ConfigError(f"{flag(growth)} {to}: needs {flag(name)}, whose upper end grows")
         if to is not None and not value[1] <= to <= most:
-            raise ConfigError(f"{flag(growth)} {to}: must be from the highest of {flag(name)}, {value[1]}, to {most}")
+            raise ConfigError(f"{flag(growth)} {to}: must be from the upper end of {flag(name)}, {value[1]}, to {most}")
     for name in ("train_R", "test_R"):
         if config.R == 1 and getattr(config, name) not in (None, "R"):
             raise ConfigError(f"--R 1 contradicts {flag(name)}: planners of one pass never run another number")
