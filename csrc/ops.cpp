@@ -57,6 +57,8 @@ STABLE_TORCH_LIBRARY(poh_ext, m) {
       "neighbor_passes(Tensor x, Tensor tokens, Tensor candidates, Tensor weights, int heads, int d_ff, int step, "
       "int passes, Tensor after, bool inject, float eps, float tolerance, Tensor? routers, Tensor? router_state, "
       "int slow_period, float temperature) -> (Tensor, Tensor, Tensor)");
+  // The mask is a function of seed and place alone; the gradient is the same op on the gradient.
+  m.def("dropout(Tensor x, float p, int seed) -> Tensor");
   m.def("generate_mazes(Tensor indices, int seed, int height, int width, str algorithm) -> Tensor");
   m.def("maze_neighbors(Tensor passages) -> Tensor");
   m.def("maze_valid_mask(Tensor passages) -> Tensor");

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poh_ext.models.dropout import dropout_mask, has_fast_mask
+from poh_ext.ops import dropout as dropout_op
 from poh_ext.ops.neighbor_attention import neighbor_attention_packed
 
 __all__ = ["Attention"]
@@ -76,7 +76,7 @@ def _attends_faster(qkv: Tensor, dropout: float) -> bool:
     """Whether `_attend` beats torch: on the CPU, which has no fused kernel with dropout, and none that is fast in
     bfloat16 (B 32, H 6, N 144, Dh 64, both passes: 41 ms against 10; in float32 26 against 25)."""
     if dropout > 0:
-        return has_fast_mask(qkv)
+        return dropout_op.has_dropout(qkv)
     return qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16 and qkv.shape[1] <= MOST_KEYS
 
 
@@ -85,5 +85,5 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     with torch.autocast(q.device.type, enabled=False):  # else softmax would widen a bfloat16 run to float32
         weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(-1)
         if dropout > 0:
-            weights = weights * dropout_mask(weights.shape, dropout, weights.dtype)
+            weights = dropout_op.dropout(weights, dropout)
         return weights @ v
