@@ -47,12 +47,13 @@ def _is_stale(module) -> bool:
     return source.exists() and hashlib.sha256(source.read_bytes()).hexdigest() != module.build_info()["schemas"]
 
 
-def _cpu_level() -> str:
-    """The best of _MODULES that this CPU and its operating system can run, whatever torch was told."""
+def _cpu_level() -> str | None:
+    """The best of _MODULES that this CPU and its operating system can run, whatever torch was told; None if the module
+    that asks the CPU cannot be loaded."""
     try:
         return _import_own("_cpu_level").build_info()["level"]
     except ImportError:
-        return "DEFAULT"  # it is built with the modules of the other levels
+        return None
 
 
 def _levels(wanted: str, can_run: str) -> tuple[list[str], str]:
@@ -73,7 +74,14 @@ def _levels(wanted: str, can_run: str) -> tuple[list[str], str]:
 def _load():
     """Import the best module this CPU runs; return (module or None, reason it is None, notes for the user)."""
     reasons = []
-    levels, note = _levels(torch.backends.cpu.get_cpu_capability(), _cpu_level())
+    level = _cpu_level()
+    if level is not None:
+        levels, note = _levels(torch.backends.cpu.get_cpu_capability(), level)
+    else:
+        levels, note = ["DEFAULT"], ""
+        if any(Path(__file__).parent.glob("_C_avx*")):
+            note = ("the module _cpu_level, which asks the CPU what it can run, cannot be loaded; the DEFAULT kernels "
+                    "serve, the slowest: install again")
     notes = [note] if note else []
     for name in map(_MODULES.get, levels):
         try:
@@ -193,7 +201,7 @@ def backend_info() -> dict:
         "notes": list(_notes),
         "torch": torch.__version__,
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpu_level": "not asked" if _requested == "reference" else _cpu_level(),
+        "cpu_level": "not asked" if _requested == "reference" else _cpu_level() or "unknown",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "machine": platform.machine(),

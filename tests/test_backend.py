@@ -135,6 +135,18 @@ def test_a_module_that_cannot_be_loaded_is_replaced_by_the_next_and_named(tmp_pa
 
 
 @built
+def test_a_missing_question_to_the_cpu_is_named_and_not_blamed_on_torch(tmp_path):
+    ignored = shutil.ignore_patterns("__pycache__", "_cpu_level*")
+    shutil.copytree(PACKAGE, tmp_path / "poh_ext", ignore=ignored)
+    several = any((tmp_path / "poh_ext").glob("_C_avx2*"))
+    done = run(root=tmp_path, POH_EXT_BACKEND="auto")
+    found = json.loads(done.stdout)
+    assert found["build"]["cpu_capability"] == "DEFAULT" and found["cpu_level"] == "unknown"
+    assert done.stderr.count("the module _cpu_level, which asks the CPU") == several
+    assert "ATEN_CPU_CAPABILITY" not in done.stderr
+
+
+@built
 def test_cpu_backend_is_granted():
     assert info(POH_EXT_BACKEND="cpu")["cpu"].startswith("C++ kernels")
 
