@@ -3,6 +3,9 @@
 import dataclasses
 import itertools
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,6 +164,14 @@ def test_precision_follows_the_hardware(monkeypatch):
         monkeypatch.setattr(device, "cpu_has_bfloat16", lambda there=native: there)
         assert device.choose_precision(tiny(precision="auto"), torch.device("cpu")) == expected
     assert device.choose_precision(tiny(precision="bfloat16"), torch.device("cpu")) == "bfloat16"
+
+
+def test_a_cpu_whose_products_may_not_use_bfloat16_gets_float32():
+    code = ("import torch; torch.cpu._is_avx512_bf16_supported = lambda: True\n"
+            "from poh_ext.training.device import cpu_has_bfloat16; print(cpu_has_bfloat16())")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"})  # fmt: skip
+    assert done.stdout.strip() == "False"
 
 
 def test_options_that_do_nothing_are_told():

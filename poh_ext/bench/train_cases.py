@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import poh_ext
 from poh_ext.bench import baselines
 from poh_ext.bench.case import OURS, Case
 from poh_ext.models import SHAPES, BaselinePlanner, PoHPlanner, gflop_per_maze, match_width
+from poh_ext.models.attention import Attention
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.device import autocast, choose_precision
 
-BATCH, SIZE, CLIP_NORM = 32, 12, 1.0
+BATCH, SIZE, CLIP_NORM, DROPOUT = 32, 12, 1.0, 0.1
+
+
+def _set_dropout(model: nn.Module, p: float) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = p
+        elif isinstance(module, Attention):
+            module.dropout = p
+
+
+def _with_torch_dropout(model: nn.Module) -> nn.Module:
+    """The model with torch's own dropout, as a user would write it."""
+
+    def attend(attention: Attention, qkv):
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        dropout = attention.dropout if attention.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).transpose(1, 2)
+
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.__class__ = nn.Dropout
+        elif isinstance(module, Attention):
+            module._wide = functools.partial(attend, module)
+    return model
 
 
 def _step(model, loss_of, fused: bool):
@@ -31,10 +59,16 @@ def _step(model, loss_of, fused: bool):
     return call
 
 
-def _first_losses_agree(found, expected) -> str:
-    """Each variant trains a copy of one model in its own precision, so the first losses may differ only by rounding."""
-    difference = abs(float(found[0]) - float(expected[0]))
-    return "" if difference < 0.05 else f"their losses differ by {difference:.3g}"
+@torch.no_grad()
+def _difference(ours, plain, models) -> str:
+    """What is wrong with the losses of two copies of one model: without dropout, whose masks differ, they may differ by
+    the rounding of their precisions only."""
+    for model in models:
+        _set_dropout(model, 0.0)
+    difference = abs(float(ours(models[0])) - float(plain(models[1])))
+    for model in models:
+        _set_dropout(model, DROPOUT)
+    return "" if difference < 0.05 else f"their losses without dropout differ by {difference:.3g}"
 
 
 def train_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Case]]]:
@@ -50,9 +84,9 @@ def train_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str,
     def case(name, planner, shape):
         def build() -> Case:
             torch.manual_seed(0)
-            # Without dropout the two variants compute the same loss, so that it can be compared.
-            models = [planner(SIZE, **shape._asdict(), dropout=0.0).to(device).train() for _ in range(2)]
+            models = [planner(SIZE, **shape._asdict(), dropout=DROPOUT).to(device).train() for _ in range(2)]
             models[1].load_state_dict(models[0].state_dict())
+            _with_torch_dropout(models[1])
             tasks = poh_ext.sample_tasks(BATCH, SIZE, min_path=51, device=device)
             candidates = tasks.mazes.neighbors()
             options = {"rows": tasks.path, "label_smoothing": 0.1, "horizons": 1, "candidates": candidates}
@@ -70,9 +104,10 @@ def train_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str,
 
             variants = {OURS: _step(models[0], ours, fused=device.type in ("cpu", "cuda")),
                         "eager float32": _step(models[1], plain, fused=False)}
+            wrong = _difference(ours, plain, models)
             flops = int(3 * BATCH * gflop_per_maze(models[0]) * 1e9)
-            label = f"training step {name} {SIZE}x{SIZE} B{BATCH} {precision}"
-            return Case("train", label, variants, _first_losses_agree, flops=flops,
+            label = f"training step {name} {SIZE}x{SIZE} B{BATCH} dropout {DROPOUT} {precision}"
+            return Case("train", label, variants, lambda *_: wrong, flops=flops,
                         precision=getattr(torch, precision))
 
         return name, build

@@ -24,12 +24,15 @@ def choose_device(config: BenchmarkConfig) -> torch.device:
 
 
 def cpu_has_bfloat16() -> bool:
-    """True if this CPU multiplies bfloat16 natively (AVX-512 BF16 or AMX): several times float32's speed.
+    """True if this CPU multiplies bfloat16 natively (AVX-512 BF16 or AMX), usually at several times float32's speed,
+    and oneDNN, whose products torch uses, may do so (ONEDNN_MAX_CPU_ISA can forbid it).
 
     Elsewhere bfloat16 is emulated and slower than float32.
     """
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in probes)
+    if not any(getattr(torch.cpu, name, lambda: False)() for name in probes):
+        return False
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def choose_precision(config: BenchmarkConfig, device: torch.device) -> str:
