@@ -13,8 +13,8 @@ namespace poh {
 inline constexpr int64_t kTileHeads = 16;  // beyond, a row alone fills its vectors
 
 // N vectors as one: a tile is a long chain of sums over heads and an exponential, a quotient and a logarithm on top,
-// of which a CPU has to have more than one under way.
-inline constexpr int kTileVectors = 2;
+// of which a CPU has to have more than one under way. (Measured: with 256 bits 4 take 8 % less time than 2.)
+inline constexpr int kTileVectors = kVectorBytes == 32 ? 4 : 2;
 template <class A>
 inline constexpr int64_t kTileRows = kTileVectors * kLanes<A>;
 
