@@ -61,6 +61,29 @@ def check_weights(name: str, weights, shape: tuple, like: Tensor) -> Tensor | No
     return weights.to(dtype)
 
 
+def _autocasts(device: str) -> bool:
+    try:
+        return torch.is_autocast_enabled(device)
+    except RuntimeError:  # a device without autocast, as "meta"
+        return False
+
+
+def autocast_together(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors in autocast's dtype, where autocast is on for their device: as F.linear and
+    scaled_dot_product_attention cast theirs. As there, float64 is left alone."""
+    device = next((t.device.type for t in tensors if isinstance(t, Tensor)), "cpu")
+    if not _autocasts(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    casts = (torch.float32, torch.bfloat16, torch.float16)
+    return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype in casts else t for t in tensors)
+
+
+def listed(candidates: Tensor | None) -> Tensor | None:
+    """Candidates, or None where every list is of no length: a row without candidates allows all classes."""
+    return None if candidates is None or candidates.shape[2] == 0 else candidates
+
+
 def check_indices(targets, rows, valid, candidates, n_rows: int, n_classes: int, like: Tensor) -> None:
     """Shapes and dtypes of the tensors that say what is asked; their values are checked by the backends."""
     batch = like.shape[0]

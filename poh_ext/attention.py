@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from poh_ext._loss_checks import FLOATS, check_tensor
+from poh_ext._loss_checks import FLOATS, autocast_together, check_tensor
 from poh_ext.ops import neighbor_attention as ops
 from poh_ext.reference.horizon_ce import accumulate_dtype
 
@@ -33,7 +33,7 @@ def neighbor_attention(
     Args:
         q, k, v: [B, H, N, Dh] of one dtype, float32, float64, bfloat16 or float16. Views are read by their strides
             (of a packed projection, `qkv.unflatten(-1, (3, H, Dh)).permute(2, 0, 3, 1, 4)`). Sums run in float32
-            (float64 for float64).
+            (float64 for float64). Under autocast they are cast to its dtype, as scaled_dot_product_attention casts.
         candidates: [B, N, C] int64 cell numbers, -1 for an empty slot. The order is free; a repeated cell counts twice.
         bias: [H, C + 1], of the dtype of q or, for half types, float32.
         key_offset, value_offset: [H, C + 1, Dh], of the same dtypes as bias.
@@ -54,6 +54,7 @@ def neighbor_attention(
         >>> neighbor_attention(q, k, v, mazes.neighbors(), bias=torch.zeros(4, 5)).shape
         torch.Size([8, 4, 144, 12])
     """
+    q, k, v = autocast_together(q, k, v)
     check_tensor("q", q, ("B", "H", "N", "Dh"), FLOATS, q)
     batch, heads, n_cells, d_head = q.shape
     if d_head < 1:

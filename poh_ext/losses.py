@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poh_ext._loss_checks import FLOATS, check_indices, check_options, check_tensor, check_weights
+from poh_ext._loss_checks import (
+    FLOATS,
+    autocast_together,
+    check_indices,
+    check_options,
+    check_tensor,
+    check_weights,
+    listed,
+)
 from poh_ext.ops.horizon_ce import horizon_ce
 from poh_ext.ops.horizon_linear_ce import horizon_linear_ce
 
@@ -92,7 +100,8 @@ def multi_horizon_cross_entropy(
     Returns:
         A scalar, or [B, L, K] for "none". The dtype is float64 for float64 logits, else float32, also for half
         types: ``F.cross_entropy`` does the same under autocast, because a loss rounded to bfloat16 has no third
-        digit. The gradient has the dtype of the logits.
+        digit. The gradient has the dtype of the logits. The kernels have a first derivative only, and refuse a second
+        one. Under torch.func and in forward mode the PyTorch reference computes, slower, which has all derivatives.
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range.
@@ -117,7 +126,7 @@ def multi_horizon_cross_entropy(
     weight = check_weights("weight", weight, (n_classes,), logits)
     used, horizon_weights = _used_horizons(horizons, horizon_weights, targets, reduction)
     loss, measured = horizon_ce(
-        logits, targets, rows, valid, candidates, horizon_weights, weight, used, label_smoothing, ignore_index,
+        logits, targets, rows, valid, listed(candidates), horizon_weights, weight, used, label_smoothing, ignore_index,
         reduction, z_loss, softcap or 0.0, return_metrics,
     )  # fmt: skip
     return _with_metrics(loss, measured, horizons) if return_metrics else loss
@@ -150,7 +159,7 @@ def multi_horizon_linear_cross_entropy(
 
     Args:
         hidden: [B, N, D], or [B, N, K, D] with one state per horizon (multi-token-prediction heads). float32,
-            float64, bfloat16 or float16.
+            float64, bfloat16 or float16. Under autocast hidden, weight and bias are cast together, as F.linear casts.
         weight: [V, D], of the dtype of hidden.
         bias: [V], of the dtype of hidden, or None.
         class_weight: [V] floats, a weight of each class (named ``weight`` in the dense form).
@@ -170,6 +179,7 @@ def multi_horizon_linear_cross_entropy(
         >>> loss.backward()
     """
     check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap)
+    hidden, weight, bias = autocast_together(hidden, weight, bias)
     check_tensor("weight", weight, ("V", "D"), FLOATS, weight)
     n_classes, width = weight.shape
     states = isinstance(hidden, Tensor) and hidden.dim() == 4
@@ -184,8 +194,8 @@ def multi_horizon_linear_cross_entropy(
     if states and used < horizons:
         hidden = hidden[:, :, :used]
     loss, measured = horizon_linear_ce(
-        hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight, used, label_smoothing,
-        ignore_index, reduction, z_loss, softcap or 0.0, return_metrics,
+        hidden, weight, bias, targets, rows, valid, listed(candidates), horizon_weights, class_weight, used,
+        label_smoothing, ignore_index, reduction, z_loss, softcap or 0.0, return_metrics,
     )  # fmt: skip
     return _with_metrics(loss, measured, horizons) if return_metrics else loss
 

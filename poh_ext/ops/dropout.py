@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from poh_ext._backend import has_kernel
+from poh_ext.ops._derivatives import kernel_serves
 
 __all__ = ["dropout", "has_dropout"]
 
 
 def has_dropout(x: Tensor) -> bool:
     """Whether `dropout` serves x: on the CPU with the C++ kernels, outside torch.compile (which fuses its own)."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and has_kernel(x.device, "dropout")
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and kernel_serves(x.device, "dropout")
 
 
 def dropout(x: Tensor, p: float) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from poh_ext._backend import has_kernel
-from poh_ext.ops._derivatives import first_derivative, no_second_derivative
+from poh_ext.ops._derivatives import first_derivative, kernel_serves, no_second_derivative
 from poh_ext.reference import horizon_ce as reference
 
 __all__ = ["horizon_ce"]
@@ -32,7 +32,7 @@ def horizon_ce(
 ) -> tuple[Tensor, Tensor]:
     """Arguments and results as in reference.horizon_ce.horizon_ce."""
     tensors = (logits, targets, rows, valid, candidates, horizon_weights, class_weight)
-    if not has_kernel(logits.device):
+    if not kernel_serves(logits.device):
         options = (horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, metrics)
         return reference.horizon_ce(*tensors, *options)
     options = (horizons, label_smoothing, ignore_index, REDUCTIONS[reduction], z_loss, softcap, metrics)
@@ -63,10 +63,12 @@ def _save(ctx, inputs, output):
 _NO_GRADIENT = (None,) * 13  # of all arguments but the logits
 
 
+def _gradient(options, grad, *saved):
+    return _op_backward(grad, *saved, *options), *_NO_GRADIENT
+
+
 def _backward(ctx, grad, *_):
-    if grad is None:
-        return None, *_NO_GRADIENT
-    return _op_backward(grad, *ctx.saved_tensors, *ctx.options), *_NO_GRADIENT
+    return (None, *_NO_GRADIENT) if grad is None else _gradient(ctx.options, grad, *ctx.saved_tensors)
 
 
 class _HorizonCE(torch.autograd.Function):
@@ -83,7 +85,9 @@ class _HorizonCE(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, _):
-        return first_derivative(_backward, ctx, grad)
+        if grad is None:
+            return None, *_NO_GRADIENT
+        return first_derivative(_gradient, ctx.options, grad, *ctx.saved_tensors)
 
 
 def _fake_backward(grad, logits, *_):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from poh_ext._backend import has_kernel
-from poh_ext.ops._derivatives import no_second_derivative
+from poh_ext.ops._derivatives import first_derivative, kernel_serves, no_second_derivative
 from poh_ext.ops.horizon_ce import REDUCTIONS
 from poh_ext.reference import horizon_linear_ce as reference
 from poh_ext.reference.horizon_ce import accumulate_dtype
@@ -23,7 +23,7 @@ _CHUNK_BYTES, _CHUNK_ROWS = 1 << 23, 512
 
 def _is_served(device: torch.device) -> bool:
     """True if kernels serve the whole op (CUDA) or the parts that it is composed of below (CPU)."""
-    return has_kernel(device, "horizon_linear_ce") or has_kernel(device, "horizon_ce_chunk")
+    return kernel_serves(device, "horizon_linear_ce") or kernel_serves(device, "horizon_ce_chunk")
 
 
 def horizon_linear_ce(hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight,
@@ -49,7 +49,9 @@ def _each_row(hidden, weight, bias, targets, rows, valid, candidates, class_weig
     ops = torch.ops.poh_ext
     n_rows, horizons = hidden.shape[1], terms.shape[2]
     states = hidden.shape[2] if hidden.dim() == 4 else 1
-    flat, weight = hidden.reshape(-1, hidden.shape[-1]).contiguous(), weight.contiguous()
+    # Not -1: a size cannot be inferred where states have no elements.
+    flat = hidden.reshape(hidden.shape[0] * n_rows * states, hidden.shape[-1]).contiguous()
+    weight = weight.contiguous()
     classes = weight.shape[0]
     options = (label_smoothing, ignore_index, z_loss, softcap)
     read = ops.horizon_ce_read(targets, rows, candidates, n_rows, classes, horizons, states, ignore_index)
@@ -152,23 +154,44 @@ def _backward(ctx, grad, *_):
     return grads[0], grads[1], grads[2] if ctx.has_bias else None, *(None,) * 14
 
 
+_BATCHED = torch._C._functorch.is_batchedtensor, torch._C._functorch.is_legacy_batchedtensor
+
+
 class _HorizonLinearCE(torch.autograd.Function):
-    """The op's own autograd formula, met directly, as in ops/horizon_ce.py."""
+    """The op's own autograd formula, met directly, as in ops/horizon_ce.py.
+
+    The gradients that the forward pass made are handed out once, without a copy as large as hidden. A second backward
+    pass, or one that is to be differentiated (whose kernel refuses that), computes them from the saved inputs.
+    """
 
     @staticmethod
-    def forward(*args):
-        return _op(*args)
-
-    setup_context = staticmethod(_save)
+    def forward(ctx, *args):
+        with torch._C._AutoDispatchBelowAutograd(), torch._C._DisableAutocast():
+            loss, coefficients, measured, *grads = _op(*args)
+        *_, smoothing, ignore_index, _, z_loss, softcap, _, at_once = args
+        ctx.mark_non_differentiable(coefficients, measured)
+        ctx.set_materialize_grads(False)
+        ctx.options = smoothing, ignore_index, z_loss, softcap
+        ctx.ready = grads if at_once else None
+        ctx.save_for_backward(*args[:7], args[8], coefficients)
+        return loss, coefficients, measured
 
     @staticmethod
     def backward(ctx, grad, *_):
-        if grad is None or not ctx.at_once or grad.is_cuda or grad.item() != 1:
-            return _backward(ctx, grad)
-        # Nothing to scale: hand the gradients on, and save a copy as large as hidden. They stay saved, so autograd
-        # counts two owners and will not accumulate into them in place. Not for CUDA: looking at grad would wait for it.
-        grads = ctx.saved_tensors
-        return grads[0], grads[1], grads[2] if ctx.has_bias else None, *(None,) * 14
+        if grad is None:
+            return (None,) * 17
+        ready, ctx.ready = ctx.ready, None
+        if ready is None or torch.is_grad_enabled():
+            with torch._C._DisableAutocast():
+                grads = first_derivative(_op_backward, grad, *ctx.saved_tensors, *ctx.options)
+        elif any(f(grad) for f in _BATCHED):  # is_grads_batched, jacobian(vectorize=True)
+            grads = [g * grad.to(g.dtype) for g in ready]
+        elif grad.is_cuda or grad.item() != 1:  # looking at a CUDA tensor would wait for it
+            grads = [g.mul_(grad.to(g.dtype)) for g in ready]
+        else:
+            grads = ready
+        has_bias = ctx.needs_input_grad[2]
+        return grads[0], grads[1], grads[2] if has_bias else None, *(None,) * 14
 
 
 if has_kernel(torch.device("cpu")):

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from poh_ext._backend import has_kernel
-from poh_ext.ops._derivatives import first_derivative, no_second_derivative
+from poh_ext.ops._derivatives import first_derivative, kernel_serves, no_second_derivative
 from poh_ext.reference import neighbor_attention as reference
 
 __all__ = ["neighbor_attention", "neighbor_attention_flop", "neighbor_attention_packed"]
@@ -24,7 +24,7 @@ def neighbor_attention(
 ) -> Tensor:
     """Checked arguments as in reference.neighbor_attention -> [B, H, N, Dh], laid out as [B, N, H, Dh]."""
     tables = bias, key_offset, value_offset
-    if not has_kernel(q.device, "neighbor_attention"):
+    if not kernel_serves(q.device, "neighbor_attention"):
         return reference.neighbor_attention(q, k, v, candidates, *tables)
     graph = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (q, k, v, *tables))
     if graph and not torch.compiler.is_compiling():
@@ -40,7 +40,7 @@ def neighbor_attention_packed(
     q, k, v = _apart(qkv)
     tables = bias, key_offset, value_offset
     graph = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (qkv, *tables))
-    if graph and has_kernel(qkv.device, "neighbor_attention") and not torch.compiler.is_compiling():
+    if graph and not torch.compiler.is_compiling() and kernel_serves(qkv.device, "neighbor_attention"):
         return _Packed.apply(qkv, candidates, *tables)
     return neighbor_attention(q, k, v, candidates, *tables).transpose(1, 2)
 

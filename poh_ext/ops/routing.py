@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from poh_ext._backend import has_kernel
-from poh_ext.ops._derivatives import first_derivative, no_second_derivative
+from poh_ext.ops._derivatives import first_derivative, kernel_serves, no_second_derivative
 from poh_ext.reference import routing as reference
 
 __all__ = ["route", "routing_entropy"]
@@ -16,14 +16,14 @@ _REDUCTIONS = {"mean": 0, "sum": 1, "none": 2}  # csrc/cpu/routing.cpp
 
 def route(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Weights [..., H] and entropy [...] of checked arguments."""
-    if not has_kernel(logits.device):
+    if not kernel_serves(logits.device):
         return reference.route(logits, temperature)
     return _route(logits, temperature) if torch.compiler.is_compiling() else _Route.apply(logits, temperature)
 
 
 def routing_entropy(logits: Tensor, temperature: float, reduction: str) -> Tensor:
     """Reduced entropy of checked arguments; the weights never reach memory."""
-    if not has_kernel(logits.device):
+    if not kernel_serves(logits.device):
         return reference.routing_entropy(logits, temperature, reduction)
     arguments = logits, temperature, _REDUCTIONS[reduction]
     return _entropy(*arguments) if torch.compiler.is_compiling() else _RoutingEntropy.apply(*arguments)
@@ -38,12 +38,15 @@ def _route_save(ctx, inputs, output):
 
 
 def _route_gradient(ctx, grad_weights, grad_entropy):
-    logits, weights = ctx.saved_tensors
+    return _gradient_of_route(ctx.temperature, grad_weights, grad_entropy, *ctx.saved_tensors)
+
+
+def _gradient_of_route(temperature, grad_weights, grad_entropy, logits, weights):
     if grad_weights is None and grad_entropy is None:
         return None, None
     if grad_entropy is None:
         grad_entropy = logits.new_zeros(())
-    return _backward(grad_weights, grad_entropy, 1.0, logits, weights, ctx.temperature), None
+    return _backward(grad_weights, grad_entropy, 1.0, logits, weights, temperature), None
 
 
 def _entropy_save(ctx, inputs, output):
@@ -54,8 +57,11 @@ def _entropy_save(ctx, inputs, output):
 
 
 def _entropy_gradient(ctx, grad):
-    (logits,) = ctx.saved_tensors
-    return _backward(None, grad, ctx.scale, logits, None, ctx.temperature), None, None
+    return _gradient_of_entropy(ctx.scale, ctx.temperature, grad, *ctx.saved_tensors)
+
+
+def _gradient_of_entropy(scale, temperature, grad, logits):
+    return _backward(None, grad, scale, logits, None, temperature), None, None
 
 
 class _Route(torch.autograd.Function):
@@ -71,7 +77,7 @@ class _Route(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        return first_derivative(_route_gradient, ctx, *grads)
+        return first_derivative(_gradient_of_route, ctx.temperature, *grads, *ctx.saved_tensors)
 
 
 class _RoutingEntropy(torch.autograd.Function):
@@ -84,7 +90,7 @@ class _RoutingEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return first_derivative(_entropy_gradient, ctx, grad)
+        return first_derivative(_gradient_of_entropy, ctx.scale, ctx.temperature, grad, *ctx.saved_tensors)
 
 
 if has_kernel(torch.device("cpu")):

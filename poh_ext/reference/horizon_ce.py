@@ -23,9 +23,10 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _readable(t: Tensor) -> bool:
-    """True where there are values to look at (not under compile, vmap, on meta, fake) and no costly sync (CUDA)."""
-    without = t.is_meta or isinstance(t, FakeTensor) or torch._C._functorch.is_batchedtensor(t)
-    if torch.compiler.is_compiling() or without:
+    """True where there are values to look at (not in compile, torch.func, on meta, fake) and no costly sync (CUDA)."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    if t.is_meta or isinstance(t, FakeTensor):
         return False
     return not t.is_cuda or _CHECK_CUDA
 

@@ -1,0 +1,298 @@
+"""The losses, routing and attention in other people's training code: autocast, activation checkpointing, torch.func,
+second derivatives, several backward passes. Each against eager PyTorch, on the kernels and on the reference."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
+
+import poh_ext
+from poh_ext import multi_horizon_cross_entropy, multi_horizon_linear_cross_entropy, neighbor_attention
+from poh_ext.ops import _derivatives
+
+pytestmark = pytest.mark.filterwarnings("ignore:poh_ext. the PyTorch reference computes under torch.func")
+KERNELS = poh_ext.backend_info()["cpu"].startswith("C++")
+REFUSED = "has no second derivative in its C"
+W, T = torch.eye(2), torch.tensor([[0, 1]])
+
+
+def eager(hidden, weight, targets, bias=None):
+    """Plain next-token cross-entropy of a linear head."""
+    logits = F.linear(hidden, weight, bias)[:, : targets.shape[1] - 1]
+    return F.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten())
+
+
+def head(dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(2, 9, 16, generator=generator).to(dtype).requires_grad_()
+    weight = (torch.randn(11, 16, generator=generator) / 4).to(dtype).requires_grad_()
+    bias = torch.randn(11, generator=generator).to(dtype).requires_grad_()
+    return hidden, weight, bias, torch.randint(11, (2, 9), generator=generator)
+
+
+# -- autocast -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float32), (torch.bfloat16, torch.float32)])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_linear_loss_under_autocast_is_that_of_a_linear_layer(dtypes, compiled, reduction):
+    hidden, weight, bias, targets = head()
+    hidden = hidden.detach().to(dtypes[0]).requires_grad_()
+
+    def ours(h, w, b):
+        return multi_horizon_linear_cross_entropy(h, w, targets, bias=b, reduction=reduction).sum()
+
+    def plain(h, w, b):
+        loss = F.cross_entropy(F.linear(h, w, b)[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten(),
+                               reduction=reduction)  # fmt: skip
+        return loss.sum()
+
+    call = torch.compile(ours, fullgraph=True, backend="aot_eager") if compiled else ours
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = call(hidden, weight, bias), plain(hidden, weight, bias)
+        got = torch.autograd.grad(found, (hidden, weight, bias))  # backward under autocast, as some write it
+        wanted = torch.autograd.grad(expected, (hidden, weight, bias))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=3e-3, atol=0)
+    for a, b in zip(got, wanted, strict=True):
+        assert a.dtype == b.dtype
+        assert (a.float() - b.float()).norm() < 0.02 * b.float().norm()
+
+
+def test_autocast_leaves_float64_alone():
+    hidden, weight, bias, targets = head(torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, eager(hidden, weight, targets, bias))
+
+
+def test_attention_under_autocast_casts_as_torchs_does():
+    q, k, v = (torch.randn(1, 2, 4, 8) for _ in range(3))
+    candidates = poh_ext.generate_mazes(1, 2).neighbors()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = neighbor_attention(q, k.bfloat16(), v, candidates)
+        assert found.dtype == F.scaled_dot_product_attention(q, k, v).dtype == torch.bfloat16
+    exact = neighbor_attention(q, k, v, candidates)
+    torch.testing.assert_close(found.float(), exact, rtol=0.03, atol=0.03)
+
+
+# -- activation checkpointing ---------------------------------------------------------------------------------------
+
+
+def _forms():
+    layer = torch.nn.Linear(4, 7)
+    x, t = torch.randn(1, 4, 4), torch.randint(7, (1, 4))
+    maze = torch.tensor([[[1, -1], [0, 2], [1, 3], [2, -1]]])
+
+    def attention(x):
+        y = layer(x)[..., :6].unflatten(-1, (3, 1, 2)).permute(2, 0, 3, 1, 4)
+        return neighbor_attention(*y, maze)
+
+    return layer, x, {
+        "dense": lambda x: multi_horizon_cross_entropy(layer(x), t),
+        "linear": lambda x: multi_horizon_linear_cross_entropy(x + layer(x)[..., :4], layer.weight, t, bias=layer.bias),
+        "linear, each term": lambda x: multi_horizon_linear_cross_entropy(x + layer(x)[..., :4], layer.weight, t,
+                                                                          reduction="none"),
+        "route": lambda x: sum(r.square().sum() for r in poh_ext.route(layer(x))),
+        "routing_entropy": lambda x: poh_ext.routing_entropy(layer(x)),
+        "attention": attention,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("form", _forms()[2])
+def test_checkpointing_gives_the_same_gradients(form, reentrant):
+    torch.manual_seed(0)
+    layer, x, forms = _forms()
+    x.requires_grad_()
+    inputs = (x, *layer.parameters())
+    exact = torch.autograd.grad(forms[form](x).square().sum(), inputs, allow_unused=True)
+    if reentrant:
+        checkpoint(forms[form], x, use_reentrant=True).square().sum().backward()
+        found = [t.grad for t in inputs]
+    else:
+        value = checkpoint(forms[form], x, use_reentrant=False).square().sum()
+        found = torch.autograd.grad(value, inputs, allow_unused=True)
+    torch.testing.assert_close(list(found), list(exact))
+
+
+# -- torch.func and forward mode --------------------------------------------------------------------------------------
+
+
+def _functions():
+    candidates = torch.tensor([[[1, -1], [0, 2], [1, -1]]])
+    return {
+        "dense": (lambda z: multi_horizon_cross_entropy(z[None], torch.tensor([[0, 1, 1]])),
+                  lambda z: F.cross_entropy(z[:2], torch.tensor([1, 1])), (3, 2)),
+        "linear": (lambda h: multi_horizon_linear_cross_entropy(h[None], W.double(), torch.tensor([[0, 1, 1]])),
+                   lambda h: F.cross_entropy(h[:2] @ W.double(), torch.tensor([1, 1])), (3, 2)),
+        "route": (lambda z: sum(r.square().sum() for r in poh_ext.route(z)),
+                  lambda z: z.softmax(-1).square().sum()
+                  + torch.special.entr(z.softmax(-1)).sum(-1).square().sum(), (3, 2)),
+        "routing_entropy": (poh_ext.routing_entropy,
+                            lambda z: torch.special.entr(z.softmax(-1)).sum(-1).mean(), (3, 2)),
+        "attention": (lambda x: neighbor_attention(x[None, None], x[None, None], x[None, None], candidates).sin().sum(),
+                      lambda x: F.scaled_dot_product_attention(
+                          x, x, x, torch.tensor([[1, 1, 0], [1, 1, 1], [0, 1, 1]], dtype=torch.bool)).sin().sum(),
+                      (3, 2)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _functions())
+def test_transforms_of_torch_func(name):
+    torch.manual_seed(0)
+    ours, exact, shape = _functions()[name]
+    x, tangent, batch = torch.randn(shape).double(), torch.randn(shape).double(), torch.randn(4, *shape).double()
+    for transform in (
+        lambda f: torch.func.grad(f)(x),
+        lambda f: torch.func.vmap(torch.func.grad(f))(batch),
+        lambda f: torch.func.vmap(f)(batch),
+        lambda f: torch.func.jvp(f, (x,), (tangent,)),
+        lambda f: torch.func.jacfwd(f)(x),
+        lambda f: torch.func.hessian(f)(x),
+    ):
+        torch.testing.assert_close(transform(ours), transform(exact))
+
+
+@pytest.mark.parametrize("name", _functions())
+def test_forward_mode_by_hand(name):
+    torch.manual_seed(0)
+    ours, exact, shape = _functions()[name]
+    x, tangent = torch.randn(shape).double(), torch.randn(shape).double()
+    with forward_ad.dual_level():
+        found, expected = (forward_ad.unpack_dual(f(forward_ad.make_dual(x, tangent))) for f in (ours, exact))
+        assert found.tangent is not None
+        torch.testing.assert_close(found.tangent, expected.tangent)
+
+
+def test_per_sample_gradients_with_targets_of_their_own():
+    torch.manual_seed(0)
+    logits, targets = torch.randn(5, 4, 7).double(), torch.randint(7, (5, 4))
+    gradient = torch.func.grad(lambda z, t: multi_horizon_cross_entropy(z[None], t[None]))
+    found = torch.func.vmap(gradient)(logits, targets)
+    exact = [torch.func.grad(lambda z, t=t: F.cross_entropy(z[:-1], t[1:]))(z)
+             for z, t in zip(logits, targets, strict=True)]  # fmt: skip
+    torch.testing.assert_close(found, torch.stack(exact))
+
+
+@pytest.mark.skipif(not KERNELS, reason="the kernels are not used")
+def test_the_slower_way_is_said_once(monkeypatch):
+    monkeypatch.setattr(_derivatives, "_said", False)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            torch.func.grad(poh_ext.routing_entropy)(torch.randn(2, 3))
+        poh_ext.routing_entropy(torch.randn(2, 3))
+    assert [str(w.message) for w in seen if "torch.func" in str(w.message)] == [
+        "poh_ext: the PyTorch reference computes under torch.func and forward-mode differentiation, slower: the "
+        "kernels have a backward pass only"]  # fmt: skip
+
+
+# -- derivatives of derivatives, and backward more than once ----------------------------------------------------------
+
+
+def _twice(loss):
+    hidden = torch.tensor([[[1.0, 2], [0, 0]]], requires_grad=True)
+    value = loss(hidden)
+    (gradient,) = torch.autograd.grad(value, hidden, create_graph=True)
+    (value + gradient.square().sum()).backward()
+    return hidden.grad
+
+
+@pytest.mark.parametrize("loss", [
+    lambda h: multi_horizon_linear_cross_entropy(h, W, T),
+    lambda h: multi_horizon_linear_cross_entropy(h, W, T, reduction="none").sum(),
+    lambda h: multi_horizon_linear_cross_entropy(h, W, T, candidates=torch.tensor([[[0, 1], [0, 1]]])),
+    lambda h: multi_horizon_cross_entropy(h, T),
+])  # fmt: skip
+def test_a_second_derivative_is_refused_and_never_a_constant(loss):
+    exact = _twice(lambda h: F.cross_entropy(h[0, :1] @ W, T[0, 1:]))
+    assert exact[0, 0, 0] == pytest.approx(0.4804, abs=1e-4)
+    if KERNELS:
+        with pytest.raises(RuntimeError, match=REFUSED):
+            _twice(loss)
+    else:
+        torch.testing.assert_close(_twice(loss), exact)
+
+
+def test_a_gradient_with_a_graph_of_its_own_may_be_looked_at():
+    """create_graph alone, as gradient-penalty code does before it decides, costs no error."""
+    hidden, weight, bias, targets = head()
+    loss = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias)
+    found = torch.autograd.grad(loss, (hidden, weight, bias), create_graph=True)
+    exact = torch.autograd.grad(eager(hidden, weight, targets, bias), (hidden, weight, bias))
+    torch.testing.assert_close([g.detach() for g in found], list(exact))
+
+
+def test_backward_twice_through_the_linear_loss_with_a_change_in_between():
+    hidden, weight, bias, targets = head()
+    loss = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias)
+    exact = torch.autograd.grad(eager(hidden, weight, targets, bias), (hidden, weight, bias))
+    for scale in (None, torch.tensor(3.0), None):
+        found = torch.autograd.grad(loss, (hidden, weight, bias), scale, retain_graph=True)
+        factor = 1.0 if scale is None else float(scale)
+        torch.testing.assert_close(list(found), [g * factor for g in exact])
+        for g in found:
+            g.zero_()  # as an optimiser that owns its gradients may
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_jacobian_vectorised(reduction):
+    _, weight, bias, targets = head()
+    hidden = torch.randn(2, 9, 16)
+
+    def ours(h):
+        return multi_horizon_linear_cross_entropy(h, weight.detach(), targets, bias=bias.detach(), reduction=reduction)
+
+    def plain(h):
+        logits = F.linear(h, weight.detach(), bias.detach())[:, :-1].flatten(0, 1)
+        loss = F.cross_entropy(logits, targets[:, 1:].flatten(), reduction=reduction)
+        return loss if reduction == "mean" else F.pad(loss.view(2, 8), (0, 1))[..., None]
+
+    jacobian = torch.autograd.functional.jacobian
+    exact = jacobian(plain, hidden)
+    torch.testing.assert_close(jacobian(ours, hidden, vectorize=True), exact)
+    torch.testing.assert_close(jacobian(ours, hidden), exact)
+
+
+# -- nothing there ----------------------------------------------------------------------------------------------------
+
+
+def test_lists_of_no_candidates_allow_all():
+    """In a process of its own: a kernel that met a null pointer ended the process here."""
+    code = """
+import torch, poh_ext
+torch.manual_seed(0)
+x, t = torch.randn(1, 3, 4, requires_grad=True), torch.tensor([[0, 1, 2]])
+none = torch.zeros(1, 3, 0, dtype=torch.long)
+for options in ({}, {"label_smoothing": 0.1, "rows": t}):
+    found = poh_ext.multi_horizon_cross_entropy(x, t, candidates=none, **options)
+    exact = poh_ext.multi_horizon_cross_entropy(x, t, **options)
+    linear = poh_ext.multi_horizon_linear_cross_entropy(x, torch.eye(4), t, candidates=none, **options)
+    for value in (found, linear):
+        torch.testing.assert_close(value, exact)
+        torch.testing.assert_close(*(torch.autograd.grad(v, x, retain_graph=True) for v in (value, exact)))
+poh_ext.neighbor_attention(*torch.randn(3, 1, 2, 3, 4, requires_grad=True), none).sum().backward()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_states_without_features_have_the_bias_as_logits(reduction):
+    hidden, weight = torch.randn(2, 4, 0, requires_grad=True), torch.randn(5, 0, requires_grad=True)
+    bias, targets = torch.randn(5, requires_grad=True), torch.randint(5, (2, 4))
+    found = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, reduction=reduction)
+    exact = multi_horizon_cross_entropy(bias.expand(2, 4, 5), targets, reduction=reduction)
+    torch.testing.assert_close(found, exact)
+    got = torch.autograd.grad(found.sum(), (hidden, weight, bias))
+    assert got[0].shape == (2, 4, 0) and got[1].shape == (5, 0)
+    torch.testing.assert_close(got[2], torch.autograd.grad(exact.sum(), bias)[0])
