@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from poh_ext._backend import has_kernel
 from poh_ext.models.attention import Attention
@@ -103,6 +104,14 @@ def test_nan_and_inf_stay_where_they_are_kept():
 def test_operator_is_registered_as_torch_wants_it():
     for x in (torch.randn(5, 7, requires_grad=True), torch.randn(4, 3, dtype=torch.bfloat16).T):
         torch.library.opcheck(torch.ops.poh_ext.dropout.default, (x, 0.25, 7))
+
+
+@kernel
+def test_fake_tensors_go_through():  # as the estimate of a run's memory sends them
+    with FakeTensorMode():
+        x = torch.empty(3, 5, requires_grad=True)
+        dropout(x, 0.5).sum().backward()
+        assert x.grad.shape == (3, 5)
 
 
 @kernel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from poh_ext._backend import has_kernel
 from poh_ext.ops._derivatives import kernel_serves
@@ -26,7 +27,8 @@ def dropout(x: Tensor, p: float) -> Tensor:
         x: float32, float64, bfloat16 or float16, any shape; see `has_dropout`.
         p: in [0, 1).
     """
-    return _Dropout.apply(x, p, int(torch.empty((), dtype=torch.int64).random_(-(2**63), None)))
+    fake = isinstance(x, FakeTensor)  # has no numbers, and a draw beside it would have none
+    return _Dropout.apply(x, p, 0 if fake else int(torch.empty((), dtype=torch.int64).random_(-(2**63), None)))
 
 
 class _Dropout(torch.autograd.Function):
