@@ -84,7 +84,7 @@ new_environment = rm -rf $(1) && $(PYTHON) -m venv $(1) && $(1)/bin/python $(PIP
 run_installed = rm -rf build/installed && mkdir -p build/installed && cp -r tests csrc pyproject.toml build/installed \
 	&& cd build/installed && $(abspath $(1))/bin/python -m pytest -q $(2)
 OPERATORS := $(patsubst %,tests/test_%.py,backend losses losses_arguments losses_extremes losses_few linear_losses \
-	routing attention mazes maze_kernels rollout tasks philox)
+	other_trainers routing attention dropout mazes maze_kernels rollout tasks philox)
 
 # The sdist is built with the tools of .venv, which is all that an isolated build would add, and for one CPU level.
 test-sdist: sdist
