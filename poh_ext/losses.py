@@ -27,7 +27,7 @@ class HorizonMetrics(NamedTuple):
 
     Attributes:
         accuracy: [K], the share of terms whose target has the largest logit (at horizon 1: the largest allowed one).
-        loss: [K], the mean of the terms, without ``horizon_weights``.
+        loss: [K], the mean of the terms, without ``horizon_weights``; 0 where they occur but have no weight.
 
     Both are float64 for float64 logits, else float32, and NaN at a horizon that has no terms.
 
@@ -80,8 +80,9 @@ def multi_horizon_cross_entropy(
         ignore_index: as in ``F.cross_entropy``, for targets and for rows.
         reduction: "mean": the sum of the weighted terms over the sum of their weights. "sum": the sum of the
             weighted terms. "none": the weighted terms, [B, L, K], 0 where a term is skipped. "position_mean": the
-            mean over the batch at each (i, k), then the weighted mean over the (i, k) that occur. If there is no
-            term (or no weight), the result is 0.
+            mean over the batch at each (i, k), then the weighted mean over the (i, k) that occur. Both means are 0,
+            and so are their gradients, where there is no term, or none of weight (the ``weight`` of every target
+            or the weight of every horizon is 0).
         weight: [V] floats, a weight of each class, as in ``F.cross_entropy``: "mean" divides by the weights of
             the targets (times those of the horizons), "position_mean" weights the mean over the batch by them.
         z_loss: adds ``z_loss * lse**2`` to each term (times the weight of its target), where lse is the

@@ -47,6 +47,7 @@ def truth(logits, targets, *, horizons=1, rows=None, label_smoothing=0.0, valid=
         places = {}
         for (b, i, k), term in terms.items():
             places.setdefault((i, k), []).append((term, shares[b, i, k]))
+        places = {place: found for place, found in places.items() if any(s for _, s in found)}
         terms = {(0, i, k): sum(t for t, _ in found) / sum(s for _, s in found) for (i, k), found in places.items()}
         shares = dict.fromkeys(terms, 1.0)
     total = sum((weights[k - 1] * term for (_, _, k), term in terms.items()), nothing)

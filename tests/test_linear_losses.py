@@ -314,3 +314,22 @@ def test_gradients_handed_on_unscaled_stay_whole():
     loss.backward(retain_graph=True)
     (3 * loss).backward()
     torch.testing.assert_close((hidden.grad, weight.grad), (5 * once[0], 5 * once[1]))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "position_mean"])
+@pytest.mark.parametrize("mask, horizons", [(None, 1), (None, 2), ("valid", 2), ("candidates", 1)])
+def test_targets_without_weight(reduction, mask, horizons):
+    """A mean over targets that weigh nothing is 0, and so are its gradients; a sum has no divisor."""
+    hidden, weight, bias, targets, kwargs = linear_problem(mask=mask)
+    targets[targets >= 0] = 4
+    class_weight = torch.ones(11)
+    class_weight[4] = 0
+    options = {"class_weight": class_weight, "horizons": horizons, "label_smoothing": 0.1, **kwargs}
+    loss, metrics = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, reduction=reduction,
+                                                       return_metrics=True, **options)
+    assert metrics.loss.tolist() == [0] * horizons
+    if reduction in ("sum", "none"):
+        return compare(hidden, weight, bias, targets, reduction=reduction, **options)
+    assert loss == 0
+    for grad in torch.autograd.grad(loss, (hidden, weight, bias)):
+        assert grad.eq(0).all()

@@ -115,3 +115,36 @@ def test_masked_nan_is_replaced():
     got = multi_horizon_cross_entropy(poisoned, targets, label_smoothing=0.1, **kwargs)
     assert torch.equal(got, want)
     assert torch.equal(*(torch.autograd.grad(v, t)[0] for v, t in [(want, logits), (got, poisoned)]))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "position_mean"])
+@pytest.mark.parametrize("mask", [None, "valid", "candidates"])
+@pytest.mark.parametrize("horizons", [1, 2])
+def test_targets_without_weight(reduction, mask, horizons):
+    """No divisor is made up where the targets weigh nothing: a mean, and its gradient, is 0."""
+    logits, targets, kwargs = problem(mask=mask)
+    weight = torch.ones(11)
+    weight[4] = 0
+    options = {"weight": weight, "horizons": horizons, "label_smoothing": 0.1, "z_loss": 0.01, **kwargs}
+    targets[:, 3] = 4  # of one position, so that the others still have a mean
+    compare(logits, targets, reduction=reduction, **options)
+    targets[targets >= 0] = 4
+    compare(logits, targets, reduction=reduction, **options)
+    loss, metrics = multi_horizon_cross_entropy(logits, targets, reduction=reduction, return_metrics=True, **options)
+    (grad,) = torch.autograd.grad(loss.sum(), logits)
+    is_mean = reduction in ("mean", "position_mean")
+    assert loss.eq(0).all() == grad.eq(0).all() == is_mean
+    assert metrics.loss.tolist() == [0] * horizons and metrics.accuracy.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_target_without_weight_beside_smoothing(dtype):
+    logits = torch.tensor([[[1.0, 2.0], [0.0, 0.0]]], dtype=dtype, requires_grad=True)
+    options = {"weight": [0.0, 1.0], "label_smoothing": 0.1}
+    targets = torch.tensor([[1, 0]])
+    for reduction, want in [("mean", 0.0), ("position_mean", 0.0), ("sum", 0.05 * math.log1p(math.exp(-1)))]:
+        loss = multi_horizon_cross_entropy(logits, targets, reduction=reduction, **options)
+        assert loss.item() == pytest.approx(want, rel=1e-6)
+    # Horizon 1 has a term without weight, horizon 2 none at all.
+    _, metrics = multi_horizon_cross_entropy(logits, targets, horizons=2, return_metrics=True, **options)
+    assert metrics.loss[0] == 0 and metrics.loss[1].isnan()

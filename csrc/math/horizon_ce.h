@@ -66,4 +66,7 @@ struct RowGradient {
   }
 };
 
+// What turns a sum of terms of this weight into their mean; 0 where there is no term, or none of weight.
+POH_HOST_DEVICE double mean_factor(double weight) { return weight == 0 ? 0.0 : 1.0 / weight; }
+
 }  // namespace poh

@@ -87,6 +87,11 @@ def allowed_classes(valid, candidates, rows, length: int, n_classes: int, ignore
     return allowed | ~allowed.any(-1, keepdim=True)
 
 
+def mean_of(total: Tensor, weight: Tensor) -> Tensor:
+    """The mean of terms from their sum and their weight; 0 where there is no term, or none of weight."""
+    return torch.where(weight == 0, 0, total / torch.where(weight == 0, 1, weight))
+
+
 def reduce_terms(terms: Tensor, weight: Tensor, horizon_weights: Tensor | None, reduction: str) -> Tensor:
     """Weight and reduce terms [B, L, K], see losses.multi_horizon_cross_entropy.
 
@@ -99,11 +104,9 @@ def reduce_terms(terms: Tensor, weight: Tensor, horizon_weights: Tensor | None, 
         return (terms * by_horizon).sum()
     if reduction == "position_mean":
         total = weight.sum(0)
-        terms = torch.where(total == 0, 0, terms.sum(0) / torch.where(total == 0, 1, total))
+        terms = mean_of(terms.sum(0), total)
         weight = (total != 0).to(terms.dtype)
-    total = (weight * by_horizon).sum()
-    # No term, or none of weight: 0, not 0 / 0.
-    return (terms * by_horizon).sum() / torch.where(total == 0, 1, total)
+    return mean_of((terms * by_horizon).sum(), (weight * by_horizon).sum())
 
 
 def cross_entropy_terms(
@@ -146,7 +149,9 @@ def measure(logits, asked, occurs, allowed, terms, weight) -> Tensor:
         first = torch.where(allowed, logits, -torch.inf).argmax(-1, keepdim=True) == asked[..., :1]
         correct = torch.cat([first, correct[..., 1:]], -1)
     correct = (correct & occurs).sum((0, 1)).to(terms.dtype)
-    return torch.stack([correct / occurs.sum((0, 1)), terms.sum((0, 1)) / weight.sum((0, 1))])
+    count = occurs.sum((0, 1))
+    mean = torch.where(count == 0, torch.nan, mean_of(terms.sum((0, 1)), weight.sum((0, 1))))
+    return torch.stack([correct / count, mean])
 
 
 def loss_of_read(
