@@ -61,15 +61,16 @@ def multi_horizon_cross_entropy(
 ) -> Tensor | tuple[Tensor, HorizonMetrics]:
     """Cross-entropy of one sequence of logits against its targets 1, 2, ..., K steps ahead, in one pass.
 
-    The target of position i at horizon k is ``targets[:, i + k]``. A term (i, k) exists if ``i + k < L`` and
-    neither its target nor its row is ``ignore_index``. All horizons of a row share one log-sum-exp.
+    The target of position i at horizon k is ``targets[:, i + k]``. A term (i, k) exists if ``i + k < L``, its target
+    is not ``ignore_index`` and its row is not skipped. All horizons of a row share one log-sum-exp.
 
     Args:
         logits: [B, N, V] float32, float64, bfloat16 or float16. Half types are accumulated in float32.
         targets: [B, L] int64, each in [0, V) or ``ignore_index``.
         horizons: K >= 1. K may exceed L - 1: a horizon without terms has no effect.
-        rows: [B, L] int64, the row in [0, N) that position i reads, or ``ignore_index`` to skip the position.
-            Several positions may read the same row. None: position i reads row i, which needs L <= N.
+        rows: [B, L] int64, the row in [0, N) that position i reads, or -1 to skip the position (a negative
+            ``ignore_index`` skips it, too). Several positions may read the same row. None: position i reads row i,
+            which needs L <= N.
         label_smoothing: in [0, 1], the share of the target distribution spread evenly over the classes.
         valid: [B, N, V] bool, the classes that each row allows at horizon 1. There, the logits of all other
             classes become -1e4 and the smoothing is spread over the allowed ones. A row that allows no class
@@ -77,7 +78,8 @@ def multi_horizon_cross_entropy(
         candidates: [B, N, C] int64, the allowed classes as a list, padded with -1. Give ``valid`` or
             ``candidates``, not both.
         horizon_weights: [K] floats, the weight of each horizon (default 1). It gets no gradient.
-        ignore_index: as in ``F.cross_entropy``, for targets and for rows.
+        ignore_index: as in ``F.cross_entropy``, for targets. For rows only if it is negative: an index >= 0 is that
+            of a class, and a row of the same number is read like any other.
         reduction: "mean": the sum of the weighted terms over the sum of their weights. "sum": the sum of the
             weighted terms. "none": the weighted terms, [B, L, K], 0 where a term is skipped. "position_mean": the
             mean over the batch at each (i, k), then the weighted mean over the (i, k) that occur. Both means are 0,

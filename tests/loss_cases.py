@@ -21,7 +21,7 @@ def truth(logits, targets, *, horizons=1, rows=None, label_smoothing=0.0, valid=
         if i + k >= length or targets[b, i + k] == ignore_index:
             continue
         row = i if rows is None else int(rows[b, i])
-        if rows is not None and row == ignore_index:
+        if row < 0:
             continue
         z, y = logits[b, row].double(), targets[b, i + k]
         allowed = torch.ones(classes, dtype=torch.bool)
@@ -67,7 +67,7 @@ def problem(batch=3, n=7, classes=11, length=6, *, mask=None, rows=True, ignored
     kwargs = {"ignore_index": ignore_index}
     if rows:
         kwargs["rows"] = torch.randint(n, (batch, length), generator=g)
-        kwargs["rows"][torch.rand(targets.shape, generator=g) < ignored] = ignore_index
+        kwargs["rows"][torch.rand(targets.shape, generator=g) < ignored] = min(ignore_index, -1)
     if mask == "valid":
         kwargs["valid"] = torch.rand(batch, n, classes, generator=g) < 0.4
         kwargs["valid"][:, ::3] = False

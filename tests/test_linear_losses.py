@@ -333,3 +333,21 @@ def test_targets_without_weight(reduction, mask, horizons):
     assert loss == 0
     for grad in torch.autograd.grad(loss, (hidden, weight, bias)):
         assert grad.eq(0).all()
+
+
+@pytest.mark.parametrize("mask, horizons", [(None, 1), (None, 2), ("valid", 2), ("candidates", 1)])
+@pytest.mark.parametrize("ignore_index", [0, 5, -100])
+def test_which_rows_are_skipped(mask, horizons, ignore_index):
+    """As in the dense form, here against the logits of every position, gathered."""
+    hidden, weight, bias, targets, kwargs = linear_problem(mask=mask, ignore_index=ignore_index)
+    rows = kwargs.pop("rows")
+    rows[0, 1] = -1
+    options = {"bias": bias, "horizons": horizons, "label_smoothing": 0.1, "reduction": "none", **kwargs}
+    got = multi_horizon_linear_cross_entropy(hidden, weight, targets, rows=rows, **options)
+    along, read = torch.arange(3)[:, None], rows.clamp(min=0)
+    options |= {name: kwargs[name][along, read] for name in ("valid", "candidates") if name in kwargs}
+    want = multi_horizon_linear_cross_entropy(hidden[along, read], weight, targets, **options)
+    want = torch.where(rows[..., None] < 0, 0, want)
+    torch.testing.assert_close(got, want)
+    tensors = (hidden, weight, bias)
+    torch.testing.assert_close(*(torch.autograd.grad(t.sum(), tensors) for t in (got, want)))

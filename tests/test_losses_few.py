@@ -112,3 +112,13 @@ def test_result_does_not_depend_on_threads(batch, mask):
     for result in results[1:]:
         for got, want in zip(result, results[0], strict=True):
             torch.testing.assert_close(got, want, **({"rtol": 0, "atol": 0} if KERNELS else {}))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("reduction", ["mean", "position_mean"])
+def test_row_0_is_read_where_class_0_is_a_padding(mask, reduction):
+    logits, targets, kwargs = few(mask=mask)
+    kwargs["ignore_index"] = 0
+    targets[targets < 0] = 0
+    kwargs["rows"][:, ::7] = 0
+    compare(logits, targets, label_smoothing=0.1, reduction=reduction, **kwargs)

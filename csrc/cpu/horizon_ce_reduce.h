@@ -49,7 +49,7 @@ Tensor coefficients(const Asked& a, const std::optional<Tensor>& horizon_weights
 #pragma omp simd
           for (int64_t i = 0; i < a.L - k; ++i) at[i * a.K] += weight_of(i);
         };
-        const auto live = [&](int64_t i) { return y[i + k] != a.ignore && row[i] != a.ignore; };
+        const auto live = [&](int64_t i) { return (y[i + k] != a.ignore) & !skips_row(row[i], a.ignore); };
         if (class_weight != nullptr) {
           add([&](int64_t i) { return a.row(b, i) >= 0 && y[i + k] != a.ignore ? double{class_weight[y[i + k]]} : 0.0; });
         } else if (row != nullptr) {

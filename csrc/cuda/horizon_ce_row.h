@@ -54,7 +54,7 @@ struct Asked {
   __device__ int64_t row_read(int64_t b, int64_t i) const {
     if (rows == nullptr) return i;
     const int64_t r = rows[b * L + i];
-    if (r == ignore) return -1;
+    if (skips_row(r, ignore)) return -1;
     POH_DEVICE_CHECK(r >= 0 && r < N, "rows: a row is out of range");
     return r;
   }
@@ -125,9 +125,8 @@ __device__ void for_each_reader(const Asked<A>& c, int64_t b, int64_t r, int lan
   }
   for (int64_t first = 0; first < c.L; first += kWarp) {
     const int64_t i = first + lane;
-    const int64_t read = i < c.L ? c.rows[b * c.L + i] : c.ignore;
-    POH_DEVICE_CHECK(read == c.ignore || (read >= 0 && read < c.N), "rows: a row is out of range");
-    for (unsigned some = __ballot_sync(kAllLanes, read == r && read != c.ignore); some != 0; some &= some - 1) {
+    const int64_t read = i < c.L ? c.row_read(b, i) : -1;
+    for (unsigned some = __ballot_sync(kAllLanes, read == r); some != 0; some &= some - 1) {
       f(first + __ffs(static_cast<int>(some)) - 1);
     }
   }

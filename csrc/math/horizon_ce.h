@@ -10,9 +10,16 @@
 // gradient), and lse is that of the row so changed.
 #pragma once
 
+#include <cstdint>
+
 #include "math/host_device.h"
 
 namespace poh {
+
+// Which row a position reads is no class: an ignore_index that is one, as the number 0 of a padding, skips no row.
+// Of the negative numbers, -1 and the ignore_index skip a position.
+POH_HOST_DEVICE int64_t skipping_row(int64_t ignore) { return ignore < 0 ? ignore : -1; }
+POH_HOST_DEVICE bool skips_row(int64_t r, int64_t ignore) { return (r == -1) | (r == skipping_row(ignore)); }
 
 inline constexpr double kMaskedLogit = -1e4;
 

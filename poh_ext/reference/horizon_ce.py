@@ -36,14 +36,22 @@ def raise_first(name: str, t: Tensor, bad: Tensor, what: str) -> None:
         raise IndexError(f"{name}{place} is {int(t[tuple(place)])}, but {what}")
 
 
+def skips_row(rows: Tensor, ignore_index: int) -> Tensor:
+    """Where `rows` names no row but skips the position.
+
+    It holds no classes: an ignore_index that could be one, as the number 0 of a padding, skips no row.
+    """
+    return rows == -1 if ignore_index >= 0 else (rows == -1) | (rows == ignore_index)
+
+
 def check_indices(targets, rows, candidates, n_rows: int, n_classes: int, ignore_index: int) -> None:
     """Raise IndexError for the first target, row or candidate out of range; the kernels say the same."""
-    ignored = f" (ignore_index is {ignore_index})"
     bad = ((targets < 0) | (targets >= n_classes)) & (targets != ignore_index)
-    raise_first("targets", targets, bad, f"there are {n_classes} classes{ignored}")
+    raise_first("targets", targets, bad, f"there are {n_classes} classes (ignore_index is {ignore_index})")
     if rows is not None:
-        bad = ((rows < 0) | (rows >= n_rows)) & (rows != ignore_index)
-        raise_first("rows", rows, bad, f"there are {n_rows} rows{ignored}")
+        bad = ((rows < 0) | (rows >= n_rows)) & ~skips_row(rows, ignore_index)
+        also = f", and so does the ignore_index {ignore_index}" if ignore_index < -1 else ""
+        raise_first("rows", rows, bad, f"there are {n_rows} rows (-1 skips a position{also})")
     if candidates is not None:
         bad = (candidates < -1) | (candidates >= n_classes)
         raise_first("candidates", candidates, bad, f"there are {n_classes} classes (-1 pads)")
@@ -59,7 +67,7 @@ def gather_terms(targets: Tensor, rows: Tensor | None, horizons: int, ignore_ind
     asked = padded[:, 1:].unfold(1, horizons, 1)[:, : targets.shape[1]]
     occurs = asked != ignore_index
     if rows is not None:
-        occurs = occurs & (rows != ignore_index).unsqueeze(-1)
+        occurs = occurs & ~skips_row(rows, ignore_index).unsqueeze(-1)
     return torch.where(occurs, asked, 0), occurs
 
 
@@ -67,7 +75,7 @@ def gather_rows(t: Tensor, rows: Tensor | None, length: int, ignore_index: int) 
     """t [B, N, ...] -> [B, length, ...]: the row each position reads (row 0 where the position is skipped)."""
     if rows is None:
         return t[:, :length]
-    index = torch.where(rows == ignore_index, 0, rows)
+    index = torch.where(skips_row(rows, ignore_index), 0, rows)
     index = index.reshape(*index.shape, *[1] * (t.dim() - 2)).expand(*index.shape, *t.shape[2:])
     return t.gather(1, index)
 
