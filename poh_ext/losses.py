@@ -72,9 +72,10 @@ def multi_horizon_cross_entropy(
             ``ignore_index`` skips it, too). Several positions may read the same row. None: position i reads row i,
             which needs L <= N.
         label_smoothing: in [0, 1], the share of the target distribution spread evenly over the classes.
-        valid: [B, N, V] bool, the classes that each row allows at horizon 1. There, the logits of all other
-            classes become -1e4 and the smoothing is spread over the allowed ones. A row that allows no class
-            allows all. Horizons 2, 3, ... see the plain logits.
+        valid: [B, N, V] bool, the classes that each row allows at horizon 1. There, softmax and smoothing run over
+            them alone, whatever the other logits are. A target that is not allowed counts as one of logit -1e4 or,
+            if the largest allowed logit is below -5000, of that logit less 1e4. A row that allows no class allows
+            all. Horizons 2, 3, ... see the plain logits.
         candidates: [B, N, C] int64, the allowed classes as a list, padded with -1. Give ``valid`` or
             ``candidates``, not both.
         horizon_weights: [K] floats, the weight of each horizon (default 1). It gets no gradient.

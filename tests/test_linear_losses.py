@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import DTYPES, needs_kernels, tolerance
-from loss_cases import problem
+from loss_cases import problem, truth
 
 from poh_ext import (
     MultiHorizonLinearCrossEntropy,
@@ -351,3 +351,33 @@ def test_which_rows_are_skipped(mask, horizons, ignore_index):
     torch.testing.assert_close(got, want)
     tensors = (hidden, weight, bias)
     torch.testing.assert_close(*(torch.autograd.grad(t.sum(), tensors) for t in (got, want)))
+
+
+@pytest.mark.parametrize("mask, horizons", [("valid", 1), ("valid", 2), ("candidates", 1), ("candidates", 2)])
+@pytest.mark.parametrize("shift", [-5000.0, -2e4, -1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_disallowed_classes_count_for_nothing_at_any_scale(mask, horizons, shift, dtype):
+    """Against the definition, with the bias moving all logits."""
+    hidden, weight, bias, targets, kwargs = linear_problem(mask=mask, dtype=dtype)
+    bias = (bias.detach() + shift).requires_grad_()
+    tensors = (hidden, weight, bias)
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    options = {"horizons": horizons, "label_smoothing": 0.1, "z_loss": 1e-9, **kwargs}
+    want = truth(F.linear(*exact), targets, **options)
+    got = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, **options)
+    # In float32 the logits themselves are rounded, by 1/32 at 1e6.
+    close = tolerance(dtype) if dtype == torch.float64 else {"rtol": 3e-2, "atol": 3e-2}
+    torch.testing.assert_close(got.double(), want, **close)
+    for grad, want_grad in zip(torch.autograd.grad(got, tensors), torch.autograd.grad(want, exact), strict=True):
+        torch.testing.assert_close(grad.double(), want_grad, **close)
+
+
+def test_closed_forms_of_low_logits_with_candidates():
+    hidden = torch.ones(1, 3, 1, requires_grad=True)
+    weight = torch.tensor([[0.0], [-20000.0], [-20001.0], [0.0]], requires_grad=True)
+    candidates = torch.tensor([[[1, 2]] * 3])
+    terms = multi_horizon_linear_cross_entropy(hidden, weight, torch.tensor([[0, 1, 3]]), candidates=candidates,
+                                               reduction="none")  # fmt: skip
+    assert terms.flatten().tolist() == pytest.approx([0.3132617, 10000.3132617, 0])
+    (grad,) = torch.autograd.grad(terms[0, 0, 0], weight)
+    assert grad.flatten().tolist() == pytest.approx([0, -0.2689414, 0.2689414, 0])

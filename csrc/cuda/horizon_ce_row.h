@@ -160,14 +160,11 @@ __device__ Need find_need(const Asked<A>& c, const Row& row, int lane) {
   return {__any_sync(kAllLanes, near) != 0, __any_sync(kAllLanes, far) != 0};
 }
 
-// The sums over a row as horizon 1 sees it under a mask, from those over its allowed classes: the logit of each other
-// class is replaced.
+// What term_value() is told of a row as horizon 1 sees it under a mask, from the sums over its allowed classes.
 template <class A>
-__device__ LogSumExp<A> replace_others(const OnlineRow<A>& some, int64_t V, Smoothed<A>* set) {
-  OnlineRow<A> row = some;
-  row.merge(OnlineRow<A>{static_cast<A>(kMaskedLogit), static_cast<A>(V - some.count), 0, 0, 0, 0});
-  *set = {static_cast<A>(some.count), some.mass, row.dot};
-  return {row.max, row.log_sum()};
+__device__ LogSumExp<A> sums_of_allowed(const OnlineRow<A>& some, Smoothed<A>* set) {
+  *set = {static_cast<A>(some.count), some.mass, some.dot};
+  return {some.max, some.log_sum()};
 }
 
 // f(v) for the classes allowed at horizon 1, shared out among the threads of the group.

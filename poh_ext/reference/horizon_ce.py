@@ -12,8 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-MASKED_LOGIT = -1e4  # what a class that is not allowed at horizon 1 gets instead of its logit
-
 _CHECK_CUDA = os.environ.get("POH_EXT_CHECKS", "0") == "1"
 
 
@@ -117,6 +115,14 @@ def reduce_terms(terms: Tensor, weight: Tensor, horizon_weights: Tensor | None, 
     return mean_of((terms * by_horizon).sum(), (weight * by_horizon).sum())
 
 
+def disallowed_below(top: Tensor) -> Tensor:
+    """How far the logit of a target that is not allowed lies below top, the largest allowed logit.
+
+    It is -1e4 or, below a top of -5000, top - 1e4; no gradient flows into it.
+    """
+    return torch.where(top < -5000, -1e4, -1e4 - top)
+
+
 def cross_entropy_terms(
     logits: Tensor,
     asked: Tensor,
@@ -128,9 +134,18 @@ def cross_entropy_terms(
     """The loss of every term, [B, L, K]; logits [B, L, V] are those of the row each position reads."""
 
     def terms(logits, asked, allowed):
+        if allowed is not None:
+            logits = torch.where(allowed, logits, -torch.inf)
         logp = logits.log_softmax(-1)
         weight = 1 if class_weight is None else class_weight[asked]
-        loss = -logp.gather(-1, asked) * weight
+        loss = -logp.gather(-1, asked)
+        if allowed is not None or z_loss != 0:
+            # The log-sum-exp in two parts: their sum is too coarse to take the softmax of its gradient from.
+            top = logits.detach().amax(-1, keepdim=True)
+            log_sum = (logits - top).logsumexp(-1, keepdim=True)
+        if allowed is not None:
+            loss = torch.where(allowed.gather(-1, asked), loss, log_sum - disallowed_below(top))
+        loss = loss * weight
         if label_smoothing != 0:
             every = -logp if class_weight is None else -logp * class_weight
             if allowed is None:
@@ -139,12 +154,12 @@ def cross_entropy_terms(
                 smooth = torch.where(allowed, every, 0).sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True)
             loss = (1 - label_smoothing) * loss + label_smoothing * smooth
         if z_loss != 0:
-            loss = loss + z_loss * weight * logits.logsumexp(-1, keepdim=True).square()
+            loss = loss + z_loss * weight * (top + log_sum).square()
         return loss
 
     if allowed is None:
         return terms(logits, asked, None)
-    first = terms(torch.where(allowed, logits, MASKED_LOGIT), asked[..., :1], allowed)
+    first = terms(logits, asked[..., :1], allowed)
     if asked.shape[-1] == 1:
         return first
     return torch.cat([first, terms(logits, asked[..., 1:], None)], -1)
@@ -194,6 +209,8 @@ def loss_of_read(
         parts = [(*part, allowed if k == 0 else None) for k, part in enumerate(split)]
     terms, weights, measured = [], [], []
     for z, asked, occurs, allowed in parts:
+        if allowed is not None:
+            allowed = allowed | ~occurs[..., :1]  # a mask without a term says nothing, not even NaN
         term = cross_entropy_terms(z, asked, allowed, class_weight, label_smoothing, z_loss)
         terms.append(torch.where(occurs, term, 0))
         weight = occurs.to(z.dtype) if class_weight is None else torch.where(occurs, class_weight[asked], 0)
