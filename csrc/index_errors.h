@@ -1,7 +1,10 @@
 // What is said of an index that is out of range, the same from every backend. `at`: its place in the packed tensor.
 #pragma once
 
+#include <string>
+
 #include "checks.h"
+#include "math/horizon_ce.h"
 
 namespace poh {
 
@@ -11,8 +14,10 @@ namespace poh {
 }
 
 [[noreturn]] inline void row_error(int64_t at, int64_t value, int64_t L, int64_t n_rows, int64_t ignore) {
-  index_error("rows[", at / L, ", ", at % L, "] is ", value, ", but there are ", n_rows, " rows (ignore_index is ",
-              ignore, ")");
+  const int64_t skipping = skipping_row(ignore);
+  const std::string also = skipping == -1 ? "" : ", and so does the ignore_index " + std::to_string(skipping);
+  index_error("rows[", at / L, ", ", at % L, "] is ", value, ", but there are ", n_rows, " rows (-1 skips a position",
+              also, ")");
 }
 
 [[noreturn]] inline void candidate_error(int64_t at, int64_t value, int64_t n_rows, int64_t C, int64_t classes) {

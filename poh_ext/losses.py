@@ -35,7 +35,7 @@ class HorizonMetrics(NamedTuple):
 
     Attributes:
         accuracy: [K], the share of terms whose target has the largest logit (at horizon 1: the largest allowed one).
-        loss: [K], the mean of the terms, without ``horizon_weights``.
+        loss: [K], the mean of the terms, without ``horizon_weights``; 0 where they occur but have no weight.
 
     Both are float64 for float64 logits, else float32, and NaN at a horizon that has no terms.
 
@@ -69,27 +69,31 @@ def multi_horizon_cross_entropy(
 ) -> Tensor | tuple[Tensor, HorizonMetrics]:
     """Cross-entropy of one sequence of logits against its targets 1, 2, ..., K steps ahead, in one pass.
 
-    The target of position i at horizon k is ``targets[:, i + k]``. A term (i, k) exists if ``i + k < L`` and
-    neither its target nor its row is ``ignore_index``. All horizons of a row share one log-sum-exp.
+    The target of position i at horizon k is ``targets[:, i + k]``. A term (i, k) exists if ``i + k < L``, its target
+    is not ``ignore_index`` and its row is not skipped. All horizons of a row share one log-sum-exp.
 
     Args:
         logits: [B, N, V] float32, float64, bfloat16 or float16. Half types are accumulated in float32.
         targets: [B, L] int64, each in [0, V) or ``ignore_index``.
         horizons: K >= 1. K may exceed L - 1: a horizon without terms has no effect.
-        rows: [B, L] int64, the row in [0, N) that position i reads, or ``ignore_index`` to skip the position.
-            Several positions may read the same row. None: position i reads row i, which needs L <= N.
+        rows: [B, L] int64, the row in [0, N) that position i reads, or -1 to skip the position (a negative
+            ``ignore_index`` skips it, too). Several positions may read the same row. None: position i reads row i,
+            which needs L <= N.
         label_smoothing: in [0, 1], the share of the target distribution spread evenly over the classes.
-        valid: [B, N, V] bool, the classes that each row allows at horizon 1. There, the logits of all other
-            classes become -1e4 and the smoothing is spread over the allowed ones. A row that allows no class
-            allows all. Horizons 2, 3, ... see the plain logits.
+        valid: [B, N, V] bool, the classes that each row allows at horizon 1. There, softmax and smoothing run over
+            them alone, whatever the other logits are. A target that is not allowed counts as one of logit -1e4 or,
+            if the largest allowed logit is below -5000, of that logit less 1e4. A row that allows no class allows
+            all. Horizons 2, 3, ... see the plain logits.
         candidates: [B, N, C] int64, the allowed classes as a list, padded with -1. Give ``valid`` or
             ``candidates``, not both.
         horizon_weights: [K] floats, the weight of each horizon (default 1). It gets no gradient.
-        ignore_index: as in ``F.cross_entropy``, for targets and for rows.
+        ignore_index: as in ``F.cross_entropy``, for targets. For rows only if it is negative: an index >= 0 is that
+            of a class, and a row of the same number is read like any other.
         reduction: "mean": the sum of the weighted terms over the sum of their weights. "sum": the sum of the
             weighted terms. "none": the weighted terms, [B, L, K], 0 where a term is skipped. "position_mean": the
-            mean over the batch at each (i, k), then the weighted mean over the (i, k) that occur. If there is no
-            term (or no weight), the result is 0.
+            mean over the batch at each (i, k), then the weighted mean over the (i, k) that occur. Both means are 0,
+            and so are their gradients, where there is no term, or none of weight (the ``weight`` of every target
+            or the weight of every horizon is 0).
         weight: [V] floats, a weight of each class, as in ``F.cross_entropy``: "mean" divides by the weights of
             the targets (times those of the horizons), "position_mean" weights the mean over the batch by them.
         z_loss: adds ``z_loss * lse**2`` to each term (times the weight of its target), where lse is the

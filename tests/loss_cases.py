@@ -11,7 +11,7 @@ from poh_ext import multi_horizon_cross_entropy
 
 def truth(logits, targets, *, horizons=1, rows=None, label_smoothing=0.0, valid=None, candidates=None,
           horizon_weights=None, ignore_index=-100, reduction="mean", weight=None, z_loss=0.0, softcap=None):
-    """The definition, term by term. Masked smoothing is F.cross_entropy with a class distribution."""
+    """The definition, term by term: F.cross_entropy of the allowed logits with a class distribution over them."""
     batch, length = targets.shape
     classes = logits.shape[-1]
     weights = [1.0] * horizons if horizon_weights is None else [float(w) for w in horizon_weights]
@@ -21,7 +21,7 @@ def truth(logits, targets, *, horizons=1, rows=None, label_smoothing=0.0, valid=
         if i + k >= length or targets[b, i + k] == ignore_index:
             continue
         row = i if rows is None else int(rows[b, i])
-        if rows is not None and row == ignore_index:
+        if row < 0:
             continue
         z, y = logits[b, row].double(), targets[b, i + k]
         allowed = torch.ones(classes, dtype=torch.bool)
@@ -33,9 +33,13 @@ def truth(logits, targets, *, horizons=1, rows=None, label_smoothing=0.0, valid=
         target = target + (1 - label_smoothing) * F.one_hot(y, classes).double()
         if softcap is not None:
             z = softcap * torch.tanh(z / softcap)
-        z = z.masked_fill(~allowed, -1e4)
-        terms[b, i, k] = F.cross_entropy(z, target, weight=weight, reduction="sum")
+        z = z[allowed]
+        terms[b, i, k] = F.cross_entropy(z, target[allowed], weight=weight[allowed], reduction="sum")
         terms[b, i, k] += z_loss * weight[y] * z.logsumexp(-1) ** 2
+        if not allowed[y]:  # its logit is -1e4, or 1e4 below the largest where that is below -5000
+            top = z.max().detach()
+            below = -1e4 - top if top >= -5000 else -1e4
+            terms[b, i, k] += (1 - label_smoothing) * weight[y] * ((z - top).logsumexp(-1) - below)
         shares[b, i, k] = weight[y]
     if reduction == "none":
         out = torch.zeros(batch, length, horizons, dtype=torch.float64)
@@ -47,6 +51,7 @@ def truth(logits, targets, *, horizons=1, rows=None, label_smoothing=0.0, valid=
         places = {}
         for (b, i, k), term in terms.items():
             places.setdefault((i, k), []).append((term, shares[b, i, k]))
+        places = {place: found for place, found in places.items() if any(s for _, s in found)}
         terms = {(0, i, k): sum(t for t, _ in found) / sum(s for _, s in found) for (i, k), found in places.items()}
         shares = dict.fromkeys(terms, 1.0)
     total = sum((weights[k - 1] * term for (_, _, k), term in terms.items()), nothing)
@@ -66,7 +71,7 @@ def problem(batch=3, n=7, classes=11, length=6, *, mask=None, rows=True, ignored
     kwargs = {"ignore_index": ignore_index}
     if rows:
         kwargs["rows"] = torch.randint(n, (batch, length), generator=g)
-        kwargs["rows"][torch.rand(targets.shape, generator=g) < ignored] = ignore_index
+        kwargs["rows"][torch.rand(targets.shape, generator=g) < ignored] = min(ignore_index, -1)
     if mask == "valid":
         kwargs["valid"] = torch.rand(batch, n, classes, generator=g) < 0.4
         kwargs["valid"][:, ::3] = False

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import DTYPES, needs_kernels, tolerance
-from loss_cases import problem
+from loss_cases import problem, truth
 
 from poh_ext import (
     MultiHorizonLinearCrossEntropy,
@@ -314,3 +314,70 @@ def test_gradients_handed_on_unscaled_stay_whole():
     loss.backward(retain_graph=True)
     (3 * loss).backward()
     torch.testing.assert_close((hidden.grad, weight.grad), (5 * once[0], 5 * once[1]))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "position_mean"])
+@pytest.mark.parametrize("mask, horizons", [(None, 1), (None, 2), ("valid", 2), ("candidates", 1)])
+def test_targets_without_weight(reduction, mask, horizons):
+    """A mean over targets that weigh nothing is 0, and so are its gradients; a sum has no divisor."""
+    hidden, weight, bias, targets, kwargs = linear_problem(mask=mask)
+    targets[targets >= 0] = 4
+    class_weight = torch.ones(11)
+    class_weight[4] = 0
+    options = {"class_weight": class_weight, "horizons": horizons, "label_smoothing": 0.1, **kwargs}
+    loss, metrics = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, reduction=reduction,
+                                                       return_metrics=True, **options)
+    assert metrics.loss.tolist() == [0] * horizons
+    if reduction in ("sum", "none"):
+        return compare(hidden, weight, bias, targets, reduction=reduction, **options)
+    assert loss == 0
+    for grad in torch.autograd.grad(loss, (hidden, weight, bias)):
+        assert grad.eq(0).all()
+
+
+@pytest.mark.parametrize("mask, horizons", [(None, 1), (None, 2), ("valid", 2), ("candidates", 1)])
+@pytest.mark.parametrize("ignore_index", [0, 5, -100])
+def test_which_rows_are_skipped(mask, horizons, ignore_index):
+    """As in the dense form, here against the logits of every position, gathered."""
+    hidden, weight, bias, targets, kwargs = linear_problem(mask=mask, ignore_index=ignore_index)
+    rows = kwargs.pop("rows")
+    rows[0, 1] = -1
+    options = {"bias": bias, "horizons": horizons, "label_smoothing": 0.1, "reduction": "none", **kwargs}
+    got = multi_horizon_linear_cross_entropy(hidden, weight, targets, rows=rows, **options)
+    along, read = torch.arange(3)[:, None], rows.clamp(min=0)
+    options |= {name: kwargs[name][along, read] for name in ("valid", "candidates") if name in kwargs}
+    want = multi_horizon_linear_cross_entropy(hidden[along, read], weight, targets, **options)
+    want = torch.where(rows[..., None] < 0, 0, want)
+    torch.testing.assert_close(got, want)
+    tensors = (hidden, weight, bias)
+    torch.testing.assert_close(*(torch.autograd.grad(t.sum(), tensors) for t in (got, want)))
+
+
+@pytest.mark.parametrize("mask, horizons", [("valid", 1), ("valid", 2), ("candidates", 1), ("candidates", 2)])
+@pytest.mark.parametrize("shift", [-5000.0, -2e4, -1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_disallowed_classes_count_for_nothing_at_any_scale(mask, horizons, shift, dtype):
+    """Against the definition, with the bias moving all logits."""
+    hidden, weight, bias, targets, kwargs = linear_problem(mask=mask, dtype=dtype)
+    bias = (bias.detach() + shift).requires_grad_()
+    tensors = (hidden, weight, bias)
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    options = {"horizons": horizons, "label_smoothing": 0.1, "z_loss": 1e-9, **kwargs}
+    want = truth(F.linear(*exact), targets, **options)
+    got = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, **options)
+    # In float32 the logits themselves are rounded, by 1/32 at 1e6.
+    close = tolerance(dtype) if dtype == torch.float64 else {"rtol": 3e-2, "atol": 3e-2}
+    torch.testing.assert_close(got.double(), want, **close)
+    for grad, want_grad in zip(torch.autograd.grad(got, tensors), torch.autograd.grad(want, exact), strict=True):
+        torch.testing.assert_close(grad.double(), want_grad, **close)
+
+
+def test_closed_forms_of_low_logits_with_candidates():
+    hidden = torch.ones(1, 3, 1, requires_grad=True)
+    weight = torch.tensor([[0.0], [-20000.0], [-20001.0], [0.0]], requires_grad=True)
+    candidates = torch.tensor([[[1, 2]] * 3])
+    terms = multi_horizon_linear_cross_entropy(hidden, weight, torch.tensor([[0, 1, 3]]), candidates=candidates,
+                                               reduction="none")  # fmt: skip
+    assert terms.flatten().tolist() == pytest.approx([0.3132617, 10000.3132617, 0])
+    (grad,) = torch.autograd.grad(terms[0, 0, 0], weight)
+    assert grad.flatten().tolist() == pytest.approx([0, -0.2689414, 0.2689414, 0])

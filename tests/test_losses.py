@@ -24,6 +24,31 @@ def test_equals_the_definition(reduction, mask, smoothing, horizons, rows):
             horizon_weights=weights, **kwargs)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none", "position_mean"])
+@pytest.mark.parametrize("mask", [None, "valid", "candidates"])
+@pytest.mark.parametrize("horizons", [1, 2])
+@pytest.mark.parametrize("ignore_index", [0, 5, -1, -100])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_which_rows_are_skipped(reduction, mask, horizons, ignore_index, weighted):
+    """-1 and a negative ignore_index are; an ignore_index that is a class leaves the row of its number alone."""
+    logits, targets, kwargs = problem(mask=mask, ignore_index=ignore_index)
+    if ignore_index >= 0:
+        assert (kwargs["rows"] == ignore_index).any()
+    kwargs["rows"][0, 1] = -1
+    if weighted:
+        kwargs["weight"] = torch.arange(1.0, 12.0, dtype=torch.float64)
+    compare(logits, targets, horizons=horizons, label_smoothing=0.1, reduction=reduction, **kwargs)
+
+
+def test_row_0_is_read_where_class_0_is_a_padding():
+    logits = torch.randn(1, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets, rows = torch.tensor([[0, 2, 1, 0]]), torch.tensor([[0, 1, 0, 0]])
+    loss, metrics = multi_horizon_cross_entropy(logits, targets, rows=rows, ignore_index=0, return_metrics=True)
+    want = F.cross_entropy(logits[0], torch.tensor([2, 1]))
+    torch.testing.assert_close(loss, want)
+    torch.testing.assert_close(metrics.loss, want[None])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mask", [None, "valid", "candidates"])
 @pytest.mark.parametrize("classes", [1, 2, 15, 16, 17, 64, 100, 1500])

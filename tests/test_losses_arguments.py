@@ -41,7 +41,11 @@ BAD_CALLS = {
     "target high": ({"targets": (3, 11)}, IndexError, r"targets\[1, 4\] is 11, but there are 11 classes"),
     "target low": ({"targets": (3, -7)}, IndexError, r"targets\[1, 4\] is -7, .*ignore_index is -1"),
     "row high": ({"rows": (2, 7)}, IndexError, r"rows\[1, 4\] is 7, but there are 7 rows"),
-    "row low": ({"rows": (2, -2)}, IndexError, r"rows\[1, 4\] is -2, but there are 7 rows"),
+    "row low": ({"rows": (2, -2)}, IndexError, r"rows\[1, 4\] is -2, but there are 7 rows \(-1 skips a position\)"),
+    "row low, class ignored": ({"rows": (2, -2), "ignore_index": 3, "targets": torch.full((3, 6), 3)}, IndexError,
+                               r"rows\[1, 4\] is -2, but there are 7 rows \(-1 skips a position\)"),
+    "row low, -100 ignored": ({"rows": (2, -7), "ignore_index": -100, "targets": torch.full((3, 6), 3)}, IndexError,
+                              r"is -7, .* \(-1 skips a position, and so does the ignore_index -100\)"),
     "candidate": ({"candidates": (3, 11)}, IndexError, r"candidates\[1, 4, 2\] is 11, but there are 11 classes"),
     "candidate low": ({"candidates": (3, -2)}, IndexError, r"candidates\[1, 4, 2\] is -2, .*-1 pads"),
 }

@@ -63,12 +63,15 @@ def test_a_row_that_allows_none_or_all_among_them(mask, where, allows):
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_allowed_logits_near_those_of_the_others(mask):
-    logits, targets, kwargs = few(mask=mask)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logits_far_from_zero(mask, dtype):
+    """The disallowed classes count for nothing; a target among them is 1e4 below the largest, or at -1e4."""
+    logits, targets, kwargs = few(mask=mask, dtype=dtype)
     shifted = logits.detach().clone()
-    shifted[0] -= 1e4  # the disallowed classes, at -1e4, count
-    shifted[1] -= 2e4  # and here nothing else does
-    compare(shifted.requires_grad_(), targets, label_smoothing=0.1, **kwargs)
+    shifted[0] -= 1e4
+    shifted[1] -= 2e6
+    shifted[2] -= 5000  # some rows on this side of -5000, some on that
+    compare(shifted.requires_grad_(), targets, label_smoothing=0.1, z_loss=1e-9, **kwargs)
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
@@ -83,7 +86,7 @@ def test_nan_and_inf_propagate_as_in_eager(poison, smoothing, dtype):
     logits.requires_grad_()
     targets = torch.tensor([[0, 1, 3, 2]])
     allowed = (candidates.unsqueeze(-1) == torch.arange(9)).any(2)[0, :3]
-    masked = torch.where(allowed, logits[0, :3], -1e4)
+    masked = torch.where(allowed, logits[0, :3], -math.inf)
     log_prob = masked.log_softmax(-1)
     want = (1 - smoothing) * F.nll_loss(log_prob, targets[0, 1:], reduction="none")
     if smoothing:
@@ -112,3 +115,13 @@ def test_result_does_not_depend_on_threads(batch, mask):
     for result in results[1:]:
         for got, want in zip(result, results[0], strict=True):
             torch.testing.assert_close(got, want, **({"rtol": 0, "atol": 0} if KERNELS else {}))
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("reduction", ["mean", "position_mean"])
+def test_row_0_is_read_where_class_0_is_a_padding(mask, reduction):
+    logits, targets, kwargs = few(mask=mask)
+    kwargs["ignore_index"] = 0
+    targets[targets < 0] = 0
+    kwargs["rows"][:, ::7] = 0
+    compare(logits, targets, label_smoothing=0.1, reduction=reduction, **kwargs)

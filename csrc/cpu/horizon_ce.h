@@ -43,7 +43,7 @@ struct RowLoss {
   A softcap;              // 0: none
   TermOptions<A> options;
   LogSumExp<A>* lse;       // [B * N * states] of the rows
-  LogSumExp<A>* near_lse;  // the same with the disallowed logits replaced, as horizon 1 sees it
+  LogSumExp<A>* near_lse;  // the same of the allowed classes alone, as horizon 1 sees it
   uint8_t* correct;        // [B, L, K] or null: whether the target has the largest logit (the first of equals)
 
   // What of row q is to be computed.
@@ -160,7 +160,7 @@ struct RowLoss {
       for (int64_t j = 0; j < set.n; ++j) g[j] += sum.spread * (1 - class_weight[set.classes[j]]);
     }
     for (const Term<A>& t : s.terms) {
-      const int64_t j = t.k == 1 ? set.place(t.y) : -1;  // -1: not allowed, so that its logit was replaced
+      const int64_t j = t.k == 1 ? set.place(t.y) : -1;  // -1: not allowed, so that its logit is none of the row's
       if (j >= 0) g[j] -= t.hit;
     }
   }
@@ -203,25 +203,21 @@ struct RowLoss {
 
   void masked_forward(int64_t q, Smoothed<A>& some, Allowed<A>& set) const {
     constexpr int64_t W = kLanes<A>;
-    const A replaced = static_cast<A>(kMaskedLogit);  // the logit of the V - n others
     const A* z = set.logits.data();
-    A max, sum = 0;
+    A sum = 0;
     if (set.n <= Allowed<A>::kFew) {
       set.best = -std::numeric_limits<A>::infinity();
       for (int64_t j = 0; j < set.n; ++j) set.best = z[j] > set.best ? z[j] : set.best;
-      max = set.best > replaced ? set.best : replaced;
-      for (int64_t j = 0; j < set.n; ++j) sum += exp_nonpositive(z[j] - max);
+      for (int64_t j = 0; j < set.n; ++j) sum += exp_nonpositive(z[j] - set.best);
     } else {
       set.best = row_max(z, (set.n + W - 1) / W * W);
-      max = set.best > replaced ? set.best : replaced;
       Vector<A> exp{};
-      for (int64_t i = 0; i < set.n; i += W) exp += exp_nonpositive(load(z + i) - max);
+      for (int64_t i = 0; i < set.n; i += W) exp += exp_nonpositive(load(z + i) - set.best);
       sum = fold_sum<A>(exp);
     }
-    if (max < 0) sum += static_cast<A>(V - set.n) * exp_nonpositive(replaced - max);  // else exp is 0
     some = {static_cast<A>(set.n), set.mass(class_weight), A{0}};
-    for (int64_t j = 0; j < set.n; ++j) some.dot += weight(set.classes[j]) * (z[j] - max);
-    near_lse[q] = {max, std::log(sum)};
+    for (int64_t j = 0; j < set.n; ++j) some.dot += weight(set.classes[j]) * (z[j] - set.best);
+    near_lse[q] = {set.best, std::log(sum)};
   }
 
   void write_terms(int64_t q, const A* row, A best, bool masked, const Smoothed<A>& all, const Smoothed<A>& some,
@@ -232,11 +228,11 @@ struct RowLoss {
       bool hit;
       if (t.k == 1 && masked) {
         const int64_t j = set.place(t.y);
-        const A z_y = j >= 0 ? set.logits[j] : static_cast<A>(kMaskedLogit);
-        terms[at] = term_value(near_lse[q], z_y, weight(t.y), some, options);
+        const A below = j >= 0 ? set.logits[j] - set.best : disallowed_below(set.best);
+        terms[at] = term_value(near_lse[q], below, weight(t.y), some, options);
         hit = j >= 0 && is_first(set.logits.data(), j, set.best);
       } else {
-        terms[at] = term_value(lse[q], row[t.y], weight(t.y), all, options);
+        terms[at] = term_value(lse[q], row[t.y] - lse[q].max, weight(t.y), all, options);
         hit = correct != nullptr && is_first(row, t.y, best);
       }
       if (correct != nullptr) correct[s.b * asked.L * asked.K + at] = hit;

@@ -168,29 +168,27 @@ class FewAllowed {
   }
 
   void forward_tile(const Tile& t, A* terms) const {
-    const V replaced = broadcast(static_cast<A>(kMaskedLogit));  // the logit of the classes that are not allowed
-    const A classes = static_cast<A>(V_);
     A max_of[W], log_sum_of[W], term[W];
     each_vector([&](int64_t o) {
       const V count = load(t.count + o);
       const auto y = load_integers<A>(t.y + o);
-      V max = replaced, dot{}, z_y = replaced;
+      V max = broadcast(-std::numeric_limits<A>::infinity()), sum{}, dot{};
       for (int64_t j = 0; j < t.slots; ++j) {
         const V z = load(t.z[j] + o);
         max = z > max ? z : max;
       }
-      V sum = (classes - count) * exp_nonpositive(replaced - max);
+      V below = disallowed_below(max);  // unless the target is found among the allowed
       for (int64_t j = 0; j < t.slots; ++j) {
-        const V z = load(t.z[j] + o), x = z - max;
+        const V x = load(t.z[j] + o) - max;
         const auto c = load_integers<A>(t.allowed[j] + o);
         sum += exp_nonpositive(x);
         dot += c < 0 ? V{} : x;
-        z_y = ((c >= 0) & (c == y)) ? z : z_y;
+        below = ((c >= 0) & (c == y)) ? x : below;
       }
       const LogSumExp<V> lse{max, log_normal(sum)};
       store<A>(max_of + o, max);
       store<A>(log_sum_of + o, lse.log_sum);
-      store<A>(term + o, term_value(lse, z_y, broadcast(A{1}), {count, count, dot}, options_));
+      store<A>(term + o, term_value(lse, below, broadcast(A{1}), {count, count, dot}, options_));
     });
     for (int64_t r = 0; r < t.lanes; ++r) {
       lse_[t.q[r]] = {max_of[r], log_sum_of[r]};

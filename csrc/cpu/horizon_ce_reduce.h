@@ -37,7 +37,7 @@ Tensor coefficients(const Asked& a, const std::optional<Tensor>& horizon_weights
   Tensor out = new_zeros({a.L, a.K}, dtype);
   A* c = data<A>(out);
   const bool per_place = reduction == Reduction::kPositionMean;
-  double total = 0;
+  double factor = 1;
   std::vector<double> count;
   if (per_place || reduction == Reduction::kMean) {
     count.assign(places, 0.0);  // per (i, k), the weights of the targets in the batch: how many, without weights
@@ -49,7 +49,7 @@ Tensor coefficients(const Asked& a, const std::optional<Tensor>& horizon_weights
 #pragma omp simd
           for (int64_t i = 0; i < a.L - k; ++i) at[i * a.K] += weight_of(i);
         };
-        const auto live = [&](int64_t i) { return y[i + k] != a.ignore && row[i] != a.ignore; };
+        const auto live = [&](int64_t i) { return (y[i + k] != a.ignore) & !skips_row(row[i], a.ignore); };
         if (class_weight != nullptr) {
           add([&](int64_t i) { return a.row(b, i) >= 0 && y[i + k] != a.ignore ? double{class_weight[y[i + k]]} : 0.0; });
         } else if (row != nullptr) {
@@ -59,14 +59,14 @@ Tensor coefficients(const Asked& a, const std::optional<Tensor>& horizon_weights
         }
       }
     }
+    double total = 0;
     for (int64_t j = 0; j < places; ++j) {
       total += weight[j % a.K] * (per_place ? static_cast<double>(count[j] != 0) : count[j]);
     }
+    factor = mean_factor(total);
   }
-  const double divisor = total == 0 ? 1.0 : total;  // no term, or none of weight: 0, not 0 / 0
   for (int64_t j = 0; j < places; ++j) {
-    const double share = !per_place ? 1.0 : count[j] != 0 ? 1.0 / count[j] : 0.0;
-    c[j] = static_cast<A>(weight[j % a.K] / divisor * share);
+    c[j] = static_cast<A>(weight[j % a.K] * factor * (per_place ? mean_factor(count[j]) : 1.0));
   }
   return out;
 }
@@ -95,7 +95,7 @@ Tensor reduce(const Asked& a, Tensor terms, const Tensor& coefficients, Reductio
 }
 
 // Per horizon, [2, K]: the share of terms whose target has the largest logit, and their mean (weighted by class).
-// NaN where no term occurs; [2, 0] when not wanted.
+// NaN where no term occurs, a mean of 0 where none has weight; [2, 0] when not wanted.
 template <class A>
 Tensor measure(const Asked& a, const Tensor& terms, const uint8_t* correct, bool wanted,
                const A* class_weight) {
@@ -115,7 +115,7 @@ Tensor measure(const Asked& a, const Tensor& terms, const uint8_t* correct, bool
       }
     }
     data<A>(out)[k - 1] = static_cast<A>(hits / count);
-    data<A>(out)[K + k - 1] = static_cast<A>(sum / weight);
+    data<A>(out)[K + k - 1] = static_cast<A>(count == 0 ? NAN : sum * mean_factor(weight));
   }
   return out;
 }

@@ -32,7 +32,7 @@ int64_t first_outside(const int64_t* t, int64_t n, int64_t low, int64_t high, in
 void check_indices(const Asked& a, const int64_t* candidates, int64_t C, int64_t V) {
   int64_t at = first_outside(a.targets, a.B * a.L, 0, V, a.ignore);
   if (at >= 0) target_error(at, a.targets[at], a.L, V, a.ignore);
-  at = a.rows == nullptr ? -1 : first_outside(a.rows, a.B * a.L, 0, a.N, a.ignore);
+  at = a.rows == nullptr ? -1 : first_outside(a.rows, a.B * a.L, -1, a.N, skipping_row(a.ignore));
   if (at >= 0) row_error(at, a.rows[at], a.L, a.N, a.ignore);
   at = candidates == nullptr ? -1 : first_outside(candidates, a.B * a.N * C, -1, V, -1);
   if (at >= 0) candidate_error(at, candidates[at], a.N, C, V);

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "math/horizon_ce.h"
+
 namespace poh {
 
 // The terms: position i of batch b at horizon k = 1..K is asked for a class, and reads a row.
@@ -23,7 +25,7 @@ struct Asked {
   int64_t row(int64_t b, int64_t i) const {
     if (rows == nullptr) return i;
     const int64_t r = rows[b * L + i];
-    return r == ignore ? -1 : r;
+    return skips_row(r, ignore) ? -1 : r;
   }
 };
 

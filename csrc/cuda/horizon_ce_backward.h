@@ -42,7 +42,7 @@ struct RowBackward {
       if (y >= 0 && y == v) {
         RowGradient<A> one;
         const A hit = add(one, i, k, y);
-        if (!(masked && k == 1) || allowed) hits += hit;  // else the target's logit was replaced
+        if (!(masked && k == 1) || allowed) hits += hit;  // else the target's logit did not count
         if (number < own) *first = false;
       }
       ++number;

@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(256)
     const double sum = block_sum(s.sum), all = block_sum(s.weight);
     if (threadIdx.x == 0) {
       metrics[k] = static_cast<A>(hits / count);
-      metrics[K + k] = static_cast<A>(sum / all);
+      metrics[K + k] = static_cast<A>(count == 0 ? NAN : sum * mean_factor(all));
     }
   }
   if (reduction == kNone) {
@@ -71,15 +71,13 @@ __global__ void __launch_bounds__(256)
   for (int64_t p = threadIdx.x; p < n; p += blockDim.x) {
     total += weight(p) * (per_place ? (places[p].weight != 0 ? 1.0 : 0.0) : places[p].weight);
   }
-  POH_SHARED(double, divisor, 1);
+  POH_SHARED(double, factor, 1);
   total = block_sum(total);
-  // No term, or none of weight: 0, not 0 / 0.
-  if (threadIdx.x == 0) *divisor = reduction == kSum || total == 0 ? 1.0 : total;
+  if (threadIdx.x == 0) *factor = reduction == kSum ? 1.0 : mean_factor(total);
   __syncthreads();
   double sum = 0;
   for (int64_t p = threadIdx.x; p < n; p += blockDim.x) {
-    const double share = !per_place ? 1.0 : places[p].weight != 0 ? 1.0 / places[p].weight : 0.0;
-    const double each = weight(p) / *divisor * share;
+    const double each = weight(p) * *factor * (per_place ? mean_factor(places[p].weight) : 1.0);
     coefficients[p] = static_cast<A>(each);
     sum += each * places[p].sum;
   }

@@ -54,7 +54,7 @@ struct Asked {
   __device__ int64_t row_read(int64_t b, int64_t i) const {
     if (rows == nullptr) return i;
     const int64_t r = rows[b * L + i];
-    if (r == ignore) return -1;
+    if (skips_row(r, ignore)) return -1;
     POH_DEVICE_CHECK(r >= 0 && r < N, "rows: a row is out of range");
     return r;
   }
@@ -125,9 +125,8 @@ __device__ void for_each_reader(const Asked<A>& c, int64_t b, int64_t r, int lan
   }
   for (int64_t first = 0; first < c.L; first += kWarp) {
     const int64_t i = first + lane;
-    const int64_t read = i < c.L ? c.rows[b * c.L + i] : c.ignore;
-    POH_DEVICE_CHECK(read == c.ignore || (read >= 0 && read < c.N), "rows: a row is out of range");
-    for (unsigned some = __ballot_sync(kAllLanes, read == r && read != c.ignore); some != 0; some &= some - 1) {
+    const int64_t read = i < c.L ? c.row_read(b, i) : -1;
+    for (unsigned some = __ballot_sync(kAllLanes, read == r); some != 0; some &= some - 1) {
       f(first + __ffs(static_cast<int>(some)) - 1);
     }
   }
@@ -161,14 +160,11 @@ __device__ Need find_need(const Asked<A>& c, const Row& row, int lane) {
   return {__any_sync(kAllLanes, near) != 0, __any_sync(kAllLanes, far) != 0};
 }
 
-// The sums over a row as horizon 1 sees it under a mask, from those over its allowed classes: the logit of each other
-// class is replaced.
+// What term_value() is told of a row as horizon 1 sees it under a mask, from the sums over its allowed classes.
 template <class A>
-__device__ LogSumExp<A> replace_others(const OnlineRow<A>& some, int64_t V, Smoothed<A>* set) {
-  OnlineRow<A> row = some;
-  row.merge(OnlineRow<A>{static_cast<A>(kMaskedLogit), static_cast<A>(V - some.count), 0, 0, 0, 0});
-  *set = {static_cast<A>(some.count), some.mass, row.dot};
-  return {row.max, row.log_sum()};
+__device__ LogSumExp<A> sums_of_allowed(const OnlineRow<A>& some, Smoothed<A>* set) {
+  *set = {static_cast<A>(some.count), some.mass, some.dot};
+  return {some.max, some.log_sum()};
 }
 
 // f(v) for the classes allowed at horizon 1, shared out among the threads of the group.

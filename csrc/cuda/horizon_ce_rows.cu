@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(A) == 8 ? 2 : 4)  // enoug
     const Smoothed<A> far_set{static_cast<A>(c.V), c.mass(), all.dot};
     LogSumExp<A> near = far;
     Smoothed<A> near_set = far_set;
-    if (masked) near = replace_others(some, c.V, &near_set);
+    if (masked) near = sums_of_allowed(some, &near_set);
     if (g.lane == 0) {
       if (dense) lse[place] = far;
       if (masked) near_lse[place] = near;
@@ -47,9 +47,10 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(A) == 8 ? 2 : 4)  // enoug
       if (y < 0) return;
       const bool here = masked && k == 1;
       const bool inside = !here || c.allowed(q, y);
-      const A z = inside ? c.logit(place, y) : static_cast<A>(kMaskedLogit);
+      const A max = here ? near.max : far.max;
+      const A below = inside ? c.logit(place, y) - max : disallowed_below(max);
       const int64_t at = (row.b * c.L + i) * c.K + k - 1;
-      terms[at] = term_value(here ? near : far, z, c.weight(y), here ? near_set : far_set, c.options);
+      terms[at] = term_value(here ? near : far, below, c.weight(y), here ? near_set : far_set, c.options);
       if (correct != nullptr) correct[at] = y == (here ? some.best : all.best);
     });
   }

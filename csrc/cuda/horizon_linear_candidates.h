@@ -69,14 +69,14 @@ __global__ void __launch_bounds__(kRowThreads)
     }
     if (some.count == 0) continue;
     Smoothed<A> set;
-    const LogSumExp<A> lse = replace_others(some, c.V, &set);
+    const LogSumExp<A> lse = sums_of_allowed(some, &set);
     RowGradient<A> sum;
     for_each_term(c, row, warp.lane, false, [&](int64_t i, int64_t k, int64_t y) {
       if (y < 0) return;
       const bool inside = c.allowed(q, y);
-      const A z = inside ? c.cap(head.logit(q, y, warp)) : static_cast<A>(kMaskedLogit);
+      const A below = inside ? c.cap(head.logit(q, y, warp)) - lse.max : disallowed_below(lse.max);
       if (warp.lane == 0) {
-        terms[row.b * c.L + i] = term_value(lse, z, c.weight(y), set, c.options);
+        terms[row.b * c.L + i] = term_value(lse, below, c.weight(y), set, c.options);
         if (correct != nullptr) correct[row.b * c.L + i] = y == some.best;
       }
       if (entries.classes != nullptr) sum.add(up(c, row.b, i, k), lse, c.weight(y), set.mass, set.count, c.options);
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kRowThreads)
       const A z = v < c.V ? entries.gradient[at] : A(0);
       A g = v < c.V ? sum.prob * exp_nonpositive(z - lse.max - lse.log_sum) - sum.spread * c.weight(v) : A(0);
       for_each_term(c, row, warp.lane, false, [&](int64_t i, int64_t k, int64_t y) {
-        if (y < 0 || y != v) return;  // the logit of a target that is no candidate was replaced
+        if (y < 0 || y != v) return;  // a target that is no candidate has no logit here
         RowGradient<A> one;
         g -= one.add(up(c, row.b, i, k), lse, c.weight(y), set.mass, set.count, c.options);
       });

@@ -7,6 +7,7 @@
 
 #include "cuda/tensors.h"
 #include "index_errors.h"
+#include "math/horizon_ce.h"
 
 namespace poh::cuda {
 
@@ -56,7 +57,7 @@ inline void check_indices(const Tensor& targets, const std::optional<Tensor>& ro
     target_error(bad->at, bad->value, targets.size(1), classes, ignore);
   }
   if (rows) {
-    if (const auto bad = first_outside(*rows, 0, n_rows, ignore)) {
+    if (const auto bad = first_outside(*rows, -1, n_rows, skipping_row(ignore))) {
       row_error(bad->at, bad->value, rows->size(1), n_rows, ignore);
     }
   }

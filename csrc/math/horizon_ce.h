@@ -6,15 +6,30 @@
 //   term = (1 - s) w_y (lse - z_y) + s / n * sum_{c in S} w_c (lse - z_c) + zeta w_y lse^2
 //   d term / d z_v = prob exp(z_v - lse) - [v in S] spread w_v - [v = y] hit
 //
-// At horizon 1 under a mask, S are the allowed classes, all other logits are the constant -1e4 (and get no
-// gradient), and lse is that of the row so changed.
+// At horizon 1 under a mask, S are the allowed classes, and lse runs over them alone: the others count for nothing and
+// get no gradient. If y is one of these, disallowed_below() stands for its logit, so that the loss is large but finite.
 #pragma once
 
+#include <cstdint>
+
+#include "math/exp.h"
 #include "math/host_device.h"
 
 namespace poh {
 
-inline constexpr double kMaskedLogit = -1e4;
+// Which row a position reads is no class: an ignore_index that is one, as the number 0 of a padding, skips no row.
+// Of the negative numbers, -1 and the ignore_index skip a position.
+POH_HOST_DEVICE int64_t skipping_row(int64_t ignore) { return ignore < 0 ? ignore : -1; }
+POH_HOST_DEVICE bool skips_row(int64_t r, int64_t ignore) { return (r == -1) | (r == skipping_row(ignore)); }
+
+// z_y - max of a target y that is not allowed, where max is the largest allowed logit: z_y is -1e4 or, below a max of
+// -5000, max - 1e4. No gradient flows into it.
+template <class X>
+POH_HOST_DEVICE X disallowed_below(X max) {
+  using A = typename ExpTraits<X>::Scalar;
+  const X fixed = A(-1e4) - max, moving = A(-1e4) + X{};
+  return max < A(-5000) ? moving : fixed;
+}
 
 template <class A>
 struct TermOptions {
@@ -37,10 +52,10 @@ struct Smoothed {
   A dot;    // sum of w_c (z_c - max)
 };
 
-// X: a number of type A, or a SIMD vector of them.
+// X: a number of type A, or a SIMD vector of them. below: z_y - max.
 template <class X, class A>
-POH_HOST_DEVICE X term_value(const LogSumExp<X>& lse, X z_y, X w_y, const Smoothed<X>& set, const TermOptions<A>& o) {
-  X value = w_y * (lse.log_sum - (z_y - lse.max));
+POH_HOST_DEVICE X term_value(const LogSumExp<X>& lse, X below, X w_y, const Smoothed<X>& set, const TermOptions<A>& o) {
+  X value = w_y * (lse.log_sum - below);
   // Only where asked for: an infinite logit must not become 0 * inf.
   if (o.smoothing != 0) {
     value = (1 - o.smoothing) * value + o.smoothing * (set.mass / set.count * lse.log_sum - set.dot / set.count);
@@ -65,5 +80,8 @@ struct RowGradient {
     return hit;
   }
 };
+
+// What turns a sum of terms of this weight into their mean; 0 where there is no term, or none of weight.
+POH_HOST_DEVICE double mean_factor(double weight) { return weight == 0 ? 0.0 : 1.0 / weight; }
 
 }  // namespace poh

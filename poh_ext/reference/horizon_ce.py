@@ -12,8 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-MASKED_LOGIT = -1e4  # what a class that is not allowed at horizon 1 gets instead of its logit
-
 _CHECK_CUDA = os.environ.get("POH_EXT_CHECKS", "0") == "1"
 
 
@@ -37,14 +35,22 @@ def raise_first(name: str, t: Tensor, bad: Tensor, what: str) -> None:
         raise IndexError(f"{name}{place} is {int(t[tuple(place)])}, but {what}")
 
 
+def skips_row(rows: Tensor, ignore_index: int) -> Tensor:
+    """Where `rows` names no row but skips the position.
+
+    It holds no classes: an ignore_index that could be one, as the number 0 of a padding, skips no row.
+    """
+    return rows == -1 if ignore_index >= 0 else (rows == -1) | (rows == ignore_index)
+
+
 def check_indices(targets, rows, candidates, n_rows: int, n_classes: int, ignore_index: int) -> None:
     """Raise IndexError for the first target, row or candidate out of range; the kernels say the same."""
-    ignored = f" (ignore_index is {ignore_index})"
     bad = ((targets < 0) | (targets >= n_classes)) & (targets != ignore_index)
-    raise_first("targets", targets, bad, f"there are {n_classes} classes{ignored}")
+    raise_first("targets", targets, bad, f"there are {n_classes} classes (ignore_index is {ignore_index})")
     if rows is not None:
-        bad = ((rows < 0) | (rows >= n_rows)) & (rows != ignore_index)
-        raise_first("rows", rows, bad, f"there are {n_rows} rows{ignored}")
+        bad = ((rows < 0) | (rows >= n_rows)) & ~skips_row(rows, ignore_index)
+        also = f", and so does the ignore_index {ignore_index}" if ignore_index < -1 else ""
+        raise_first("rows", rows, bad, f"there are {n_rows} rows (-1 skips a position{also})")
     if candidates is not None:
         bad = (candidates < -1) | (candidates >= n_classes)
         raise_first("candidates", candidates, bad, f"there are {n_classes} classes (-1 pads)")
@@ -60,7 +66,7 @@ def gather_terms(targets: Tensor, rows: Tensor | None, horizons: int, ignore_ind
     asked = padded[:, 1:].unfold(1, horizons, 1)[:, : targets.shape[1]]
     occurs = asked != ignore_index
     if rows is not None:
-        occurs = occurs & (rows != ignore_index).unsqueeze(-1)
+        occurs = occurs & ~skips_row(rows, ignore_index).unsqueeze(-1)
     return torch.where(occurs, asked, 0), occurs
 
 
@@ -68,7 +74,7 @@ def gather_rows(t: Tensor, rows: Tensor | None, length: int, ignore_index: int) 
     """t [B, N, ...] -> [B, length, ...]: the row each position reads (row 0 where the position is skipped)."""
     if rows is None:
         return t[:, :length]
-    index = torch.where(rows == ignore_index, 0, rows)
+    index = torch.where(skips_row(rows, ignore_index), 0, rows)
     index = index.reshape(*index.shape, *[1] * (t.dim() - 2)).expand(*index.shape, *t.shape[2:])
     return t.gather(1, index)
 
@@ -88,6 +94,11 @@ def allowed_classes(valid, candidates, rows, length: int, n_classes: int, ignore
     return allowed | ~allowed.any(-1, keepdim=True)
 
 
+def mean_of(total: Tensor, weight: Tensor) -> Tensor:
+    """The mean of terms from their sum and their weight; 0 where there is no term, or none of weight."""
+    return torch.where(weight == 0, 0, total / torch.where(weight == 0, 1, weight))
+
+
 def reduce_terms(terms: Tensor, weight: Tensor, horizon_weights: Tensor | None, reduction: str) -> Tensor:
     """Weight and reduce terms [B, L, K], see losses.multi_horizon_cross_entropy.
 
@@ -100,11 +111,17 @@ def reduce_terms(terms: Tensor, weight: Tensor, horizon_weights: Tensor | None, 
         return (terms * by_horizon).sum()
     if reduction == "position_mean":
         total = weight.sum(0)
-        terms = torch.where(total == 0, 0, terms.sum(0) / torch.where(total == 0, 1, total))
+        terms = mean_of(terms.sum(0), total)
         weight = (total != 0).to(terms.dtype)
-    total = (weight * by_horizon).sum()
-    # No term, or none of weight: 0, not 0 / 0.
-    return (terms * by_horizon).sum() / torch.where(total == 0, 1, total)
+    return mean_of((terms * by_horizon).sum(), (weight * by_horizon).sum())
+
+
+def disallowed_below(top: Tensor) -> Tensor:
+    """How far the logit of a target that is not allowed lies below top, the largest allowed logit.
+
+    It is -1e4 or, below a top of -5000, top - 1e4; no gradient flows into it.
+    """
+    return torch.where(top < -5000, -1e4, -1e4 - top)
 
 
 def cross_entropy_terms(
@@ -118,9 +135,18 @@ def cross_entropy_terms(
     """The loss of every term, [B, L, K]; logits [B, L, V] are those of the row each position reads."""
 
     def terms(logits, asked, allowed):
+        if allowed is not None:
+            logits = torch.where(allowed, logits, -torch.inf)
         logp = logits.log_softmax(-1)
         weight = 1 if class_weight is None else class_weight[asked]
-        loss = -logp.gather(-1, asked) * weight
+        loss = -logp.gather(-1, asked)
+        if allowed is not None or z_loss != 0:
+            # The log-sum-exp in two parts: their sum is too coarse to take the softmax of its gradient from.
+            top = logits.detach().amax(-1, keepdim=True)
+            log_sum = (logits - top).logsumexp(-1, keepdim=True)
+        if allowed is not None:
+            loss = torch.where(allowed.gather(-1, asked), loss, log_sum - disallowed_below(top))
+        loss = loss * weight
         if label_smoothing != 0:
             every = -logp if class_weight is None else -logp * class_weight
             if allowed is None:
@@ -129,12 +155,12 @@ def cross_entropy_terms(
                 smooth = torch.where(allowed, every, 0).sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True)
             loss = (1 - label_smoothing) * loss + label_smoothing * smooth
         if z_loss != 0:
-            loss = loss + z_loss * weight * logits.logsumexp(-1, keepdim=True).square()
+            loss = loss + z_loss * weight * (top + log_sum).square()
         return loss
 
     if allowed is None:
         return terms(logits, asked, None)
-    first = terms(torch.where(allowed, logits, MASKED_LOGIT), asked[..., :1], allowed)
+    first = terms(logits, asked[..., :1], allowed)
     if asked.shape[-1] == 1:
         return first
     return torch.cat([first, terms(logits, asked[..., 1:], None)], -1)
@@ -147,7 +173,9 @@ def measure(logits, asked, occurs, allowed, terms, weight) -> Tensor:
         first = torch.where(allowed, logits, -torch.inf).argmax(-1, keepdim=True) == asked[..., :1]
         correct = torch.cat([first, correct[..., 1:]], -1)
     correct = (correct & occurs).sum((0, 1)).to(terms.dtype)
-    return torch.stack([correct / occurs.sum((0, 1)), terms.sum((0, 1)) / weight.sum((0, 1))])
+    count = occurs.sum((0, 1))
+    mean = torch.where(count == 0, torch.nan, mean_of(terms.sum((0, 1)), weight.sum((0, 1))))
+    return torch.stack([correct / count, mean])
 
 
 def loss_of_read(
@@ -182,6 +210,8 @@ def loss_of_read(
         parts = [(*part, allowed if k == 0 else None) for k, part in enumerate(split)]
     terms, weights, measured = [], [], []
     for z, asked, occurs, allowed in parts:
+        if allowed is not None:
+            allowed = allowed | ~occurs[..., :1]  # a mask without a term says nothing, not even NaN
         term = cross_entropy_terms(z, asked, allowed, class_weight, label_smoothing, z_loss)
         terms.append(torch.where(occurs, term, 0))
         weight = occurs.to(z.dtype) if class_weight is None else torch.where(occurs, class_weight[asked], 0)

@@ -62,7 +62,7 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     multi_horizon: int = 1
     """Horizons K [moves]: each cell of the path is trained to predict the cells 1..K moves ahead."""
     validity_mask: bool = False
-    """Train the next move among passable neighbours only: the loss sets the logits of all other cells to -1e4."""
+    """Train the next move among passable neighbours only: the loss takes its softmax over them."""
     maze_enc: bool = False
     """Add a small CNN over the whole maze (about 0.2 M parameters). Its summary is added to every cell."""
     route_ent_weight: float = 0.0
