@@ -14,15 +14,16 @@ STABLE_TORCH_LIBRARY(poh_ext, m) {
       "horizon_ce_backward(Tensor grad, Tensor logits, Tensor targets, Tensor? rows, Tensor? valid, "
       "Tensor? candidates, Tensor? class_weight, Tensor lse, Tensor coefficients, float label_smoothing, "
       "int ignore_index, float z_loss, float softcap) -> Tensor");
+  // wanted: the gradients to compute, of hidden (1), weight (2) and bias (4), added up; the others are empty.
   m.def(
       "horizon_linear_ce(Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, Tensor? rows, Tensor? valid, "
       "Tensor? candidates, Tensor? horizon_weights, Tensor? class_weight, int horizons, float label_smoothing, "
-      "int ignore_index, int reduction, float z_loss, float softcap, bool metrics, bool gradients) -> "
+      "int ignore_index, int reduction, float z_loss, float softcap, bool metrics, int wanted) -> "
       "(Tensor loss, Tensor coefficients, Tensor metrics, Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
   m.def(
       "horizon_linear_ce_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor? bias, Tensor targets, "
       "Tensor? rows, Tensor? valid, Tensor? candidates, Tensor? class_weight, Tensor coefficients, "
-      "float label_smoothing, int ignore_index, float z_loss, float softcap) -> "
+      "float label_smoothing, int ignore_index, float z_loss, float softcap, int wanted) -> "
       "(Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
   // The parts of the two above, without autograd.
   m.def(

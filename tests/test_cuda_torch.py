@@ -82,7 +82,7 @@ def backward():
     coefficients, weight = torch.empty(2, 5, 1, device="cuda"), torch.empty(7, 9, device="cuda")
     dense = ops.horizon_ce_backward(scalar, x, targets, *none, None, lse, coefficients, 0.0, -100, 0.0, 0.0)
     linear = ops.horizon_linear_ce_backward(scalar, x, weight, None, targets, *none, None, coefficients, 0.0, -100, 0.0,
-                                            0.0)  # fmt: skip
+                                            0.0, 3)  # fmt: skip
     q = torch.empty(2, 3, 9, 4, device="cuda")
     saved = ops.neighbor_attention(q, q, q, torch.zeros(2, 9, 4, dtype=torch.int64, device="cuda"), *none, True)
     near = ops.neighbor_attention_backward(saved[0], q, q, q, torch.zeros(2, 9, 4, dtype=torch.int64, device="cuda"),

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from cases import DTYPES, needs_kernels, tolerance
 from loss_cases import problem, truth
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from poh_ext import (
     MultiHorizonLinearCrossEntropy,
@@ -269,13 +270,14 @@ def test_bad_arguments_are_named(change, error, text):
 def test_opcheck(mask):
     hidden, weight, bias, targets, kwargs = linear_problem(mask=mask)
     given = (targets, kwargs["rows"], None, kwargs.get("candidates"))
-    for code, at_once in [(0, True), (0, False), (2, False)]:
-        args = (hidden, weight, bias, *given, None, None, 1, 0.1, -1, code, 0.0, 0.0, code == 0, at_once)
+    for code, wanted in [(0, 7), (0, 0), (2, 0)]:
+        args = (hidden, weight, bias, *given, None, None, 1, 0.1, -1, code, 0.0, 0.0, code == 0, wanted)
         torch.library.opcheck(torch.ops.poh_ext.horizon_linear_ce, args)
     coefficients = torch.ones(6, 1, dtype=torch.float64)
     grad = torch.ones((), dtype=torch.float64)
     args = (grad, hidden.detach(), weight.detach(), None, *given, None, coefficients, 0.1, -1, 0.0, 0.0)
-    torch.library.opcheck(torch.ops.poh_ext.horizon_linear_ce_backward, args)
+    for wanted in (0, 1, 2, 3):
+        torch.library.opcheck(torch.ops.poh_ext.horizon_linear_ce_backward, (*args, wanted))
 
 
 @pytest.mark.skipif(
@@ -283,7 +285,6 @@ def test_opcheck(mask):
 )
 def test_logits_never_exist():
     """No tensor as large as [B, N, V], nor as the logits of the rows read, is made."""
-    from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):
         size = 0
@@ -299,9 +300,51 @@ def test_logits_never_exist():
     from poh_ext.ops.horizon_linear_ce import _forward
 
     with Largest() as largest, torch.no_grad():
-        options = (2, 0.1, -1, 0, 0.0, 0.0, False, True)
+        options = (2, 0.1, -1, 0, 0.0, 0.0, False, 7)
         _forward(hidden, weight, bias, targets, kwargs["rows"], None, None, None, None, *options)
     assert 0 < largest.size < 4 * 600 * 5000 // 2
+
+
+@pytest.mark.parametrize("trained", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
+@pytest.mark.parametrize("mask, reduction", [(None, "mean"), (None, "none"), ("candidates", "mean"), ("valid", "sum"),
+                                             ("candidates", "none")])  # fmt: skip
+def test_only_what_is_trained_gets_a_gradient(trained, mask, reduction):
+    *inputs, targets, kwargs = linear_problem(mask=mask)
+
+    def gradients(which):
+        given = [t.detach().requires_grad_(i in which) for i, t in enumerate(inputs)]
+        loss = multi_horizon_linear_cross_entropy(given[0], given[1], targets, bias=given[2], reduction=reduction,
+                                                  **kwargs)  # fmt: skip
+        (2 * loss.sum()).backward()
+        return [t.grad for t in given]
+
+    found, exact = gradients(trained), gradients((0, 1, 2))
+    for i in range(3):
+        assert (found[i] is None) == (i not in trained)
+        if i in trained:
+            torch.testing.assert_close(found[i], exact[i])
+
+
+@needs_kernels
+@pytest.mark.parametrize("options", [{}, {"reduction": "none"}, {"candidates": 4}])
+def test_a_frozen_head_costs_no_gradient_of_it(options):
+    """Not a tensor as large as the head is made, and nothing is held for it."""
+    hidden, weight = torch.randn(1, 64, 8, requires_grad=True), torch.randn(9000, 8)
+    if "candidates" in options:
+        options = {"candidates": torch.randint(9000, (1, 64, 4))}
+    made = []
+
+    class Made(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            made.extend(t.shape for t in (out if isinstance(out, tuple) else (out,)) if isinstance(t, torch.Tensor))
+            return out
+
+    with Made():
+        loss = multi_horizon_linear_cross_entropy(hidden, weight, torch.randint(9000, (1, 64)), **options).sum()
+        loss.backward()
+    # Its transpose is a view, and the logits of the 64 rows are smaller.
+    assert hidden.grad is not None and not [s for s in made if s == weight.shape]
 
 
 def test_gradients_handed_on_unscaled_stay_whole():

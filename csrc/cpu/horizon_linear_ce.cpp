@@ -119,7 +119,8 @@ void horizon_ce_chunk(Tensor logits, Tensor read, Tensor targets, optional<Tenso
 }
 
 // One horizon with candidates: only the logits of the candidates of the rows `read` are formed, hidden[q] . weight[c]
-// + bias[c]. With `upstream`, writes grad_hidden[q] of these rows, and adds to grad_weight and grad_bias (in A).
+// + bias[c]. With `upstream`, writes grad_hidden[q] of these rows, and adds to grad_weight and grad_bias (in A), to those
+// of the three that are given.
 void horizon_ce_candidates(Tensor hidden, Tensor weight, optional<Tensor> bias, Tensor read, Tensor targets,
                            optional<Tensor> rows, Tensor candidates, optional<Tensor> class_weight,
                            optional<Tensor> upstream, Tensor each, Tensor terms, optional<Tensor> correct,
@@ -146,8 +147,9 @@ void horizon_ce_candidates(Tensor hidden, Tensor weight, optional<Tensor> bias, 
     const T *h = data<T>(hidden), *w = data<T>(weight), *shift = data<T>(bias);
     T* gh = data<T>(grad_hidden);
     // For the gradient of weight: the class of each candidate of each row (-1: none) and the gradient of its logit.
-    std::vector<int32_t> classes(upstream ? m * C : 0, -1);
-    std::vector<A> gradient(upstream ? m * C : 0);
+    const bool of_classes = upstream && (grad_weight || grad_bias);
+    std::vector<int32_t> classes(of_classes ? m * C : 0, -1);
+    std::vector<A> gradient(of_classes ? m * C : 0);
     struct Own {
       RowScratch<A> row;
       std::vector<A> h, w, g;
@@ -174,14 +176,13 @@ void horizon_ce_candidates(Tensor hidden, Tensor weight, optional<Tensor> bias, 
             for (int64_t c = 0; c < some.n; ++c) {
               A g = some.gradient[c];
               if (softcap != 0) g *= loss.cap_slope(some.logits[c]);
-              classes[j * C + c] = some.classes[c];
-              gradient[j * C + c] = g;
-              add_scaled(own.g.data(), widen(w + some.classes[c] * D, own.w.data(), D), g, D);
+              if (of_classes) classes[j * C + c] = some.classes[c], gradient[j * C + c] = g;
+              if (gh != nullptr) add_scaled(own.g.data(), widen(w + some.classes[c] * D, own.w.data(), D), g, D);
             }
-            convert(own.g.data(), gh + q[j] * D, D);
+            if (gh != nullptr) convert(own.g.data(), gh + q[j] * D, D);
           }
         });
-    if (!coefficient) return 0;
+    if (!of_classes) return 0;
     // Per class, the rows that have it as a candidate, in their order: no races, and always the same sum.
     std::vector<int64_t> start(V + 1, 0), place(classes.size());
     for (int32_t v : classes) start[v + 1] += v >= 0 ? 1 : 0;
@@ -198,7 +199,7 @@ void horizon_ce_candidates(Tensor hidden, Tensor weight, optional<Tensor> bias, 
           for (int64_t v = begin; v < end; ++v) {
             for (int64_t p = start[v]; p < start[v + 1]; ++p) {
               const int64_t e = place[p];
-              add_scaled(gw + v * D, widen(h + q[e / C] * D, own.data(), D), gradient[e], D);
+              if (gw != nullptr) add_scaled(gw + v * D, widen(h + q[e / C] * D, own.data(), D), gradient[e], D);
               if (gb != nullptr) gb[v] += gradient[e];
             }
           }

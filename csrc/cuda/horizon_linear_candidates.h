@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kRowThreads)
       if (j < c.C) entries.gradient[at] = g * c.slope(z);
     }
     __syncwarp();
-    for (int64_t d = warp.lane; d < head.D; d += kWarp) {
+    for (int64_t d = warp.lane; grad_hidden != nullptr && d < head.D; d += kWarp) {
       A g = 0;
       for (int64_t j = 0; j < c.C; ++j) {
         const int64_t v = entries.classes[place * c.C + j];
@@ -123,14 +123,14 @@ __device__ inline int64_t first_of(const int32_t* sorted, int64_t n, int64_t v) 
 }
 
 // A block per class: grad_weight[v] is the sum over the entries of v, in their order. `sorted` are the classes of the n
-// entries in ascending order and `entry` where each stood. grad_bias may be null.
+// entries in ascending order and `entry` where each stood. grad_weight and grad_bias may be null.
 template <class T, class A>
 __global__ void __launch_bounds__(kClassThreads)
     sum_entries(Head<T, A> head, const int64_t* read, int64_t V, int64_t C, int64_t n, const int32_t* sorted,
                 const int64_t* entry, const A* gradient, A* grad_weight, A* grad_bias) {
   for (int64_t v = blockIdx.x; v < V; v += gridDim.x) {
     const int64_t begin = first_of(sorted, n, v), end = first_of(sorted, n, v + 1);
-    for (int64_t d = threadIdx.x; d < head.D; d += blockDim.x) {
+    for (int64_t d = threadIdx.x; grad_weight != nullptr && d < head.D; d += blockDim.x) {
       A g = 0;
       for (int64_t p = begin; p < end; ++p) {
         g += gradient[entry[p]] * static_cast<A>(head.hidden[read[entry[p] / C] * head.D + d]);
@@ -176,13 +176,13 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// And those to weight and bias, which are added to: a block per class.
+// And those to weight and bias, which are added to and may be null: a block per class.
 template <class T, class A>
 __global__ void __launch_bounds__(kClassThreads)
     dense_weights(HorizonCall<T, A> c, Head<T, A> head, const T* gradient, A* grad_weight, A* grad_bias) {
   if (c.idle()) return;
   for (int64_t v = blockIdx.x; v < c.V; v += gridDim.x) {
-    for (int64_t d = threadIdx.x; d < head.D; d += blockDim.x) {
+    for (int64_t d = threadIdx.x; grad_weight != nullptr && d < head.D; d += blockDim.x) {
       A g = 0;
       for (int64_t j = 0; j < c.count; ++j) {
         const int64_t q = c.read[j];

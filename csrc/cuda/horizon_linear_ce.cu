@@ -43,6 +43,13 @@ struct Gradients {
   Tensor hidden, weight, bias;
 };
 
+// Which of them, as csrc/ops.cpp numbers them.
+struct Wanted {
+  bool hidden, weight, bias;
+
+  explicit Wanted(int64_t bits) : hidden(bits & 1), weight(bits & 2), bias(bits & 4) {}
+};
+
 // The terms of a call, and its gradients if wanted.
 template <class T, class A = Accumulate<T>>
 struct EachRow {
@@ -51,6 +58,7 @@ struct EachRow {
   A* terms;
   uint8_t* correct;
   optional<Upstream<A>> up;  // none: no gradients
+  Wanted wanted;             // of them
   Head<T, A> head{data<T>(layer.hidden), data<T>(layer.weight), data<T>(layer.bias), layer.D};
   int64_t V = layer.V, D = layer.D;
   Gradients out{layer.hidden, layer.hidden, layer.hidden};
@@ -66,10 +74,10 @@ struct EachRow {
     const int64_t length = std::max<int64_t>(1, std::min(count, chunk_rows(V * static_cast<int64_t>(sizeof(T)))));
     const bool at_once = work && !sparse && length >= count;  // then the products are the gradients
     if (up) {
-      out.hidden = torch::stable::new_zeros(on, on.sizes());
-      out.weight = at_once ? empty(on, dtype, V, D) : out.weight;
-      sum_weight = at_once ? sum_weight : zeros(on, dtype_of<A>(), V, D);
-      sum_bias = zeros(on, dtype_of<A>(), layer.bias ? V : 0);
+      if (wanted.hidden) out.hidden = torch::stable::new_zeros(on, on.sizes());
+      if (wanted.weight && at_once) out.weight = empty(on, dtype, V, D);
+      if (wanted.weight && !at_once) sum_weight = zeros(on, dtype_of<A>(), V, D);
+      if (wanted.bias) sum_bias = zeros(on, dtype_of<A>(), V);
     }
     if (work) {
       Tensor read = empty(on, ScalarType::Long, count);
@@ -85,9 +93,10 @@ struct EachRow {
         chunk(c, sparse, at_once, logits, gradient, state, reinterpret_cast<LogSumExp<A>*>(data<A>(lse)));
       }
     }
-    if (!up) return {empty(on, dtype, 0), empty(on, dtype, 0), empty(on, dtype, 0)};
-    if (!at_once) out.weight = to_dtype(sum_weight, dtype);
-    out.bias = layer.bias ? to_dtype(sum_bias, dtype) : empty(on, dtype, 0);
+    if (!up || !wanted.hidden) out.hidden = empty(on, dtype, 0);
+    if (!up || !wanted.weight) out.weight = empty(on, dtype, 0);
+    if (up && wanted.weight && !at_once) out.weight = to_dtype(sum_weight, dtype);
+    out.bias = up && wanted.bias ? to_dtype(sum_bias, dtype) : empty(on, dtype, 0);
     return out;
   }
 
@@ -102,12 +111,12 @@ struct EachRow {
     const HorizonCall<T, A> c{asked, nullptr, data<int64_t>(read), count};
     const Entries<A> entries{up ? data<int32_t>(classes) : nullptr, up ? data<A>(gradient) : nullptr};
     launch(&candidate_rows<T, A>, on, warps_for(on, count), c, head, up.value_or(Upstream<A>{}), terms, correct,
-           data<int64_t>(dense), data<int>(*any), entries, data<T>(out.hidden));
-    if (n > 0) {
+           data<int64_t>(dense), data<int>(*any), entries, wanted.hidden ? data<T>(out.hidden) : nullptr);
+    if (n > 0 && (wanted.weight || wanted.bias)) {
       const auto [sorted, entry] = stable_sort(classes);
       launch(&sum_entries<T, A>, on, Shape{blocks_for(on, V, 1), kClassThreads}, head, data<const int64_t>(read), V,
              asked.C, n, data<const int32_t>(sorted), data<const int64_t>(entry), data<const A>(gradient),
-             data<A>(sum_weight), data<A>(sum_bias));
+             of_weight(), of_bias());
     }
     return dense;
   }
@@ -127,21 +136,31 @@ struct EachRow {
     if (!up) return;
     const Tensor gradient = first_rows(gradient_, c.count);
     backward(on, c, lse, *up, data<T>(gradient));
-    A* const of_bias = layer.bias ? data<A>(sum_bias) : nullptr;
     if (sparse) {
-      launch(&dense_states<T, A>, on, warps_for(on, c.count), c, head, data<const T>(gradient), data<T>(out.hidden));
-      launch(&dense_weights<T, A>, on, Shape{blocks_for(on, V, 1), kClassThreads}, c, head, data<const T>(gradient),
-             data<A>(sum_weight), of_bias);
+      if (wanted.hidden) {
+        launch(&dense_states<T, A>, on, warps_for(on, c.count), c, head, data<const T>(gradient), data<T>(out.hidden));
+      }
+      if (wanted.weight || wanted.bias) {
+        launch(&dense_weights<T, A>, on, Shape{blocks_for(on, V, 1), kClassThreads}, c, head, data<const T>(gradient),
+               of_weight(), of_bias());
+      }
       return;
     }
-    const Tensor part = at_once ? out.weight : empty(on, on.scalar_type(), V, D);
-    multiply(transposed(gradient), state, part);
-    if (!at_once) add(sum_weight, part);
-    multiply(gradient, layer.weight, state);  // the states are not needed any more
-    launch(&scatter_states<T, A>, on, warps_for(on, c.count), data<const T>(state), c.read, c.count, D,
-           data<T>(out.hidden));
-    if (of_bias != nullptr) add(sum_bias, column_sums(gradient, dtype_of<A>()));
+    if (wanted.weight) {
+      const Tensor part = at_once ? out.weight : empty(on, on.scalar_type(), V, D);
+      multiply(transposed(gradient), state, part);
+      if (!at_once) add(sum_weight, part);
+    }
+    if (wanted.hidden) {
+      multiply(gradient, layer.weight, state);  // the states are not needed any more
+      launch(&scatter_states<T, A>, on, warps_for(on, c.count), data<const T>(state), c.read, c.count, D,
+             data<T>(out.hidden));
+    }
+    if (wanted.bias) add(sum_bias, column_sums(gradient, dtype_of<A>()));
   }
+
+  A* of_weight() const { return wanted.weight ? data<A>(sum_weight) : nullptr; }
+  A* of_bias() const { return wanted.bias ? data<A>(sum_bias) : nullptr; }
 
   void add(const Tensor& sum, const Tensor& part) const {
     const int64_t n = sum.numel();
@@ -163,12 +182,12 @@ Forward horizon_linear_ce(Tensor hidden, Tensor weight, optional<Tensor> bias, T
                           optional<Tensor> valid, optional<Tensor> candidates, optional<Tensor> horizon_weights,
                           optional<Tensor> class_weight, int64_t horizons, double label_smoothing,
                           int64_t ignore_index, int64_t reduction_code, double z_loss, double softcap, bool metrics,
-                          bool gradients) {
+                          int64_t wanted) {
   const Layer layer(hidden, weight, bias);
   const Call call(layer.hidden, layer.form(horizons), targets, rows, valid, candidates, class_weight,
                   label_smoothing, ignore_index, z_loss, softcap);
   const Reduction reduction = to_reduction(reduction_code);
-  check(!gradients || reduction != kNone, "the gradient of each term is not known in the forward pass");
+  check(!wanted || reduction != kNone, "the gradient of each term is not known in the forward pass");
   return dispatch(layer.hidden.scalar_type(), "hidden", [&](auto zero) -> Forward {
     using T = decltype(zero);
     using A = Accumulate<T>;
@@ -178,9 +197,9 @@ Forward horizon_linear_ce(Tensor hidden, Tensor weight, optional<Tensor> bias, T
     const Tensor terms = zeros(layer.hidden, dtype_of<A>(), asked.B, asked.L, asked.K);
     optional<Tensor> correct;
     if (metrics) correct = zeros(layer.hidden, ScalarType::Byte, asked.B, asked.L, asked.K);
-    EachRow<T> each{layer, asked, data<A>(terms), data<uint8_t>(correct), std::nullopt};
+    EachRow<T> each{layer, asked, data<A>(terms), data<uint8_t>(correct), std::nullopt, Wanted(wanted)};
     Tensor early = layer.hidden;
-    if (gradients) {  // the coefficients do not depend on the terms, which are still 0
+    if (wanted) {  // the coefficients do not depend on the terms, which are still 0
       early = std::get<1>(reduce<A>(asked, terms, std::nullopt, by_horizon, reduction));
       each.up = Upstream<A>{data<A>(early), nullptr, false};
     }
@@ -193,7 +212,7 @@ Forward horizon_linear_ce(Tensor hidden, Tensor weight, optional<Tensor> bias, T
 std::tuple<Tensor, Tensor, Tensor> horizon_linear_ce_backward(
     Tensor grad, Tensor hidden, Tensor weight, optional<Tensor> bias, Tensor targets, optional<Tensor> rows,
     optional<Tensor> valid, optional<Tensor> candidates, optional<Tensor> class_weight, Tensor coefficients,
-    double label_smoothing, int64_t ignore_index, double z_loss, double softcap) {
+    double label_smoothing, int64_t ignore_index, double z_loss, double softcap, int64_t wanted) {
   check(coefficients.dim() == 2, "coefficients must have 2 dimensions");
   const Layer layer(hidden, weight, bias);
   const Tensor given = packed(grad, layer.hidden, "grad");
@@ -205,7 +224,7 @@ std::tuple<Tensor, Tensor, Tensor> horizon_linear_ce_backward(
     Tensor mass = layer.hidden;
     const Asked<A> asked = call.asked<A>(mass);
     const Tensor terms = empty(layer.hidden, dtype_of<A>(), asked.B, asked.L, asked.K);
-    EachRow<T> each{layer, asked, data<A>(terms), nullptr, call.upstream<A>(given, coefficients)};
+    EachRow<T> each{layer, asked, data<A>(terms), nullptr, call.upstream<A>(given, coefficients), Wanted(wanted)};
     const Gradients g = each.run();
     return {g.hidden, g.weight, g.bias};
   });

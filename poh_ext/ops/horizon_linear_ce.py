@@ -35,17 +35,27 @@ def horizon_linear_ce(hidden, weight, bias, targets, rows, valid, candidates, ho
         return reference.horizon_linear_ce(*tensors, *options)
     # One pass gives the loss and its gradients, unless the gradient of each term is still to come; float16 waits
     # too, because only then does it know the scale that keeps small gradients from becoming 0.
-    wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias))
-    at_once = wanted and reduction != "none" and hidden.dtype != torch.float16
-    options = (horizons, label_smoothing, ignore_index, REDUCTIONS[reduction], z_loss, softcap, metrics, at_once)
+    at_once = torch.is_grad_enabled() and reduction != "none" and hidden.dtype != torch.float16
+    wanted = _wanted(t is not None and t.requires_grad for t in (hidden, weight, bias)) if at_once else 0
+    options = (horizons, label_smoothing, ignore_index, REDUCTIONS[reduction], z_loss, softcap, metrics, wanted)
     call = _op if torch.compiler.is_compiling() else _HorizonLinearCE.apply
     loss, _, measured, *_ = call(*tensors, *options)
     return loss, measured
 
 
+def _wanted(flags) -> int:
+    """Which of the gradients of hidden, weight and bias are wanted, as a number whose bits they are."""
+    return sum(1 << i for i, flag in enumerate(flags) if flag)
+
+
+def _has(wanted: int) -> tuple[bool, bool, bool]:
+    return bool(wanted & 1), bool(wanted & 2), bool(wanted & 4)
+
+
 def _each_row(hidden, weight, bias, targets, rows, valid, candidates, class_weight, upstream, coefficients, terms,
-              correct, label_smoothing, ignore_index, z_loss, softcap):  # fmt: skip
-    """Write terms [B, L, K] and correct; with upstream return the gradients of hidden, weight and bias."""
+              correct, label_smoothing, ignore_index, z_loss, softcap, wanted):  # fmt: skip
+    """Write terms [B, L, K] and correct; with upstream return the gradients of hidden, weight and bias, those that are
+    not wanted empty: a frozen head costs neither their time nor their memory."""
     ops = torch.ops.poh_ext
     n_rows, horizons = hidden.shape[1], terms.shape[2]
     states = hidden.shape[2] if hidden.dim() == 4 else 1
@@ -57,9 +67,10 @@ def _each_row(hidden, weight, bias, targets, rows, valid, candidates, class_weig
     read = ops.horizon_ce_read(targets, rows, candidates, n_rows, classes, horizons, states, ignore_index)
     grad_hidden = grad_weight = grad_bias = None
     if upstream is not None:
-        grad_hidden = ops.large_zeros(flat)
-        grad_weight = ops.large_zeros(weight.new_empty(weight.shape, dtype=terms.dtype))
-        grad_bias = None if bias is None else bias.new_zeros(bias.shape, dtype=terms.dtype)
+        of_hidden, of_weight, of_bias = _has(wanted)
+        grad_hidden = ops.large_zeros(flat) if of_hidden else None
+        grad_weight = ops.large_zeros(weight.new_empty(weight.shape, dtype=terms.dtype)) if of_weight else None
+        grad_bias = bias.new_zeros(bias.shape, dtype=terms.dtype) if of_bias else None
     if candidates is not None and horizons == 1 and candidates.shape[2] < classes:
         listed = (candidates.reshape(-1, candidates.shape[2])[read] >= 0).any(1)
         ops.horizon_ce_candidates(
@@ -77,66 +88,64 @@ def _each_row(hidden, weight, bias, targets, rows, valid, candidates, class_weig
         )  # fmt: skip
         if upstream is None:
             continue
-        grad_hidden.index_copy_(0, part, torch.mm(logits, weight))
-        if grad_weight.dtype == logits.dtype:
+        if grad_hidden is not None:
+            grad_hidden.index_copy_(0, part, torch.mm(logits, weight))
+        if grad_weight is not None and grad_weight.dtype == logits.dtype:
             grad_weight.addmm_(logits.t(), state)
-        else:
+        elif grad_weight is not None:
             grad_weight += torch.mm(logits.t(), state)
-        if bias is not None:
+        if grad_bias is not None:
             grad_bias += logits.sum(0, dtype=grad_bias.dtype)
-    if upstream is None:
-        return (flat.new_empty(0),) * 3
-    grad_bias = flat.new_empty(0) if bias is None else grad_bias.to(bias.dtype)
-    return grad_hidden.view(hidden.shape), grad_weight.to(weight.dtype), grad_bias
+    found = zip((grad_hidden, grad_weight, grad_bias), (hidden, weight, bias), strict=True)
+    return tuple(flat.new_empty(0) if g is None else g.view(t.shape).to(t.dtype) for g, t in found)
 
 
 def _forward(hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight, horizons,
-             label_smoothing, ignore_index, reduction, z_loss, softcap, metrics, gradients):  # fmt: skip
+             label_smoothing, ignore_index, reduction, z_loss, softcap, metrics, wanted):  # fmt: skip
     ops = torch.ops.poh_ext
     n_rows, classes = hidden.shape[1], weight.shape[0]
     terms = hidden.new_zeros(*targets.shape, horizons, dtype=accumulate_dtype(hidden.dtype))
     correct = torch.zeros_like(terms, dtype=torch.uint8) if metrics else None
     shape = (n_rows, classes, ignore_index, reduction)
     coefficients = ops.horizon_ce_coefficients(terms, targets, rows, horizon_weights, class_weight, *shape)
-    upstream = terms.new_ones(()) if gradients else None
+    upstream = terms.new_ones(()) if wanted else None
     grads = _each_row(hidden, weight, bias, targets, rows, valid, candidates, class_weight, upstream, coefficients,
-                      terms, correct, label_smoothing, ignore_index, z_loss, softcap)  # fmt: skip
+                      terms, correct, label_smoothing, ignore_index, z_loss, softcap, wanted)  # fmt: skip
     loss, measured = ops.horizon_ce_finish(terms, correct, coefficients, targets, rows, class_weight, *shape)
-    return loss, coefficients, measured, *(g if i == 0 or g.numel() else g.clone() for i, g in enumerate(grads))
+    return loss, coefficients, measured, *grads
 
 
 def _backward_op(grad, hidden, weight, bias, targets, rows, valid, candidates, class_weight, coefficients,
-                 label_smoothing, ignore_index, z_loss, softcap):  # fmt: skip
+                 label_smoothing, ignore_index, z_loss, softcap, wanted):  # fmt: skip
     terms = coefficients.new_zeros(*targets.shape, coefficients.shape[1])
     return _each_row(hidden, weight, bias, targets, rows, valid, candidates, class_weight, grad.contiguous(),
-                     coefficients, terms, None, label_smoothing, ignore_index, z_loss, softcap)  # fmt: skip
+                     coefficients, terms, None, label_smoothing, ignore_index, z_loss, softcap, wanted)  # fmt: skip
 
 
 def _fake(hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight, horizons,
-          label_smoothing, ignore_index, reduction, z_loss, softcap, metrics, gradients):  # fmt: skip
+          label_smoothing, ignore_index, reduction, z_loss, softcap, metrics, wanted):  # fmt: skip
     dtype = accumulate_dtype(hidden.dtype)
     loss = hidden.new_empty((*targets.shape, horizons) if reduction == REDUCTIONS["none"] else (), dtype=dtype)
     coefficients = hidden.new_empty((targets.shape[1], horizons), dtype=dtype)
     measured = hidden.new_empty((2, horizons if metrics else 0), dtype=dtype)
-    return loss, coefficients, measured, *_fake_gradients(hidden, weight, bias, gradients)
+    return loss, coefficients, measured, *_fake_gradients(hidden, weight, bias, wanted)
 
 
-def _fake_gradients(hidden, weight, bias, gradients=True):
-    shapes = [hidden.shape, weight.shape, None if bias is None else bias.shape]
-    return tuple(hidden.new_empty(s if gradients and s is not None else 0) for s in shapes)
+def _fake_gradients(hidden, weight, bias, wanted):
+    given = zip((hidden, weight, bias), _has(wanted), strict=True)
+    return tuple(hidden.new_empty(t.shape if flag else 0) for t, flag in given)
 
 
-def _fake_backward(grad, hidden, weight, bias, *_):
-    return _fake_gradients(hidden, weight, bias)
+def _fake_backward(grad, hidden, weight, bias, *others):
+    return _fake_gradients(hidden, weight, bias, others[-1])
 
 
 def _save(ctx, inputs, output):
     hidden, weight, bias, targets, rows, valid, candidates, _, class_weight, *options = inputs
-    _, smoothing, ignore_index, _, z_loss, softcap, _, ctx.at_once = options
+    _, smoothing, ignore_index, _, z_loss, softcap, _, ctx.at_once = options  # the gradients that are there
     _, coefficients, _, *grads = output
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
-    ctx.has_bias = bias is not None
     ctx.options = smoothing, ignore_index, z_loss, softcap
     if ctx.at_once:
         ctx.save_for_backward(*grads)
@@ -147,11 +156,17 @@ def _save(ctx, inputs, output):
 def _backward(ctx, grad, *_):
     if grad is None:
         return (None,) * 17
+    wanted = ctx.at_once or _wanted(ctx.needs_input_grad[:3])
     if ctx.at_once:
         grads = [g * grad.to(g.dtype) for g in ctx.saved_tensors]
     else:
-        grads = _op_backward(grad, *ctx.saved_tensors, *ctx.options)
-    return grads[0], grads[1], grads[2] if ctx.has_bias else None, *(None,) * 14
+        grads = _op_backward(grad, *ctx.saved_tensors, *ctx.options, wanted)
+    return _those(wanted, grads)
+
+
+def _those(wanted, grads):
+    """The gradients of all arguments: those wanted of the first three, no other."""
+    return *(g if flag else None for g, flag in zip(grads, _has(wanted), strict=True)), *(None,) * 14
 
 
 _BATCHED = torch._C._functorch.is_batchedtensor, torch._C._functorch.is_legacy_batchedtensor
@@ -168,11 +183,11 @@ class _HorizonLinearCE(torch.autograd.Function):
     def forward(ctx, *args):
         with torch._C._AutoDispatchBelowAutograd(), torch._C._DisableAutocast():
             loss, coefficients, measured, *grads = _op(*args)
-        *_, smoothing, ignore_index, _, z_loss, softcap, _, at_once = args
+        *_, smoothing, ignore_index, _, z_loss, softcap, _, wanted = args
         ctx.mark_non_differentiable(coefficients, measured)
         ctx.set_materialize_grads(False)
         ctx.options = smoothing, ignore_index, z_loss, softcap
-        ctx.ready = grads if at_once else None
+        ctx.ready = grads if wanted else None
         ctx.save_for_backward(*args[:7], args[8], coefficients)
         return loss, coefficients, measured
 
@@ -181,17 +196,17 @@ class _HorizonLinearCE(torch.autograd.Function):
         if grad is None:
             return (None,) * 17
         ready, ctx.ready = ctx.ready, None
+        wanted = _wanted(ctx.needs_input_grad[:3])
         if ready is None or torch.is_grad_enabled():
             with torch._C._DisableAutocast():
-                grads = first_derivative(_op_backward, grad, *ctx.saved_tensors, *ctx.options)
+                grads = first_derivative(_op_backward, grad, *ctx.saved_tensors, *ctx.options, wanted)
         elif any(f(grad) for f in _BATCHED):  # is_grads_batched, jacobian(vectorize=True)
             grads = [g * grad.to(g.dtype) for g in ready]
         elif grad.is_cuda or grad.item() != 1:  # looking at a CUDA tensor would wait for it
             grads = [g.mul_(grad.to(g.dtype)) for g in ready]
         else:
             grads = ready
-        has_bias = ctx.needs_input_grad[2]
-        return grads[0], grads[1], grads[2] if has_bias else None, *(None,) * 14
+        return _those(wanted, grads)
 
 
 if has_kernel(torch.device("cpu")):
