@@ -141,12 +141,13 @@ def test_loss_is_the_mean_over_supervised_cells():
     assert ((logits.grad != 0).any(-1) == (targets != UNSUPERVISED)).all()
 
 
+@pytest.mark.parametrize("shift", [0.0, -2e4])
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_walled_moves_get_no_mass_where_only_allowed_ones_count(smoothing):
+def test_walled_moves_get_no_mass_where_only_allowed_ones_count(smoothing, shift):
     mazes = generate_mazes(5, 4, seed=2)
     targets = next_move_targets(mazes, torch.arange(5), reach=6)
     allowed = mazes.neighbors() >= 0
-    logits = torch.randn(5, 16, 4, generator=torch.Generator().manual_seed(1))
+    logits = torch.randn(5, 16, 4, generator=torch.Generator().manual_seed(1)) + shift
     total = []
     for b, n in (targets != UNSUPERVISED).nonzero().tolist():
         log_p = logits[b, n, allowed[b, n]].double().log_softmax(0)
@@ -156,6 +157,9 @@ def test_walled_moves_get_no_mass_where_only_allowed_ones_count(smoothing):
     assert found.item() == pytest.approx(sum(total).item() / len(total), rel=1e-5)
     summed = moves_loss(logits, targets, allowed=allowed, label_smoothing=smoothing, reduction="sum")
     assert summed.item() == pytest.approx(sum(total).item(), rel=1e-5)
+    logits.requires_grad_()
+    (gradient,) = torch.autograd.grad(moves_loss(logits, targets, allowed=allowed, label_smoothing=smoothing), logits)
+    assert gradient.isfinite().all() and (gradient[~allowed] == 0).all() and (gradient != 0).any()
     everything = moves_loss(logits, targets, label_smoothing=smoothing)
     assert everything.item() == pytest.approx(moves_loss(
         logits, targets, allowed=torch.ones_like(allowed), label_smoothing=smoothing).item(), rel=1e-5)

@@ -102,7 +102,7 @@ def moves_loss(logits: Tensor, targets: Tensor, *, allowed: Tensor | None = None
     Args:
         logits: [B, N, 4], of the moves.
         targets: int64 [B, N], moves; UNSUPERVISED cells do not count.
-        allowed: bool [B, N, 4]: logits of the other moves become -1e4. None: all are allowed.
+        allowed: bool [B, N, 4]: the softmax runs over these moves alone; every supervised move is one. None: all are.
         label_smoothing: probability mass spread evenly over the allowed moves.
         reduction: "mean" over the supervised cells, or "sum".
     """
@@ -112,7 +112,7 @@ def moves_loss(logits: Tensor, targets: Tensor, *, allowed: Tensor | None = None
         loss = F.cross_entropy(scores, wanted, label_smoothing=label_smoothing, reduction="sum")
     else:
         open_ = allowed[supervised]
-        log_p = scores.masked_fill(~open_, -1e4).log_softmax(-1)
+        log_p = scores.masked_fill(~open_, -torch.inf).log_softmax(-1)
         hit = log_p.gather(1, wanted[:, None]).sum()
         even = (log_p.masked_fill(~open_, 0).sum(-1) / open_.sum(-1)).sum()
         loss = -(1 - label_smoothing) * hit - label_smoothing * even
