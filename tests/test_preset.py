@@ -287,11 +287,15 @@ def test_solver_rows_follow_the_recipe_whatever_the_other_flags_say():
     rows = {row.model: row for row in planned_rows(config)}
     assert [(row.model, row.kind, row.trained) for row in rows.values()] == [
         ("poh", "poh", True), ("looped_solver", "looped_baseline", True), ("poh_solver", "poh", True)]
-    recipe = dataclasses.replace(solve(preset="solve"), seed=7, test=50, min_path=config.min_path, output=config.output)
+    recipe = dataclasses.replace(solve(preset="solve"), seed=7, test=50, min_path=config.min_path, output=config.output,
+                                 precision="float32")
     for name, kind in SOLVERS.items():
         assert rows[name].config == recipe and rows[name].run == config
         assert rows[name].options == planner_options(kind, recipe)
-    assert rows["poh"].run is None and rows["poh"].config.lr == 3e-4
+        assert rows[name].precision("bfloat16") == "float32"
+    assert rows["poh"].run is None and rows["poh"].config.lr == 3e-4 and rows["poh"].precision("bfloat16") == "bfloat16"
+    asked = planned_rows(dataclasses.replace(config, precision="bfloat16"))
+    assert {row.precision("bfloat16") for row in asked} == {"bfloat16"}
     larger = solver_config(dataclasses.replace(config, maze_size=24))
     assert (larger.R, larger.maze_size, larger.size_range) == (4 * 220, 24, (5, 12))
 
@@ -340,7 +344,7 @@ def test_the_quick_preset_shows_a_planner_that_solves(tmp_path, capsys):
     assert config.row_names == ("random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_solver",
                                 "poh_solver")
     flags = ["--quick", "--test", "6", "--train", "8", "--epochs", "1", "--maze-size", "4", "--d-model", "64",
-             "--d-ff", "64", "--device", "cpu", "--precision", "float32", "--output", str(tmp_path)]
+             "--d-ff", "64", "--device", "cpu", "--output", str(tmp_path)]
     with pytest.MonkeyPatch.context() as patched:
         for name, value in {"epochs": 1, "steps_per_epoch": 20, "train_sizes": (3, 4)}.items():
             patched.setitem(presets.SOLVERS_QUICK, name, value)
@@ -350,7 +354,8 @@ def test_the_quick_preset_shows_a_planner_that_solves(tmp_path, capsys):
     assert list(rows) == ["baseline", "poh", "looped_solver", "poh_solver"]
     assert [rows[name].steps for name in rows] == [1, 1, 20, 20]
     assert {len(row.exact) for row in rows.values()} == {6}
-    assert "0 of the training mazes" not in rows["baseline"].note and "training mazes drawn" in rows["poh_solver"].note
+    assert "0 of the training mazes" not in rows["baseline"].note
+    assert rows["poh_solver"].note.endswith("rejected; trained in float32")
     assert len(results.routing) == 2 and not any("interventions" in record for record in results.routing)
     out = capsys.readouterr().out
     assert "looped solver" in out and "PoH solver" in out

@@ -35,7 +35,7 @@ def without_misfits(rows: list[PlannedRow], config: BenchmarkConfig, device: tor
     skipped: dict[str, str] = {}
     for row in rows:
         if row.trained and row.scale not in skipped:
-            reason = misfit(_memory(row, config, device, precision), available)
+            reason = misfit(_memory(row, config, device, row.precision(precision)), available)
             if reason is not None:
                 skipped[row.scale] = f"{row.model}: {reason} (batches of {config.batch_size}; --batch-size lowers it)"
     return [row for row in rows if row.scale not in skipped or row.kind in CONTROLS], skipped
@@ -64,7 +64,8 @@ def print_estimate(rows: list[PlannedRow], data_of: Callable[[PlannedRow], Data]
         steps = config.total_steps(data.n_train)
         time = f"{'-':>7}  finished"
         if runs(row):
-            each = seconds_per_maze(row, data.train, device=device, precision=precision, check=check)
+            each = seconds_per_maze(row, data.train, device=device, precision=row.precision(precision),
+                                    check=check)
             # To recondition is a forward pass for each cell of a path.
             forwards = 1 if config.decode_used == "table" else float(data.test.length.double().mean())
             validated = forwards * validations(config) * (len(data.validation) if data.validation else 0)
@@ -73,7 +74,7 @@ def print_estimate(rows: list[PlannedRow], data_of: Callable[[PlannedRow], Data]
             seconds = each * (config.epochs * data.batches.mazes_per_epoch + tested)
             cost.seconds += runs(row) * seconds
             time = f"{each * min(config.batch_size, data.n_train):>7.2g}  {describe_seconds(seconds)}"
-        memory = _memory(row, config, device, precision)
+        memory = _memory(row, config, device, row.precision(precision))
         cost.memory = max(cost.memory, memory)
         print(f"  {row.scale or '-':6} {row.model:34} {parameter_count(model):>11,} {gflop:>10.3g} "
               f"{describe_bytes(memory):>8} {steps:>6} {time}")

@@ -51,6 +51,10 @@ class PlannedRow:
         """The key of the row in results: see report.Row.key."""
         return self.scale, self.model, self.trained
 
+    def precision(self, of_run: str) -> str:
+        """In which it is trained: as its own options ask, else as the run is."""
+        return of_run if self.config.precision == "auto" else self.config.precision
+
 
 def one_at_a_time(config: BenchmarkConfig) -> list[tuple[str, dict[str, Any], bool]]:
     """(what is changed, the changed option, whether only for PoH): each feature that is on is switched off, each that

@@ -6,6 +6,7 @@ It depends on what it is given alone, so that it may run in another process or b
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: C
     if planned.kind in CONTROLS:
         control = evaluate_control(planned.kind, data.test, seed, **counted_at_test(planned.config))
         return Outcome(_row(planned, seed, control, Training(), None), None)
+    place = dataclasses.replace(place, precision=planned.precision(place.precision))
     name = f"{label(planned.model, planned.trained, planned.scale)} (seed {seed})"
     model = _build(planned, seed, place.device)
     with _Watchers(planned, seed, data, place) as watchers:
@@ -179,6 +181,9 @@ def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training
     trained = planned.trained
     kinds = "test or validation mazes" if planned.config.validate_every else "test mazes"
     online = f"{training.rejected} of the training mazes drawn were {kinds} and were rejected"
+    notes = [online] if trained and planned.config.train == "online" else []
+    if trained and planned.run is not None and planned.config.precision != planned.run.precision:
+        notes.append(f"trained in {planned.config.precision}")
     return Row(
         model=planned.model, trained=trained, seed=seed, scale=planned.scale,
         params=parameter_count(model) if model is not None else 0,
@@ -190,5 +195,5 @@ def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training
         exact=[] if outcome.exact is None else outcome.exact.tolist(),
         moves_correct=outcome.moves_correct, moves_total=outcome.moves_total, curve=training.curve,
         validation=training.validation, config=planned.options, paths=outcome.paths[:MAZES_SHOWN],
-        note=online if trained and planned.config.train == "online" else "",
+        note="; ".join(notes),
     )
