@@ -58,7 +58,7 @@ SOLVERS = {"looped_solver": "looped_baseline", "poh_solver": "poh"}
 # With --quick: small batches of mazes that are smaller than those of the test, and few steps. Both planners solve 12x12
 # nevertheless, as a pass goes the same way in mazes of all sizes.
 SOLVERS_QUICK: dict[str, Any] = {
-    "epochs": 5, "batch_size": 16, "train_sizes": (4, 9), "grad_passes": 8, "train_R_growth": None,
+    "epochs": 10, "batch_size": 16, "train_sizes": (4, 9), "grad_passes": 8, "train_R_growth": None,
 }
 # What they share with the run.
 _OF_THE_RUN = ("test", "maze_size", "min_path", "algorithm", "seed", "seeds", "cpu", "device", "precision", "quick",
