@@ -9,6 +9,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.backends.registry import lookup_backend
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
@@ -19,7 +20,7 @@ from poh_ext.ops import _derivatives
 pytestmark = pytest.mark.filterwarnings("ignore:poh_ext. the PyTorch reference computes under torch.func")
 KERNELS = poh_ext.backend_info()["cpu"].startswith("C++")
 REFUSED = "has no second derivative in its C"
-W, T = torch.eye(2), torch.tensor([[0, 1]])
+W, T, THREE = torch.eye(2), torch.tensor([[0, 1]]), torch.tensor([[0, 1, 1]])
 
 
 def eager(hidden, weight, targets, bias=None):
@@ -261,6 +262,50 @@ def test_jacobian_vectorised(reduction):
     exact = jacobian(plain, hidden)
     torch.testing.assert_close(jacobian(ours, hidden, vectorize=True), exact)
     torch.testing.assert_close(jacobian(ours, hidden), exact)
+
+
+# -- numbers that change from step to step ----------------------------------------------------------------------------
+
+ANNEALED = {
+    "label_smoothing": lambda z, s: multi_horizon_cross_entropy(z, THREE, label_smoothing=s, horizons=2),
+    "z_loss": lambda z, s: multi_horizon_cross_entropy(z, THREE, z_loss=s, reduction="sum"),
+    "softcap": lambda z, s: multi_horizon_cross_entropy(z, THREE, softcap=s),
+    "linear, label_smoothing": lambda z, s: multi_horizon_linear_cross_entropy(z, W, THREE, label_smoothing=s),
+    "linear, each term": lambda z, s: multi_horizon_linear_cross_entropy(z, W, THREE, z_loss=s, reduction="none").sum(),
+    "route": lambda z, s: sum(r.square().sum() for r in poh_ext.route(z, temperature=s)),
+    "routing_entropy": lambda z, s: poh_ext.routing_entropy(z, temperature=s),
+}
+
+
+@pytest.mark.parametrize("name", ANNEALED)
+def test_an_annealed_option_compiles_at_most_twice(name):
+    torch._dynamo.reset()
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return lookup_backend("aot_eager")(graph, inputs)
+
+    call = torch.compile(ANNEALED[name], fullgraph=True, backend=backend)
+    for value in torch.linspace(0.3, 0.01, 12).tolist():
+        z = torch.randn(1, 3, 2, requires_grad=True)
+        found, exact = call(z, value), ANNEALED[name](z, value)
+        torch.testing.assert_close(found, exact)
+        torch.testing.assert_close(*(torch.autograd.grad(t, z)[0] for t in (found, exact)))
+    assert len(compiled) <= 2
+
+
+@pytest.mark.skipif(not KERNELS, reason="the kernels are not used")
+def test_operators_of_compiled_code_are_registered_as_torch_wants_them():
+    z, scalars = torch.randn(2, 3, 4, requires_grad=True), torch.tensor([0.1, 0.01, 2.0], dtype=torch.float64)
+    targets, nothing = torch.randint(4, (2, 3)), (None,) * 5
+    ops = torch.ops.poh_ext
+    torch.library.opcheck(ops.horizon_ce_scalars, (z, targets, *nothing, 2, -100, 0, True, scalars))
+    torch.library.opcheck(ops.horizon_linear_ce_scalars, (z, torch.randn(5, 4, requires_grad=True), None, targets,
+                                                          *nothing, 1, -100, 2, False, 0, scalars))  # fmt: skip
+    torch.library.opcheck(ops.route_scalars, (z, scalars[2:]))
+    torch.library.opcheck(ops.routing_entropy_scalars, (z, 0, scalars[2:]))
+    torch.library.opcheck(ops.route_backward_scalars, (None, torch.ones(()), z.detach(), None, scalars[:2]))
 
 
 # -- nothing there ----------------------------------------------------------------------------------------------------

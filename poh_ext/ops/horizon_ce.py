@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from poh_ext._backend import has_kernel
+from poh_ext.ops._compiled import Twin
 from poh_ext.ops._derivatives import first_derivative, kernel_serves, no_second_derivative
 from poh_ext.reference import horizon_ce as reference
 
@@ -37,7 +38,7 @@ def horizon_ce(
         return reference.horizon_ce(*tensors, *options)
     options = (horizons, label_smoothing, ignore_index, REDUCTIONS[reduction], z_loss, softcap, metrics)
     if torch.compiler.is_compiling():
-        loss, _, _, measured = _op(*tensors, *options)
+        loss, _, _, measured = _compiled(*tensors, *options)
         return loss, measured
     return _HorizonCE.apply(*tensors, *options)
 
@@ -64,7 +65,7 @@ _NO_GRADIENT = (None,) * 13  # of all arguments but the logits
 
 
 def _gradient(options, grad, *saved):
-    return _op_backward(grad, *saved, *options), *_NO_GRADIENT
+    return _backward_twin.either(grad, *saved, *options), *_NO_GRADIENT
 
 
 def _backward(ctx, grad, *_):
@@ -100,4 +101,7 @@ if has_kernel(torch.device("cpu")):
     torch.library.register_fake("poh_ext::horizon_ce", _fake)
     torch.library.register_autograd("poh_ext::horizon_ce", _backward, setup_context=_save)
     torch.library.register_fake("poh_ext::horizon_ce_backward", _fake_backward)
-    torch.library.register_autograd("poh_ext::horizon_ce_backward", no_second_derivative("multi_horizon_cross_entropy"))
+    _refuse = no_second_derivative("multi_horizon_cross_entropy")
+    torch.library.register_autograd("poh_ext::horizon_ce_backward", _refuse)
+    _backward_twin = Twin(_op_backward, fake=_fake_backward, backward=_refuse)
+    _compiled = Twin(_op, fake=_fake, save=_save, backward=_backward)

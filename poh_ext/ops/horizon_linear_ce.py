@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from poh_ext._backend import has_kernel
+from poh_ext.ops._compiled import Twin
 from poh_ext.ops._derivatives import first_derivative, kernel_serves, no_second_derivative
 from poh_ext.ops.horizon_ce import REDUCTIONS
 from poh_ext.reference import horizon_linear_ce as reference
@@ -38,7 +39,7 @@ def horizon_linear_ce(hidden, weight, bias, targets, rows, valid, candidates, ho
     at_once = torch.is_grad_enabled() and reduction != "none" and hidden.dtype != torch.float16
     wanted = _wanted(t is not None and t.requires_grad for t in (hidden, weight, bias)) if at_once else 0
     options = (horizons, label_smoothing, ignore_index, REDUCTIONS[reduction], z_loss, softcap, metrics, wanted)
-    call = _op if torch.compiler.is_compiling() else _HorizonLinearCE.apply
+    call = _compiled if torch.compiler.is_compiling() else _HorizonLinearCE.apply
     loss, _, measured, *_ = call(*tensors, *options)
     return loss, measured
 
@@ -160,7 +161,7 @@ def _backward(ctx, grad, *_):
     if ctx.at_once:
         grads = [g * grad.to(g.dtype) for g in ctx.saved_tensors]
     else:
-        grads = _op_backward(grad, *ctx.saved_tensors, *ctx.options, wanted)
+        grads = _backward_twin.either(grad, *ctx.saved_tensors, *ctx.options, wanted)
     return _those(wanted, grads)
 
 
@@ -220,3 +221,5 @@ if has_kernel(torch.device("cpu")):
     torch.library.register_fake("poh_ext::horizon_linear_ce_backward", _fake_backward)
     refusal = no_second_derivative("multi_horizon_linear_cross_entropy")
     torch.library.register_autograd("poh_ext::horizon_linear_ce_backward", refusal)
+    _backward_twin = Twin(_op_backward, fake=_fake_backward, backward=refusal)
+    _compiled = Twin(_op, fake=_fake, save=_save, backward=_backward)

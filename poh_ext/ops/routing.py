@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from poh_ext._backend import has_kernel
+from poh_ext.ops._compiled import Twin
 from poh_ext.ops._derivatives import first_derivative, kernel_serves, no_second_derivative
 from poh_ext.reference import routing as reference
 
@@ -18,7 +19,7 @@ def route(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Weights [..., H] and entropy [...] of checked arguments."""
     if not kernel_serves(logits.device):
         return reference.route(logits, temperature)
-    return _route(logits, temperature) if torch.compiler.is_compiling() else _Route.apply(logits, temperature)
+    return _compiled_route(logits, temperature) if torch.compiler.is_compiling() else _Route.apply(logits, temperature)
 
 
 def routing_entropy(logits: Tensor, temperature: float, reduction: str) -> Tensor:
@@ -26,7 +27,7 @@ def routing_entropy(logits: Tensor, temperature: float, reduction: str) -> Tenso
     if not kernel_serves(logits.device):
         return reference.routing_entropy(logits, temperature, reduction)
     arguments = logits, temperature, _REDUCTIONS[reduction]
-    return _entropy(*arguments) if torch.compiler.is_compiling() else _RoutingEntropy.apply(*arguments)
+    return _compiled_entropy(*arguments) if torch.compiler.is_compiling() else _RoutingEntropy.apply(*arguments)
 
 
 def _route_save(ctx, inputs, output):
@@ -46,7 +47,7 @@ def _gradient_of_route(temperature, grad_weights, grad_entropy, logits, weights)
         return None, None
     if grad_entropy is None:
         grad_entropy = logits.new_zeros(())
-    return _backward(grad_weights, grad_entropy, 1.0, logits, weights, temperature), None
+    return _backward_twin.either(grad_weights, grad_entropy, 1.0, logits, weights, temperature), None
 
 
 def _entropy_save(ctx, inputs, output):
@@ -61,7 +62,7 @@ def _entropy_gradient(ctx, grad):
 
 
 def _gradient_of_entropy(scale, temperature, grad, logits):
-    return _backward(None, grad, scale, logits, None, temperature), None, None
+    return _backward_twin.either(None, grad, scale, logits, None, temperature), None, None
 
 
 class _Route(torch.autograd.Function):
@@ -93,23 +94,29 @@ class _RoutingEntropy(torch.autograd.Function):
         return first_derivative(_gradient_of_entropy, ctx.scale, ctx.temperature, grad, *ctx.saved_tensors)
 
 
+def _fake_route(logits, temperature):
+    return logits.new_empty(logits.shape), logits.new_empty(logits.shape[:-1])
+
+
+def _fake_entropy(logits, temperature, reduction):
+    return logits.new_empty(logits.shape[:-1] if reduction == _REDUCTIONS["none"] else ())
+
+
+def _fake_backward(grad_weights, grad_entropy, entropy_scale, logits, weights, temperature):
+    return logits.new_empty(logits.shape)
+
+
 if has_kernel(torch.device("cpu")):
     _route = torch.ops.poh_ext.route.default
     _entropy = torch.ops.poh_ext.routing_entropy.default
     _backward = torch.ops.poh_ext.route_backward.default
-
-    @torch.library.register_fake("poh_ext::route")
-    def _(logits, temperature):
-        return logits.new_empty(logits.shape), logits.new_empty(logits.shape[:-1])
-
-    @torch.library.register_fake("poh_ext::routing_entropy")
-    def _(logits, temperature, reduction):
-        return logits.new_empty(logits.shape[:-1] if reduction == _REDUCTIONS["none"] else ())
-
-    @torch.library.register_fake("poh_ext::route_backward")
-    def _(grad_weights, grad_entropy, entropy_scale, logits, weights, temperature):
-        return logits.new_empty(logits.shape)
-
+    _refuse = no_second_derivative("route (as routing_entropy)")
+    torch.library.register_fake("poh_ext::route", _fake_route)
+    torch.library.register_fake("poh_ext::routing_entropy", _fake_entropy)
+    torch.library.register_fake("poh_ext::route_backward", _fake_backward)
     torch.library.register_autograd("poh_ext::route", _route_gradient, setup_context=_route_save)
     torch.library.register_autograd("poh_ext::routing_entropy", _entropy_gradient, setup_context=_entropy_save)
-    torch.library.register_autograd("poh_ext::route_backward", no_second_derivative("route (as routing_entropy)"))
+    torch.library.register_autograd("poh_ext::route_backward", _refuse)
+    _backward_twin = Twin(_backward, fake=_fake_backward, backward=_refuse)
+    _compiled_route = Twin(_route, fake=_fake_route, save=_route_save, backward=_route_gradient)
+    _compiled_entropy = Twin(_entropy, fake=_fake_entropy, save=_entropy_save, backward=_entropy_gradient)

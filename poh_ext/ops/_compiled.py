@@ -1,0 +1,63 @@
+"""Operators in compiled code: their float arguments in one tensor.
+
+torch.compile compiles anew for each value of a float that an operator takes, and gives up after eight. A label
+smoothing or a temperature that changes from step to step is such a float. Compiled code calls a twin of the operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["Twin"]
+
+_LIBRARY = torch.library.Library("poh_ext", "FRAGMENT")
+
+
+class Twin:
+    """`op` with its floats in one float64 tensor [n] on the CPU, its last argument; called with the arguments of `op`.
+
+    Args:
+        op: an operator of poh_ext, with kernels.
+        fake, save, backward: as they are registered for `op`. `save` and `backward` are given 0-dimensional tensors
+            for the floats.
+    """
+
+    def __init__(self, op: torch._ops.OpOverload, *, fake: Callable, backward: Callable, save: Callable | None = None):
+        self.op, self.fake, self.save, self.backward = op, fake, save, backward
+        arguments, returns = str(op._schema).split("(", 1)[1].split(") -> ")
+        given = arguments.split(", ")
+        self.floats = [i for i, argument in enumerate(given) if argument.startswith("float ")]
+        kept = [argument for i, argument in enumerate(given) if i not in self.floats]
+        name = op._schema.name.removeprefix("poh_ext::") + "_scalars"
+        _LIBRARY.define(f"{name}({', '.join([*kept, 'Tensor scalars'])}) -> {returns}")
+        _LIBRARY.impl(name, lambda *args: op(*self._full(args, args[-1].tolist())), "CompositeExplicitAutograd")
+        torch.library.register_fake(f"poh_ext::{name}", lambda *args: fake(*self._full(args, [0.0] * len(self.floats))))
+        torch.library.register_autograd(
+            f"poh_ext::{name}", self._backward, setup_context=self._save if save is not None else None)
+        self.twin = getattr(torch.ops.poh_ext, name).default
+
+    def __call__(self, *args):
+        rest = [arg for i, arg in enumerate(args) if i not in self.floats]
+        # As a factor: this is how torch.compile takes a number without fixing it.
+        scalars = [torch.ones((), dtype=torch.float64) * args[i] for i in self.floats]
+        return self.twin(*rest, torch.stack(scalars))
+
+    def either(self, *args):
+        """`op`, or the twin where a float is a tensor, as in a backward pass of the twin's."""
+        return self(*args) if any(isinstance(args[i], Tensor) for i in self.floats) else self.op(*args)
+
+    def _full(self, args, values) -> list:
+        full = list(args[:-1])
+        for i, value in zip(self.floats, values, strict=True):
+            full.insert(i, value)
+        return full
+
+    def _save(self, ctx, inputs, output) -> None:
+        self.save(ctx, self._full(inputs, inputs[-1].unbind()), output)
+
+    def _backward(self, ctx, *grads):
+        found = self.backward(ctx, *grads)
+        return *(g for i, g in enumerate(found) if i not in self.floats), None
