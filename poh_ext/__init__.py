@@ -1,7 +1,7 @@
 """Fused planning losses, batched mazes and Pointer-over-Heads planners for PyTorch."""
 
 import sys as _sys
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
 try:
@@ -36,7 +36,7 @@ from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
 
 try:
     __version__ = _version("poh_ext")
-except PackageNotFoundError:  # run from a source tree that was never installed
+except _PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+source"
 
 __all__ = [

@@ -9,13 +9,26 @@ import torch
 
 from poh_ext._backend import has_kernel
 
-__all__ = ["MAX_CELLS", "check_int", "check_size", "slice_of_one", "work_device"]
+__all__ = ["MAX_CELLS", "check_int", "check_size", "one_as_slice", "work_device"]
 
 MAX_CELLS = 2**26  # the kernels pack a cell and four bits into an int32
 
 
-def slice_of_one(index: int, length: int) -> slice:
-    """The slice that holds just item `index` (negative: from the end) of `length`; IndexError if there is none."""
+def one_as_slice(which, length: int):
+    """Any other index as it is; an integer of any library (negative: from the end) as the slice that holds just that
+    item of `length`, or IndexError if there is none.
+
+    Raises TypeError for True and False, and for None, which would add a dimension.
+    """
+    if isinstance(which, bool) or which is None:
+        raise TypeError(f"an index must be an int, a slice, a tensor or a list of ints, got {which!r}")
+    several = isinstance(which, torch.Tensor) and (which.dim() > 0 or which.dtype == torch.bool)
+    if several or isinstance(which, (slice, list)):
+        return which
+    try:
+        index = operator.index(which)
+    except TypeError:
+        return which
     if not -length <= index < length:
         raise IndexError(f"index {index} is out of range for {length} mazes")
     index %= length

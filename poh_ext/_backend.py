@@ -125,7 +125,7 @@ def _registered(key: str) -> frozenset:
     return frozenset(n.removeprefix("poh_ext::") for n in names if n.startswith("poh_ext::"))
 
 
-_requested = os.environ.get("POH_EXT_BACKEND", "auto")
+_requested = os.environ.get("POH_EXT_BACKEND") or "auto"
 if _requested not in _CHOICES:
     raise ImportError(f"POH_EXT_BACKEND={_requested!r} is unknown; accepted: {', '.join(_CHOICES)}")
 

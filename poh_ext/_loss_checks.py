@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_LARGEST = 1e30  # beyond, float32 has no number for an option or for its inverse
 _REDUCTIONS = ("mean", "sum", "none", "position_mean")
 
 
@@ -31,16 +32,21 @@ def check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, so
         raise TypeError(f"horizons must be an int, got {type(horizons).__name__}")
     if horizons < 1:
         raise ValueError(f"horizons must be at least 1, got {horizons}")
+    for name, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss), ("softcap", softcap)):
+        if (isinstance(value, bool) or not isinstance(value, Real)) and not (name == "softcap" and value is None):
+            raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
+    if not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index must be a 64-bit integer, got {ignore_index}")
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-    if not 0 <= z_loss < math.inf:
-        raise ValueError(f"z_loss must be at least 0, got {z_loss}")
-    if softcap is not None and not 0 < softcap < math.inf:
-        raise ValueError(f"softcap must be positive, or None for no cap, got {softcap}")
+    if not 0 <= z_loss <= _LARGEST:
+        raise ValueError(f"z_loss must be from 0 to {_LARGEST:g}, got {z_loss}")
+    if softcap is not None and not 1 / _LARGEST <= softcap <= _LARGEST:
+        raise ValueError(f"softcap must be from {1 / _LARGEST:g} to {_LARGEST:g}, or None for no cap, got {softcap}")
 
 
 def check_weights(name: str, weights, shape: tuple, like: Tensor) -> Tensor | None:
@@ -70,7 +76,9 @@ def _autocasts(device: str) -> bool:
 
 def autocast_together(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """The tensors in autocast's dtype, where autocast is on for their device: as F.linear and
-    scaled_dot_product_attention cast theirs. As there, float64 is left alone."""
+    scaled_dot_product_attention cast theirs. Where one is float64, which those leave alone, none is cast."""
+    if any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in tensors):
+        return tensors
     device = next((t.device.type for t in tensors if isinstance(t, Tensor)), "cpu")
     if not _autocasts(device):
         return tensors

@@ -86,7 +86,7 @@ def multi_horizon_cross_entropy(
             all. Horizons 2, 3, ... see the plain logits.
         candidates: [B, N, C] int64, the allowed classes as a list, padded with -1. Give ``valid`` or
             ``candidates``, not both.
-        horizon_weights: [K] floats, the weight of each horizon (default 1). It gets no gradient.
+        horizon_weights: [K] floats, not negative, the weight of each horizon (default 1). It gets no gradient.
         ignore_index: as in ``F.cross_entropy``, for targets. For rows only if it is negative: an index >= 0 is that
             of a class, and a row of the same number is read like any other.
         reduction: "mean": the sum of the weighted terms over the sum of their weights. "sum": the sum of the
@@ -94,8 +94,9 @@ def multi_horizon_cross_entropy(
             mean over the batch at each (i, k), then the weighted mean over the (i, k) that occur. Both means are 0,
             and so are their gradients, where there is no term, or none of weight (the ``weight`` of every target
             or the weight of every horizon is 0).
-        weight: [V] floats, a weight of each class, as in ``F.cross_entropy``: "mean" divides by the weights of
-            the targets (times those of the horizons), "position_mean" weights the mean over the batch by them.
+        weight: [V] floats, not negative, a weight of each class, as in ``F.cross_entropy``: "mean" divides by the
+            weights of the targets (times those of the horizons), "position_mean" weights the mean over the batch by
+            them.
         z_loss: adds ``z_loss * lse**2`` to each term (times the weight of its target), where lse is the
             log-sum-exp its softmax divides by: it keeps the normaliser near 1 (PaLM, section 5, with 1e-4).
         softcap: replaces the logits z by ``softcap * tanh(z / softcap)`` first (Gemma 2). None: no cap.
@@ -188,6 +189,9 @@ def multi_horizon_linear_cross_entropy(
     n_classes, width = weight.shape
     states = isinstance(hidden, Tensor) and hidden.dim() == 4
     shape = ("B", "N", horizons, width) if states else ("B", "N", width)
+    if isinstance(hidden, Tensor) and hidden.dim() in (3, 4) and hidden.shape[-1] != width:
+        raise ValueError(f"hidden {list(hidden.shape)} and weight {list(weight.shape)} must have the same number of "
+                         "features D, in their last dimension: weight is [V, D], as in nn.Linear")
     check_tensor("hidden", hidden, shape, (weight.dtype,), weight)
     if bias is not None:
         check_tensor("bias", bias, (n_classes,), (weight.dtype,), weight)

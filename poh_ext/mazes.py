@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from poh_ext._arguments import check_int, check_size, slice_of_one, work_device
+from poh_ext._arguments import check_int, check_size, one_as_slice, work_device
 from poh_ext.ops import maze_generate, maze_graph
 from poh_ext.reference.philox import philox4x32
 
@@ -150,8 +150,7 @@ class MazeBatch:
 
     def __getitem__(self, which: int | slice | Tensor | Sequence[int]) -> MazeBatch:
         """The mazes `which` as a batch. An int gives a batch of one; a tensor holds indices or is a bool mask."""
-        if isinstance(which, int):
-            which = slice_of_one(which, len(self))
+        which = one_as_slice(which, len(self))
         return self._like(self.passages[which], None if self.index is None else self.index[which])
 
     def to(self, device: torch.device | str) -> MazeBatch:

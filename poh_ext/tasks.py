@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from poh_ext._arguments import check_int, check_size, slice_of_one, work_device
+from poh_ext._arguments import check_int, check_size, one_as_slice, work_device
 from poh_ext.mazes import MazeBatch, check_algorithm, generate_mazes
 from poh_ext.ops import maze_graph
 from poh_ext.reference.philox import STREAM_CANDIDATE, below, words
@@ -68,8 +68,7 @@ class MazeTasks:
 
     def __getitem__(self, which: int | slice | Tensor | Sequence[int]) -> MazeTasks:
         """The tasks `which` as a batch. An int gives a batch of one; paths keep the width L."""
-        if isinstance(which, int):
-            which = slice_of_one(which, len(self))
+        which = one_as_slice(which, len(self))
         return MazeTasks(
             self.mazes[which], self.start[which], self.goal[which], self.path[which], self.length[which]
         )
@@ -150,7 +149,7 @@ def sample_tasks(
 
     Raises:
         TypeError: a wrong type. ValueError: a value out of range or unknown; or a filter that 10,000 mazes in a row do
-            not fit (256 if min_path > H * W, which no maze can), naming the longest path seen.
+            not fit, naming the longest path seen; or min_path > H * W, which no maze can have.
 
     Example:
         >>> tasks = sample_tasks(1000, 12, min_path=50, seed=3)
@@ -162,10 +161,18 @@ def sample_tasks(
         raise ValueError(f"start {start!r} is unknown; accepted: {', '.join(STARTS)}")
     n, seed, min_path = check_int("n", n, 0), check_int("seed", seed, 0), check_int("min_path", min_path, 1)
     n_cells = size[0] * size[1]
+    if n and min_path > n_cells:
+        raise ValueError(f"min_path is {min_path} cells, but a maze of {size[0]} x {size[1]} has only {n_cells}")
     most = max(n_cells, min_path) if max_path is None else check_int("max_path", max_path, 1)
     if most < min_path:
         raise ValueError(f"max_path must be at least min_path = {min_path}, got {max_path}")
-    work, limit = work_device(device), _GIVE_UP if min_path <= n_cells else 256
+    if exclude is not None:
+        if not isinstance(exclude, Tensor) or exclude.dtype != torch.int64:
+            given = exclude.dtype if isinstance(exclude, Tensor) else type(exclude).__name__
+            raise TypeError(f"exclude must be an int64 tensor, as MazeTasks.keys() gives, got {given}")
+        if exclude.dim() != 1:
+            raise ValueError(f"exclude must have shape [m], got {list(exclude.shape)}")
+    work, limit = work_device(device), _GIVE_UP
     source = "" if start == "any" else f" from a {start} ({STARTS[start]})"
     parts, found, done, last, longest = [], 0, 0, -1, 0
     while found < n:

@@ -87,7 +87,7 @@ def test_the_next_batch_is_made_while_the_step_is_computed(monkeypatch):
 
 
 def test_an_error_in_the_making_reaches_the_training():
-    with pytest.raises(ValueError, match="no path of at least"):
+    with pytest.raises(ValueError, match="min_path is 10 cells, but a maze of 3 x 3 has only 9"):
         next(online(size=3, min_path=9 + 1).run(0, 3))
 
 

@@ -245,7 +245,8 @@ def test_module_form():
 BAD_CALLS = {
     "hidden type": ({"hidden": None}, TypeError, "hidden must be a tensor, got NoneType"),
     "hidden dtype": ({"hidden": torch.zeros(3, 7, 6)}, TypeError, "hidden must be float64, got float32"),
-    "hidden width": ({"hidden": torch.zeros(3, 7, 5).double()}, ValueError, r"hidden must have shape \[B, N, 6\]"),
+    "hidden width": ({"hidden": torch.zeros(3, 7, 5).double()}, ValueError,
+                     r"hidden \[3, 7, 5\] and weight \[11, 6\] must have the same number of features D"),
     "states": ({"hidden": torch.zeros(3, 7, 2, 6).double()}, ValueError, r"shape \[B, N, 1, 6\], got \[3, 7, 2, 6\]"),
     "weight shape": ({"weight": torch.zeros(11).double()}, ValueError, r"weight must have shape \[V, D\], got \[11\]"),
     "bias shape": ({"bias": torch.zeros(6).double()}, ValueError, r"bias must have shape \[11\], got \[6\]"),

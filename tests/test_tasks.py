@@ -1,5 +1,6 @@
 """Sampled tasks: exact counts and lengths, distributions against brute force, errors."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,12 +61,33 @@ def test_longest_possible_path():
 
 
 def test_infeasible_filters_name_the_longest_path_seen():
-    with pytest.raises(ValueError, match=r"min_path = 10 .* in 256 .*the longest path seen has 9 cells"):
+    with pytest.raises(ValueError, match="min_path is 10 cells, but a maze of 3 x 3 has only 9"):
         sample_tasks(1, 3, min_path=10)
     with pytest.raises(ValueError, match="the longest path seen has 1 cells"):
         sample_tasks(1, 1)
     with pytest.raises(ValueError, match=r"in 10000 prim mazes .*the longest path seen has \d+ cells"):
         sample_tasks(1, 6, min_path=36, algorithm="prim")
+
+
+@pytest.mark.parametrize("exclude, error, message", [
+    (torch.zeros(3, dtype=torch.int32), TypeError, r"exclude must be an int64 tensor, .*, got torch.int32"),
+    ([1, 2], TypeError, r"exclude must be an int64 tensor, .*, got list"),
+    (torch.zeros(2, 3, dtype=torch.int64), ValueError, r"exclude must have shape \[m\], got \[2, 3\]"),
+])  # fmt: skip
+def test_keys_that_could_not_exclude_are_refused(exclude, error, message):
+    with pytest.raises(error, match=message):
+        sample_tasks(2, 4, exclude=exclude)
+
+
+def test_an_integer_of_any_library_is_an_index():
+    tasks = sample_tasks(5, 4, seed=1)
+    for index in (np.int64(3), np.uint8(3), torch.tensor(3), np.int64(-2)):
+        assert torch.equal(tasks[index].path, tasks.path[3:4]) and len(tasks.mazes[index]) == 1
+    for index in (True, None):
+        with pytest.raises(TypeError, match="an index must be an int"):
+            tasks.mazes[index]
+    with pytest.raises(IndexError, match="index 5 is out of range for 5 mazes"):
+        tasks[np.int64(5)]
 
 
 def test_exclude_leaves_mazes_out():
