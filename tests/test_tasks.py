@@ -63,7 +63,7 @@ def test_longest_possible_path():
 def test_infeasible_filters_name_the_longest_path_seen():
     with pytest.raises(ValueError, match="min_path is 10 cells, but a maze of 3 x 3 has only 9"):
         sample_tasks(1, 3, min_path=10)
-    with pytest.raises(ValueError, match="the longest path seen has 1 cells"):
+    with pytest.raises(ValueError, match="min_path is 2 cells, but a maze of 1 x 1 has only 1"):
         sample_tasks(1, 1)
     with pytest.raises(ValueError, match=r"in 10000 prim mazes .*the longest path seen has \d+ cells"):
         sample_tasks(1, 6, min_path=36, algorithm="prim")
