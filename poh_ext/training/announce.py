@@ -35,7 +35,7 @@ def without_misfits(rows: list[PlannedRow], config: BenchmarkConfig, device: tor
     skipped: dict[str, str] = {}
     for row in rows:
         if row.trained and row.scale not in skipped:
-            reason = misfit(_memory(row, config, device, row.precision(precision)), available)
+            reason = misfit(_memory(row, config, device, precision), available)
             if reason is not None:
                 skipped[row.scale] = f"{row.model}: {reason} (batches of {config.batch_size}; --batch-size lowers it)"
     return [row for row in rows if row.scale not in skipped or row.kind in CONTROLS], skipped
@@ -74,7 +74,7 @@ def print_estimate(rows: list[PlannedRow], data_of: Callable[[PlannedRow], Data]
             seconds = each * (config.epochs * data.batches.mazes_per_epoch + tested)
             cost.seconds += runs(row) * seconds
             time = f"{each * min(config.batch_size, data.n_train):>7.2g}  {describe_seconds(seconds)}"
-        memory = _memory(row, config, device, row.precision(precision))
+        memory = _memory(row, config, device, precision)
         cost.memory = max(cost.memory, memory)
         print(f"  {row.scale or '-':6} {row.model:34} {parameter_count(model):>11,} {gflop:>10.3g} "
               f"{describe_bytes(memory):>8} {steps:>6} {time}")
@@ -123,7 +123,8 @@ def _memory(row: PlannedRow, config: BenchmarkConfig, device: torch.device, prec
     passes = None
     if row.kind != "baseline" and config.R > 1:
         passes = config.graded(config.most_passes())
-    return _traced_memory(row.kind, config.size_range[1], batch, device, precision, passes, tuple(row.options.items()))
+    return _traced_memory(row.kind, config.size_range[1], batch, device, row.precision(precision), passes,
+                          tuple(row.options.items()))
 
 
 @functools.lru_cache(maxsize=256)  # a second or more each, and asked for twice
