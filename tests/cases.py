@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from poh_ext._backend import has_kernel
+from tests.on_device import DEVICE
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
-KERNELS = has_kernel(torch.device("cpu"))
+KERNELS = has_kernel(DEVICE)
 needs_kernels = pytest.mark.skipif(not KERNELS, reason="the C++ kernels are not used (POH_EXT_BACKEND or build)")
 
 

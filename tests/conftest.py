@@ -22,15 +22,18 @@ import pytest
 import torch
 
 import poh_ext
+from tests import on_device
 
 
 def pytest_configure(config) -> None:
+    on_device.start()
     config.addinivalue_line("markers", "slow: takes seconds; started first where tests run side by side")
 
 
 def pytest_report_header() -> str:
     info = poh_ext.backend_info()
-    return f"poh_ext: cpu = {info['cpu'].splitlines()[0]}; requested = {info['requested']}"
+    cpu = info["cpu"].splitlines()[0]
+    return f"poh_ext: cpu = {cpu}; requested = {info['requested']}; tested on {on_device.DEVICE}"
 
 
 def pytest_collection_modifyitems(config, items) -> None:

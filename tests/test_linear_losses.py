@@ -15,6 +15,7 @@ from poh_ext import (
     multi_horizon_linear_cross_entropy,
 )
 from poh_ext._backend import has_kernel
+from tests.on_device import DEVICE
 
 WIDTH = 6
 
@@ -282,7 +283,7 @@ def test_opcheck(mask):
 
 
 @pytest.mark.skipif(
-    not has_kernel(torch.device("cpu"), "horizon_ce_chunk"), reason="watches the C++ kernels for the CPU"
+    not has_kernel(DEVICE, "horizon_ce_chunk"), reason="watches the C++ kernels for the CPU"
 )
 def test_logits_never_exist():
     """No tensor as large as [B, N, V], nor as the logits of the rows read, is made."""

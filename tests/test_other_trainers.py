@@ -16,9 +16,10 @@ from torch.utils.checkpoint import checkpoint
 import poh_ext
 from poh_ext import multi_horizon_cross_entropy, multi_horizon_linear_cross_entropy, neighbor_attention
 from poh_ext.ops import _derivatives
+from tests.cases import KERNELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:poh_ext. the PyTorch reference computes under torch.func")
-KERNELS = poh_ext.backend_info()["cpu"].startswith("C++")
+
 REFUSED = "has no second derivative in its C"
 W, T, THREE = torch.eye(2), torch.tensor([[0, 1]]), torch.tensor([[0, 1, 1]])
 

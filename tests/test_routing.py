@@ -8,10 +8,9 @@ import torch
 from poh_ext import route, routing_entropy
 from poh_ext._backend import has_kernel
 from poh_ext.reference import routing as reference
+from tests.cases import KERNELS
 
-needs_kernel = pytest.mark.skipif(
-    not has_kernel(torch.device("cpu")), reason="no C++ kernels here: there is no custom op to check"
-)
+needs_kernel = pytest.mark.skipif(not KERNELS, reason="no kernels here: there is no custom op to check")
 # Rows across SIMD lanes (up to 64 heads), full and partial tiles; long rows in pieces of 512.
 SHAPES = [(3, 5), (16, 4), (33, 64), (2, 3, 6), (7,), (1,), (5, 1), (3, 65), (2, 1500), (4, 512)]
 TOLERANCE = {
