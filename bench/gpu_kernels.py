@@ -112,8 +112,8 @@ def linear_case(batch, rows, classes, length, horizons, width, dtype, paths):
 
 def small_cases():
     scores = torch.randn(8192, 16, device=GPU).requires_grad_()
-    yield ("route forward and backward [8192, 16] float32", both(lambda: sum(x.sum() for x in poh_ext.route(scores)),
-                                                                 [scores]), scores.numel() * 4 * 5, 0, torch.float32)  # fmt: skip
+    route = both(lambda: sum(x.sum() for x in poh_ext.route(scores)), [scores])
+    yield "route forward and backward [8192, 16] float32", route, scores.numel() * 4 * 5, 0, torch.float32
     for batch, size, heads, width in ((32, 12, 4, 12), (64, 30, 8, 32)):
         mazes = poh_ext.generate_mazes(batch, size, device=GPU)
         near = mazes.neighbors()

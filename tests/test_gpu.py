@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import poh_ext
+from poh_ext import models
 from tests import on_device
 
 pytestmark = pytest.mark.skipif(
@@ -43,7 +44,7 @@ def calls(p):
     rows = {"rows": p["targets"], "ignore_index": -1}
     near = {"candidates": p["candidates"], "label_smoothing": 0.1}
     linear = poh_ext.multi_horizon_linear_cross_entropy
-    q, k, v = (randn(4, 3, 64, 8, seed=i).requires_grad_() for i in range(3))
+    q, k, v = (randn(len(p["hidden"]), 3, 64, 8, seed=i).requires_grad_() for i in range(3))
     scores = randn(999, 6).requires_grad_()
     return {
         "dense": lambda: (poh_ext.multi_horizon_cross_entropy(p["logits"], p["targets"], horizons=3, **rows),
@@ -60,7 +61,7 @@ def calls(p):
     }  # fmt: skip
 
 
-CALLS = list(calls({"targets": None, "candidates": None})) if torch.cuda.is_available() else []
+CALLS = list(calls(a_path_problem())) if torch.cuda.is_available() else []
 
 
 def run(call):
@@ -107,6 +108,36 @@ def test_a_graph_of_them_replays(name):
     graph.replay()
     for a, b in zip(captured, run(call), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_they_compile_whole(name):
+    call = calls(a_path_problem())[name]
+    leaves = call()[1]
+    for a, b in zip(torch.autograd.grad(torch.compile(lambda: call()[0], fullgraph=True)(), leaves), run(call)[1:],
+                    strict=True):  # fmt: skip
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("planner", ["BaselinePlanner", "PoHPlanner"])
+@pytest.mark.parametrize("levers", [{}, {"valid_heads": 2, "norm": "post", "head": "moves", "positions": "none"}])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_planners_agree_with_the_cpu_and_wait_for_nothing(planner, levers, compiled):
+    torch.manual_seed(0)
+    model = getattr(models, planner)(8, d_model=32, n_heads=4, d_ff=64, depth=2, dropout=0.0, **levers)
+    tasks = poh_ext.sample_tasks(6, 8, min_path=10)
+    there = poh_ext.sample_tasks(6, 8, min_path=10, device=GPU)
+    want = model(tasks.mazes, tasks.start, tasks.goal)
+    model.to(GPU)
+    call = torch.compile(model, fullgraph=True) if compiled else model
+    call(there.mazes, there.start, there.goal)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = call(there.mazes, there.start, there.goal)
+        found.square().mean().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(found.cpu(), want, rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("name", CALLS)

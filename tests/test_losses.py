@@ -214,8 +214,8 @@ def test_double_backward():
 def test_opcheck(mask, dtype):
     logits, targets, kwargs = problem(mask=mask, dtype=dtype)
     masks = kwargs.get("valid"), kwargs.get("candidates")
-    weights = torch.tensor([1.0, 0.5])
     accumulate = torch.float64 if dtype == torch.float64 else torch.float32
+    weights = torch.tensor([1.0, 0.5], dtype=accumulate)
     weight = torch.rand(11, dtype=accumulate)
     for code in range(4):
         args = (logits, targets, kwargs["rows"], *masks, weights, weight, 2, 0.1, -1, code, 0.1, 5.0, code == 0)

@@ -7,6 +7,7 @@ import torch
 
 import poh_ext
 from poh_ext.models import BaselinePlanner, PoHPlanner, gflop_per_maze, parameter_count
+from tests.on_device import DEVICE
 from tests.planner_cases import FREE, PLANNERS, SHAPE, make, problem
 
 COMBINATIONS = list(
@@ -201,7 +202,7 @@ def test_token_routing_keeps_the_weights_of_its_own_passes():
 def test_bfloat16_and_float64(name):
     model, args = make(name), problem()
     exact = model(*args)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         out = model(*args)
     torch.testing.assert_close(out.float(), exact, rtol=0.1, atol=0.1)
     out.float().square().mean().backward()

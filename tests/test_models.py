@@ -9,6 +9,7 @@ from model_cases import SHAPE, VARIANTS, Mazes, make, random_mazes
 from torch import nn
 
 from poh_ext.models import BaselinePlanner, PoHPlanner
+from tests.on_device import DEVICE
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -115,7 +116,7 @@ def test_walls_are_visible_with_passage_bits_and_hidden_as_published():
 def test_bfloat16_autocast_trains_and_stays_near_float32(variant):
     model, args = make(variant, maze_enc=True), random_mazes(3, (3, 4))
     exact = model(*args)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         logits, moves = model(*args), model.policy(*args)
         entropy = model.routing_entropy() if isinstance(model, PoHPlanner) else torch.zeros(())
     assert entropy.dtype == torch.float32
@@ -213,7 +214,7 @@ def test_bad_inputs_are_named():
         model(mazes, torch.tensor([0, 12, -1]), goal)
     with pytest.raises(IndexError, match=r"goal\[0\] is -1"):
         model.policy(mazes, start, torch.tensor([-1, 0, 0]))
-    with pytest.raises(ValueError, match="mazes are on cpu, the model is on meta"):
+    with pytest.raises(ValueError, match=f"mazes are on {DEVICE}.*, the model is on meta"):
         make("baseline").to("meta")(mazes, start, goal)
     with pytest.raises(ValueError, match="start is on meta, mazes are on cpu"):
         model(mazes, start.to("meta"), goal)

@@ -17,6 +17,7 @@ import poh_ext
 from poh_ext import multi_horizon_cross_entropy, multi_horizon_linear_cross_entropy, neighbor_attention
 from poh_ext.ops import _derivatives
 from tests.cases import KERNELS
+from tests.on_device import DEVICE
 
 pytestmark = pytest.mark.filterwarnings("ignore:poh_ext. the PyTorch reference computes under torch.func")
 
@@ -57,7 +58,7 @@ def test_linear_loss_under_autocast_is_that_of_a_linear_layer(dtypes, compiled, 
         return loss.sum()
 
     call = torch.compile(ours, fullgraph=True, backend="aot_eager") if compiled else ours
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         found, expected = call(hidden, weight, bias), plain(hidden, weight, bias)
         got = torch.autograd.grad(found, (hidden, weight, bias))  # backward under autocast, as some write it
         wanted = torch.autograd.grad(expected, (hidden, weight, bias))
@@ -70,7 +71,7 @@ def test_linear_loss_under_autocast_is_that_of_a_linear_layer(dtypes, compiled, 
 
 def test_autocast_leaves_float64_alone():
     hidden, weight, bias, targets = head(torch.float64)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         found = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, eager(hidden, weight, targets, bias))
@@ -79,7 +80,7 @@ def test_autocast_leaves_float64_alone():
 def test_attention_under_autocast_casts_as_torchs_does():
     q, k, v = (torch.randn(1, 2, 4, 8) for _ in range(3))
     candidates = poh_ext.generate_mazes(1, 2).neighbors()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE.type, torch.bfloat16):
         found = neighbor_attention(q, k.bfloat16(), v, candidates)
         assert found.dtype == F.scaled_dot_product_attention(q, k, v).dtype == torch.bfloat16
     exact = neighbor_attention(q, k, v, candidates)
