@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(A) == 8 ? 2 : 3)  // enoug
     T* const out = grad + place * c.V;
     const Need need = find_need(c, at, g.lane);
     if (!need.near && !need.far) {
-      for_each_class<false, true, T, A>(nullptr, out, c.V, g, [](int64_t, A) { return A(0); });
+      for_each_class<false, true, T, A>(nullptr, out, c.V, g, [](int64_t, auto&) {});
       continue;
     }
     OnlineRow<A> some;  // of the allowed classes: how many, and their weight
@@ -80,16 +80,30 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(A) == 8 ? 2 : 3)  // enoug
     row.far = {warp_sum(row.far.prob), warp_sum(row.far.spread)};
     row.near = {warp_sum(row.near.prob), warp_sum(row.near.spread)};
     const bool by_mask = masked && c.valid != nullptr;
+    const bool plain = !by_mask && c.softcap == 0 && c.class_weight == nullptr;
+    const A prob = row.far.prob, spread = row.far.spread, max = row.lse.max, log_sum = row.lse.log_sum;
     if (dense) {
-      for_each_class<true, true, T, A>(c.logits + place * c.V, out, c.V, g, [&](int64_t v, A z) {
-        z = c.cap(z);
-        return row.smooth_part(v, z, by_mask && c.valid[q * c.V + v]) * c.slope(z);
+      for_each_class<true, true, T, A>(c.logits + place * c.V, out, c.V, g, [&](int64_t v, auto& x) {
+        if (plain) {
+          for (A& z : x) z = prob * exp_nonpositive(z - max - log_sum) - spread;
+          return;
+        }
+        c.cap_all(x);
+        for (A& z : x) {
+          z = row.smooth_part(v, z, by_mask && c.valid[q * c.V + v]) * c.slope(z);
+          ++v;
+        }
       });
     } else {
-      for_each_class<false, true, T, A>(nullptr, out, c.V, g, [&](int64_t v, A) {
-        if (!by_mask || !c.valid[q * c.V + v]) return A(0);
-        const A z = c.logit(place, v);
-        return row.smooth_part(v, z, true) * c.slope(z);
+      for_each_class<false, true, T, A>(nullptr, out, c.V, g, [&](int64_t v, auto& x) {
+        if (!by_mask) return;
+        for (A& grad : x) {
+          if (c.valid[q * c.V + v]) {
+            const A z = c.logit(place, v);
+            grad = row.smooth_part(v, z, true) * c.slope(z);
+          }
+          ++v;
+        }
       });
     }
     g.sync();  // what was written for the classes below is written again, with their hits

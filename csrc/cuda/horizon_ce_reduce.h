@@ -20,14 +20,16 @@ struct PlaceSums {
   double weight, sum, count, hits;
 };
 
+// A warp for each place, a lane for each entry of the batch.
 template <class A>
 __global__ void __launch_bounds__(128)
     sum_places(Asked<A> c, const A* terms, const uint8_t* correct, PlaceSums* out) {
-  const int64_t places = c.L * c.K, step = gridDim.x * static_cast<int64_t>(blockDim.x);
-  for (int64_t p = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; p < places; p += step) {
+  const int64_t places = c.L * c.K, step = gridDim.x * static_cast<int64_t>(blockDim.x / kWarp);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  for (int64_t p = blockIdx.x * static_cast<int64_t>(blockDim.x / kWarp) + threadIdx.x / kWarp; p < places; p += step) {
     const int64_t i = p / c.K, k = p % c.K + 1;
     PlaceSums s{0, 0, 0, 0};
-    for (int64_t b = 0; b < c.B; ++b) {
+    for (int64_t b = lane; b < c.B; b += kWarp) {
       if (c.row_read(b, i) < 0) continue;
       const int64_t y = c.target(b, i, k), at = b * places + p;
       if (y < 0) continue;
@@ -36,7 +38,8 @@ __global__ void __launch_bounds__(128)
       s.count += 1;
       if (correct != nullptr) s.hits += correct[at];
     }
-    out[p] = s;
+    s = {warp_sum(s.weight), warp_sum(s.sum), warp_sum(s.count), warp_sum(s.hits)};
+    if (lane == 0) out[p] = s;
   }
 }
 
@@ -113,7 +116,7 @@ std::tuple<Tensor, Tensor, Tensor> reduce(const Asked<A>& c, const Tensor& terms
   const A* const weights = data<A>(horizon_weights);
   PlaceSums* const at = reinterpret_cast<PlaceSums*>(data<double>(sums));
   if (places > 0 && (reduction != kNone || correct)) {
-    launch(&sum_places<A>, terms, Shape{blocks_for(terms, places, 128), 128}, c, data<A>(terms),
+    launch(&sum_places<A>, terms, Shape{blocks_for(terms, places, 128 / kWarp), 128}, c, data<A>(terms),
            data<uint8_t>(correct), at);
   }
   const Tensor value = reduction == kNone ? terms : empty(terms, terms.scalar_type());

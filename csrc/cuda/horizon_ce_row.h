@@ -39,6 +39,11 @@ struct Asked {
   __device__ A weight(int64_t v) const { return class_weight == nullptr ? A(1) : class_weight[v]; }
   __device__ A mass() const { return class_weight == nullptr ? static_cast<A>(V) : *total_mass; }
   __device__ A cap(A z) const { return softcap == 0 ? z : softcap * fast_tanh(z / softcap); }
+  template <int kCount>
+  __device__ void cap_all(A (&z)[kCount]) const {
+    if (softcap == 0) return;
+    for (int j = 0; j < kCount; ++j) z[j] = cap(z[j]);
+  }
   // d cap(z) / d z, from cap(z).
   __device__ A slope(A z) const { return softcap == 0 ? A(1) : 1 - (z / softcap) * (z / softcap); }
 

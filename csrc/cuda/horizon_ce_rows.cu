@@ -13,7 +13,8 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(A) == 8 ? 2 : 4)  // enoug
                  uint8_t* correct) {
   const Group g(warps);
   if (c.idle()) return;
-  const bool smooth = c.options.smoothing != 0;
+  const bool smooth = c.options.smoothing != 0, weighted = smooth && c.class_weight != nullptr;
+  const A equal = smooth ? 1 : 0;  // the weight of all classes, if not weighted
   for (int64_t place = g.first_row(); place < c.count; place += g.row_step()) {
     const Row row = c.row(place);
     const int64_t q = c.number(row);
@@ -27,9 +28,13 @@ __global__ void __launch_bounds__(kRowThreads, sizeof(A) == 8 ? 2 : 4)  // enoug
     const bool masked = some.count > 0 && some.count < c.V;
     const bool dense = need.far || (need.near && !masked);
     if (dense) {
-      for_each_class<true, false, T, A>(c.logits + place * c.V, nullptr, c.V, g, [&](int64_t v, A z) {
-        all.add(c.cap(z), smooth ? c.weight(v) : A(0), v);
-        return A(0);
+      for_each_class<true, false, T, A>(c.logits + place * c.V, nullptr, c.V, g, [&](int64_t v, auto& z) {
+        c.cap_all(z);
+        if (weighted) {
+          all.add_above(z, [&](int j) { return c.class_weight[v + j]; }, v);
+        } else {
+          all.add_above(z, [&](int) { return equal; }, v);
+        }
       });
       all = merge_group(g, all);
     }

@@ -21,9 +21,8 @@ struct Head {
   __device__ A logit(int64_t q, int64_t v, const Group& warp) const {
     const T* const h = hidden + q * D;
     A sum = 0;
-    for_each_class<true, false, T, A>(weight + v * D, nullptr, D, warp, [&](int64_t d, A w) {
-      sum += w * static_cast<A>(h[d]);
-      return A(0);
+    for_each_class<true, false, T, A>(weight + v * D, nullptr, D, warp, [&](int64_t d, auto& w) {
+      for (A x : w) sum += x * static_cast<A>(h[d++]);
     });
     sum = warp_sum(sum);
     return bias == nullptr ? sum : sum + static_cast<A>(bias[v]);

@@ -37,9 +37,9 @@ __global__ void __launch_bounds__(kRowThreads)
   const Group g(1);
   for (int64_t j = g.first_row(); j < count; j += g.row_step()) {
     if (read[j] >= 0) {
-      for_each_class<true, true, T, A>(hidden + read[j] * D, out + j * D, D, g, [](int64_t, A x) { return x; });
+      for_each_class<true, true, T, A>(hidden + read[j] * D, out + j * D, D, g, [](int64_t, auto&) {});
     } else {
-      for_each_class<false, true, T, A>(nullptr, out + j * D, D, g, [](int64_t, A) { return A(0); });
+      for_each_class<false, true, T, A>(nullptr, out + j * D, D, g, [](int64_t, auto&) {});
     }
   }
 }
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const Group g(1);
   for (int64_t j = g.first_row(); j < count; j += g.row_step()) {
     if (read[j] < 0) continue;
-    for_each_class<true, true, T, A>(part + j * D, out + read[j] * D, D, g, [](int64_t, A x) { return x; });
+    for_each_class<true, true, T, A>(part + j * D, out + read[j] * D, D, g, [](int64_t, auto&) {});
   }
 }
 

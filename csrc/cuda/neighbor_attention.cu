@@ -122,7 +122,9 @@ struct Arguments {
     check_table(bias, H * (C + 1));
     check_table(key_offset, H * (C + 1) * D);
     check_table(value_offset, H * (C + 1) * D);
-    while (lanes < D && lanes < kWarp) lanes *= 2;
+    // Some features for each lane: what is done once for a slot is then shared out among fewer lanes, and a load of
+    // the group is still a whole sector of 32 bytes.
+    while (lanes * kLaneFeatures < D && lanes < kWarp) lanes *= 2;
     if (checks_wanted()) {
       if (const auto bad = first_outside(candidates, -1, N, -1)) neighbor_error(bad->at, bad->value, N, C);
     }

@@ -1,13 +1,15 @@
 // What the CUDA kernels of neighbour attention read, and what a group of lanes does with the slots of a cell.
 #pragma once
 
+#include <limits>
+
 #include "cuda/tensors.h"
 #include "cuda/warp.h"
 #include "math/neighbor_attention.h"
 
 namespace poh::cuda {
 
-constexpr int kAttentionThreads = 256;
+constexpr int kAttentionThreads = 256, kLaneFeatures = 4;
 
 // A [B, H, N, Dh] tensor by its strides.
 template <class T>
@@ -79,6 +81,10 @@ struct Places {
   __device__ Place at(int64_t base) const {
     const int64_t own = base + static_cast<int>(threadIdx.x) % kWarp / c.lanes;
     const int64_t item = own < total ? own : total - 1;
+    if (total <= std::numeric_limits<int32_t>::max()) {  // a division of 64 bits takes a hundred instructions
+      const uint32_t n = static_cast<uint32_t>(item), N = static_cast<uint32_t>(c.N), H = static_cast<uint32_t>(c.H);
+      return {n / (H * N), n / N % H, n % N, lane, own < total};
+    }
     return {item / (c.H * c.N), item / c.N % c.H, item % c.N, lane, own < total};
   }
 };

@@ -63,7 +63,9 @@ __device__ OnlineRow<A> merge_group(const Group& g, OnlineRow<A> x) {
   return x;
 }
 
-// f(v, z) in, T out: visits each class of the row once, 16 bytes at a time where z (and out, if any) allow it.
+// f(v, x) visits each class of the row once, ascending for a thread: x holds n neighbouring numbers from class v on, of
+// type A (&)[n]. With Read they are those of z, with Write they become those of out. 16 bytes at a time, with the next
+// in flight, where z (and out, if any) allow it.
 template <bool Read, bool Write, class T, class A, class F>
 __device__ void for_each_class(const T* z, T* out, int64_t V, const Group& g, const F& f) {
   constexpr int kPack = 16 / sizeof(T);
@@ -72,28 +74,32 @@ __device__ void for_each_class(const T* z, T* out, int64_t V, const Group& g, co
   if (Read && Write && (address - reinterpret_cast<uintptr_t>(out)) % 16 != 0) head = V;
   head = head < V ? head : V;
   const auto one = [&](int64_t v) {
-    const A result = f(v, Read ? static_cast<A>(z[v]) : A(0));
-    if constexpr (Write) out[v] = static_cast<T>(result);
+    A x[1] = {Read ? static_cast<A>(z[v]) : A(0)};
+    f(v, x);
+    if constexpr (Write) out[v] = static_cast<T>(x[0]);
   };
   for (int64_t v = g.thread; v < head; v += g.size()) one(v);
   const int64_t packs = (V - head) / kPack;
+  const auto load = [&](int64_t p) {
+    return Read && p < packs ? *reinterpret_cast<const uint4*>(z + head + p * kPack) : uint4{0, 0, 0, 0};
+  };
+  uint4 bits = load(g.thread);
   for (int64_t p = g.thread; p < packs; p += g.size()) {
+    const uint4 next = load(p + g.size());
     const int64_t first = head + p * kPack;
     T values[kPack];
-    if constexpr (Read) {
-      const uint4 bits = *reinterpret_cast<const uint4*>(z + first);
-      memcpy(static_cast<void*>(values), &bits, sizeof(bits));
-    }
+    memcpy(static_cast<void*>(values), &bits, sizeof(bits));
+    A x[kPack];
 #pragma unroll
-    for (int j = 0; j < kPack; ++j) {
-      const A result = f(first + j, Read ? static_cast<A>(values[j]) : A(0));
-      if constexpr (Write) values[j] = static_cast<T>(result);
-    }
+    for (int j = 0; j < kPack; ++j) x[j] = Read ? static_cast<A>(values[j]) : A(0);
+    f(first, x);
     if constexpr (Write) {
-      uint4 bits;
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) values[j] = static_cast<T>(x[j]);
       memcpy(&bits, static_cast<const void*>(values), sizeof(bits));
       *reinterpret_cast<uint4*>(out + first) = bits;
     }
+    bits = next;
   }
   for (int64_t v = head + packs * kPack + g.thread; v < V; v += g.size()) one(v);
 }

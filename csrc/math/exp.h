@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "math/host_device.h"
 
@@ -37,6 +38,16 @@ template <class X>
 POH_HOST_DEVICE X exp_nonpositive(X x) {
   using Traits = ExpTraits<X>;
   using Bits = typename Traits::Bits;
+#if defined(__CUDA_ARCH__)
+  // The hardware's 2^t (within 2 ulp), times what the rounding of t = x log2(e) left over.
+  if constexpr (std::is_same_v<X, float>) {
+    const float t = x * 1.44269504088896341f;
+    const float left = fmaf(x, 1.44269504088896341f, -t) + x * 1.92596299e-8f;
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(t));
+    return x < -87.3365f ? 0.0f : fmaf(power, left * 0.693147181f, power);
+  }
+#endif
   if constexpr (sizeof(typename Traits::Scalar) == 4) {
     constexpr float magic = 12582912.0f;  // 1.5 * 2^23
     const X t = x * 1.44269504088896341f + magic;

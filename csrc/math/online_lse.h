@@ -39,6 +39,29 @@ struct OnlineRow {
     ++count;
   }
 
+  // Classes v, v + 1, ..., which are above all that were added before: as add() one by one, but one rescaling for all.
+  // weight(j): that of class v + j.
+  template <int kCount, class Weight>
+  POH_HOST_DEVICE void add_above(const A (&z)[kCount], const Weight& weight, int64_t v) {
+    constexpr A infinity = std::numeric_limits<A>::infinity();
+    A most = -infinity;
+    for (int j = 0; j < kCount; ++j) most = z[j] > most ? z[j] : most;
+    if (most > max) {
+      sum *= exp_nonpositive(max - most);
+      if (mass != 0) dot += mass * (max - most);
+      max = most;
+      for (int j = kCount; j-- > 0;) best = z[j] == most ? v + j : best;
+    }
+    const A base = max == -infinity ? A(0) : max;
+    for (int j = 0; j < kCount; ++j) {
+      const A x = z[j] - base, w = weight(j);
+      sum += exp_nonpositive(x);
+      dot += w * x;
+      mass += w;
+    }
+    count += kCount;
+  }
+
   POH_HOST_DEVICE void merge(const OnlineRow& o) {
     if (o.max > max) {
       sum *= exp_nonpositive(max - o.max);
