@@ -10,7 +10,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor, nn
 
-from poh_ext.models.embedding import CellEmbedding, MazeEncoder
+from poh_ext.models.embedding import CellEmbedding, MazeEncoder, passage_bits
 from poh_ext.ops import maze_graph
 
 __all__ = ["Planner", "choice", "positive", "probability"]
@@ -228,14 +228,13 @@ class Planner(nn.Module):
         """
         x = self.hidden(mazes, start, goal, passes=passes, tolerance=tolerance)
         moves = self.head(x) if self.moves else self._neighbor_columns(x)
-        bits = torch.tensor([1, 2, 4, 8], dtype=torch.uint8, device=x.device)
-        return moves.masked_fill((mazes.passages.flatten(1).unsqueeze(-1) & bits) == 0, -math.inf)
+        return moves.masked_fill(passage_bits(mazes.passages) == 0, -math.inf)
 
     def _neighbor_columns(self, x: Tensor) -> Tensor:
         width = self.size[1]
         cell = torch.arange(self.n_cells, device=x.device)
         # Where a step leaves the grid the column is that of some other cell: a wall, masked by `policy`.
-        columns = (cell.unsqueeze(1) + torch.tensor([-width, width, -1, 1], device=x.device)) % self.n_cells
+        columns = torch.stack([cell - width, cell + width, cell - 1, cell + 1], dim=1) % self.n_cells
         # The four columns of a cell are the same in all mazes, so this is one small product per cell.
         moves = torch.matmul(x.transpose(0, 1), self.head.weight[columns].transpose(1, 2)).transpose(0, 1)
         return moves + self.head.bias[columns].to(moves.dtype)

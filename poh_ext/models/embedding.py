@@ -9,6 +9,13 @@ from torch import Tensor, nn
 __all__ = ["CellEmbedding", "MazeEncoder"]
 
 
+def passage_bits(passages: Tensor) -> Tensor:
+    """Passages uint8 [B, H, W] -> uint8 [B, N, 4], 1 where one may go up, down, left, right."""
+    # Not torch.tensor([1, 2, 4, 8]): a GPU would have to wait for its copy from the host.
+    place = torch.arange(4, dtype=torch.uint8, device=passages.device)
+    return (passages.flatten(1).unsqueeze(-1) >> place) & 1
+
+
 class MazeEncoder(nn.Module):
     """One summary vector per maze from its raster (uint8 [B, 2H+1, 2W+1], 1 = wall) -> [B, d_model]."""
 
@@ -43,11 +50,9 @@ class CellEmbedding(nn.Module):
 
     def features(self, passages: Tensor) -> Tensor:
         """Passages uint8 [B, H, W] -> [B, N, 1 or 4], in the dtype of the weights."""
-        bits = passages.flatten(1).unsqueeze(-1)
         if self.cell_features == 1:
-            return (bits == 0).to(self.cell.weight.dtype)
-        place = torch.tensor([1, 2, 4, 8], dtype=torch.uint8, device=bits.device)
-        return ((bits & place) != 0).to(self.cell.weight.dtype)
+            return (passages.flatten(1).unsqueeze(-1) == 0).to(self.cell.weight.dtype)
+        return passage_bits(passages).to(self.cell.weight.dtype)
 
     def forward(self, passages: Tensor, start: Tensor, goal: Tensor) -> Tensor:
         features = self.features(passages)
