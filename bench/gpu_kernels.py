@@ -32,7 +32,8 @@ def kernel_seconds(call) -> tuple[float, Counter]:
         torch.cuda.synchronize()
     each = Counter()
     for event in seen.key_averages():
-        each[event.key.removeprefix("void ").split("(")[0]] += event.self_device_time_total * 1e-6 / CALLS
+        name = event.key.replace("(anonymous namespace)::", "").removeprefix("void ").split("(")[0]
+        each[name] += event.self_device_time_total * 1e-6 / CALLS
     return sum(each.values()), each
 
 

@@ -202,9 +202,11 @@ def random_rollout(tasks: MazeTasks, seed: int, *, max_steps: int | None = None)
         >>> random_rollout(sample_tasks(1000, 12, min_path=51), 0).reached.float().mean()
     """
     draws = torch.Generator().manual_seed(check_int("seed", seed, 0))
-    device = tasks.mazes.device
-    return recondition_rollout(lambda mazes, *_: torch.rand(len(mazes), 4, generator=draws).to(device), tasks,
-                               max_steps=max_steps)
+
+    def policy(mazes, *_):
+        return torch.rand(len(mazes), 4, generator=draws, device="cpu").to(tasks.mazes.device)
+
+    return recondition_rollout(policy, tasks, max_steps=max_steps)
 
 
 def beeline_policy(tasks: MazeTasks) -> Tensor:

@@ -26,7 +26,8 @@ class OnDevice(TorchFunctionMode):
                 leaf = kwargs.pop("requires_grad", False)
                 return func(*args, **kwargs).to(DEVICE).requires_grad_(leaf)
             kwargs["device"] = DEVICE
-        elif generator is not None and args and isinstance(args[0], torch.Tensor) and not args[0].is_cpu:
+        elif generator is not None and any(isinstance(x, torch.Tensor) and not x.is_cpu
+                                           for x in (*args, *kwargs.values())):  # fmt: skip
             kwargs["generator"] = torch.Generator(DEVICE).manual_seed(generator.initial_seed())
         return func(*args, **kwargs)
 

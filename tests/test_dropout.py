@@ -153,6 +153,7 @@ def test_module_compiles():
     assert set(y.unique().tolist()) == {0.0, 2.0}
 
 
+@kernel
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_without_a_drop_equals_torch(dtype, monkeypatch):
     torch.manual_seed(0)

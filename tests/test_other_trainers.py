@@ -218,7 +218,7 @@ def _twice(loss):
 ])  # fmt: skip
 def test_a_second_derivative_is_refused_and_never_a_constant(loss):
     exact = _twice(lambda h: F.cross_entropy(h[0, :1] @ W, T[0, 1:]))
-    assert exact[0, 0, 0] == pytest.approx(0.4804, abs=1e-4)
+    assert exact[0, 0, 0].item() == pytest.approx(0.4804, abs=1e-4)
     if KERNELS:
         with pytest.raises(RuntimeError, match=REFUSED):
             _twice(loss)
@@ -343,3 +343,54 @@ def test_states_without_features_have_the_bias_as_logits(reduction):
     got = torch.autograd.grad(found.sum(), (hidden, weight, bias))
     assert got[0].shape == (2, 4, 0) and got[1].shape == (5, 0)
     torch.testing.assert_close(got[2], torch.autograd.grad(exact.sum(), bias)[0])
+
+
+# -- torch.set_default_device ---------------------------------------------------------------------------------------
+
+
+def _everything():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 9, 9, generator=generator).requires_grad_()
+    hidden = torch.randn(2, 9, 5, generator=generator).requires_grad_()
+    weight = torch.randn(9, 5, generator=generator).requires_grad_()
+    tasks = poh_ext.sample_tasks(2, 3, seed=1)
+    path, near = tasks.path, tasks.mazes.neighbors()
+    options = {"rows": path, "ignore_index": -1, "label_smoothing": 0.1, "horizon_weights": [1.0, 0.5], "horizons": 2}
+
+    def call():
+        linear = multi_horizon_linear_cross_entropy(hidden, weight, path, **options)
+        near_loss = multi_horizon_cross_entropy(logits, path, candidates=near, rows=path, ignore_index=-1)
+        weights, entropy = poh_ext.route(logits)
+        q = hidden[:, None]
+        attended = neighbor_attention(q, q, q, near).sum()
+        loss = multi_horizon_cross_entropy(logits, path, **options) + linear + near_loss + attended
+        loss = loss + weights[..., 0].sum() + entropy.sum() + poh_ext.routing_entropy(logits)
+        mazes = poh_ext.generate_mazes(3, 4)
+        start, goal = torch.tensor([0, 1, 2], device="cpu"), torch.tensor([15, 14, 13], device="cpu")
+        walked = poh_ext.greedy_rollout(logits.detach()[..., :4], tasks), poh_ext.random_rollout(tasks, 0)
+        made = [mazes.raster(), mazes.valid_mask(), mazes.distances(goal), mazes.shortest_paths(start, goal),
+                poh_ext.sample_tasks(2, 4).path, *(rollout.path for rollout in walked)]  # fmt: skip
+        return loss.detach(), *torch.autograd.grad(loss, (logits, hidden, weight)), *made
+
+    return call
+
+
+def test_the_default_device_of_torch_changes_nothing_for_tensors_elsewhere():
+    """torch.set_default_device("cuda") is common; here "meta", which every machine has."""
+    call = _everything()
+    want = call()
+    with torch.device("meta"):
+        found = call()
+    for a, b in zip(found, want, strict=True):
+        assert a.device == b.device
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.skipif(not KERNELS, reason="the kernels are not used")
+def test_an_annealed_option_compiles_under_another_default_device():
+    step = torch.compile(lambda z, s: multi_horizon_cross_entropy(z, T, label_smoothing=s), backend="aot_eager")
+    z = torch.randn(1, 2, 2)
+    with torch.device("meta"):
+        found = [step(z, s) for s in (0.1, 0.2, 0.3)]
+    for s, loss in zip((0.1, 0.2, 0.3), found, strict=True):
+        torch.testing.assert_close(loss, multi_horizon_cross_entropy(z, T, label_smoothing=s))

@@ -42,7 +42,7 @@ class Twin:
     def __call__(self, *args):
         rest = [arg for i, arg in enumerate(args) if i not in self.floats]
         # As a factor: this is how torch.compile takes a number without fixing it.
-        scalars = [torch.ones((), dtype=torch.float64) * args[i] for i in self.floats]
+        scalars = [torch.ones((), dtype=torch.float64, device="cpu") * args[i] for i in self.floats]
         return self.twin(*rest, torch.stack(scalars))
 
     def either(self, *args):

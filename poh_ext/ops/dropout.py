@@ -28,7 +28,8 @@ def dropout(x: Tensor, p: float) -> Tensor:
         p: in [0, 1).
     """
     fake = isinstance(x, FakeTensor)  # has no numbers, and a draw beside it would have none
-    return _Dropout.apply(x, p, 0 if fake else int(torch.empty((), dtype=torch.int64).random_(-(2**63), None)))
+    seed = torch.empty((), dtype=torch.int64, device="cpu")
+    return _Dropout.apply(x, p, 0 if fake else int(seed.random_(-(2**63), None)))
 
 
 class _Dropout(torch.autograd.Function):

@@ -62,7 +62,7 @@ def neighbor_passes(x: Tensor, tokens: Tensor, neighbors: Tensor, blocks: list[l
     scale = x.new_ones(len(blocks), heads) if routers is None else routers.scale.detach().to(weights.dtype)
     return torch.ops.poh_ext.neighbor_passes(
         x, tokens, neighbors, torch.cat([weights, scale], dim=1), heads, d_ff, step, after[-1] - step,
-        torch.tensor(after), inject, eps, tolerance,
+        torch.tensor(after, device="cpu"), inject, eps, tolerance,
         None if routers is None else _rows(routers.parameters), None if routers is None else routers.state,
         1 if routers is None else routers.T, 1.0 if routers is None else routers.temperature,
     )
