@@ -12,6 +12,9 @@ from poh_ext.ops import routing as ops
 
 __all__ = ["route", "routing_entropy"]
 
+# The sum of weights of heads is 1 up to this: weights may have been averaged and saved in bfloat16, whose steps near 1
+# are 0.004.
+SUM_TOLERANCE = 0.02
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _REDUCTIONS = ("mean", "sum", "none")
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from poh_ext.report import Results, Row, describe_environment
+from poh_ext.environment import describe_environment
+from poh_ext.results import Results, Row
 
 
 def make_row(model="baseline", trained=True, seed=0, reached=(1, 1, 0, 1), optimal=None, **changes):

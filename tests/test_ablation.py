@@ -6,9 +6,10 @@ import pytest
 from report_cases import make_results, make_row
 
 from poh_ext.models import parameter_count
-from poh_ext.report import Results, ablation_table, claims, write_report
+from poh_ext.report import ablation_table, claims, write_report
 from poh_ext.report.ablation import ablation_rows, holm
 from poh_ext.report.verdicts import verdicts
+from poh_ext.results import Results
 from poh_ext.training import benchmark, loop, protocol
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
 from poh_ext.training.plan import one_at_a_time, planned_rows

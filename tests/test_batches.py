@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from poh_ext.report import Results
+from poh_ext.results import Results
 from poh_ext.tasks import sample_tasks
 from poh_ext.training import batches, benchmark, cli, protocol
 from poh_ext.training.batches import FixedBatches, OnlineBatches, stream_seed

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from poh_ext.report import Results
+from poh_ext.results import Results
 from poh_ext.training import benchmark, board, loop, trial
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
 from poh_ext.training.interrupt import Interrupted

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from poh_ext.report import Results
+from poh_ext.results import Results
 from poh_ext.training import benchmark, checkpoint, history, loop, protocol, trial
 from poh_ext.training.checkpoint import Checkpoints
 from poh_ext.training.config import Benchmark12x12Config

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from poh_ext.report import Results
+from poh_ext.results import Results
 from poh_ext.tasks import sample_tasks_as_published
 from poh_ext.training import benchmark, loop, on_the_way, protocol, trial
 from poh_ext.training.at_test import arguments_at_test

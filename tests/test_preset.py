@@ -9,7 +9,7 @@ import torch
 
 from poh_ext.models import parameter_count
 from poh_ext.models.weights import load
-from poh_ext.report import Results
+from poh_ext.results import Results
 from poh_ext.training import benchmark, cli, presets, protocol, trial
 from poh_ext.training.batches import draw
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig

@@ -14,7 +14,7 @@ from poh_ext.report.published import (
     deviations,
     published_blocks,
 )
-from poh_ext.report.results import CONTROLS
+from poh_ext.results import CONTROLS
 from poh_ext.tasks import sample_tasks_as_published
 from poh_ext.training.evaluate import evaluate_control
 from poh_ext.training.protocol import without_walls

@@ -8,9 +8,9 @@ from report_cases import SIZES, make_run, make_scaling
 from poh_ext.report.figures import save_png
 from poh_ext.report.grouping import chance_rows
 from poh_ext.report.plots import accuracy_by_length, learning_curves, outcome_bars
-from poh_ext.report.results import label
 from poh_ext.report.scaling import OPPONENTS, scaling_panels
 from poh_ext.report.statistics import compare, estimate_rows
+from poh_ext.results import label
 
 
 def points(axis, marker, filled=True):

@@ -11,11 +11,12 @@ from report_cases import make_results, make_row
 
 import poh_ext
 from poh_ext.models import PoHPlanner
-from poh_ext.report import Results, verdicts, write_report
+from poh_ext.report import verdicts, write_report
 from poh_ext.report.document import markdown
 from poh_ext.report.routing_heads import head_blocks, head_curves
 from poh_ext.report.routing_matters import routing_blocks, routing_effects, routing_verdicts
-from poh_ext.report.routing_record import head_groups, kept_passes, over_mazes, routing_record
+from poh_ext.results import Results
+from poh_ext.routing_records import head_groups, kept_passes, over_mazes, routing_record
 from poh_ext.training.config import Benchmark12x12Config
 from poh_ext.training.evaluate import evaluate
 from poh_ext.training.plan import planned_rows

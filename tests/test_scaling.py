@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from poh_ext.models import parameter_count
-from poh_ext.report import Results
-from poh_ext.report.results import CONTROLS
+from poh_ext.results import CONTROLS, Results
 from poh_ext.training import announce, benchmark, cli, loop, memory, output, timing, trial
 from poh_ext.training.announce import without_misfits
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from poh_ext.report import Results
+from poh_ext.results import Results
 from poh_ext.training import benchmark, sweep, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
 from poh_ext.training.interrupt import Interrupted

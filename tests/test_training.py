@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from poh_ext.mazes import MazeBatch
-from poh_ext.report import Results
+from poh_ext.results import Results
 from poh_ext.rollout import beeline_policy, greedy_rollout, is_optimal, random_policy, random_rollout
 from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
 from poh_ext.training import benchmark, device, loop, protocol

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from poh_ext.report import Results
+from poh_ext.results import Results
 from poh_ext.training import benchmark, cli, interrupt, loop, trial
 from poh_ext.training.config import Benchmark12x12Config
 from tests.training_cases import TINY_FLAGS, needs_tyro, tiny

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from pathlib import Path
 
 import torch
 
 import poh_ext
+from poh_ext.environment import cpu_name
 
 LONGEST_REASON = 120  # characters: some errors name every backend of torch
-
-
-def cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def describe(device: torch.device) -> dict:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from poh_ext.routing import SUM_TOLERANCE
+
 __all__ = ["INTERVENTIONS", "check_override", "overridden"]
 
 INTERVENTIONS = ("uniform", "shuffled")  # by name; a tensor of weights is the third kind
-SUM_TOLERANCE = 0.02  # weights may have been averaged and saved in bfloat16, whose steps near 1 are 0.004
 
 
 def check_override(how: str | Tensor, depth: int, heads: int) -> None:

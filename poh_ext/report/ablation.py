@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from poh_ext.report.document import Block, Grid, Heading, Paragraph
 from poh_ext.report.grouping import group_rows
-from poh_ext.report.results import Results, label
 from poh_ext.report.statistics import LEVEL, MEASURES, Comparison, compare, estimate_rows
+from poh_ext.results import Results, label
 
 __all__ = ["AblationRow", "ablation_blocks", "ablation_rows", "ablation_table", "holm"]
 

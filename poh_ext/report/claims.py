@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from poh_ext.report.grouping import group_rows, sizes
-from poh_ext.report.results import Results
 from poh_ext.report.statistics import MEASURES, Comparison, compare
+from poh_ext.results import Results
 
 __all__ = ["CLAIMS", "beats_chance", "claims"]
 

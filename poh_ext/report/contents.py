@@ -10,7 +10,6 @@ from poh_ext.report.document import Block, Bullets, Code, Grid, Heading, Pairs, 
 from poh_ext.report.grouping import group_rows, sizes
 from poh_ext.report.pictures import ACCURACY_PNG, PICTURES
 from poh_ext.report.published import published_blocks
-from poh_ext.report.results import Results, plain
 from poh_ext.report.routing_heads import head_blocks
 from poh_ext.report.routing_matters import routing_blocks
 from poh_ext.report.scaling import OPPONENTS
@@ -18,6 +17,7 @@ from poh_ext.report.statistics import LEVEL, MEASURES, Comparison, compare
 from poh_ext.report.tables import results_table
 from poh_ext.report.training_accuracy import accuracy_blocks
 from poh_ext.report.verdicts import verdicts
+from poh_ext.results import Results, plain
 
 __all__ = ["contents", "title_of"]
 

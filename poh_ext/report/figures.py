@@ -10,8 +10,8 @@ import io
 import math
 from typing import TYPE_CHECKING
 
+from poh_ext._files import write_atomically
 from poh_ext._optional import require
-from poh_ext.report.results import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

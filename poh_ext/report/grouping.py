@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from poh_ext.report.results import CONTROLS, Results, Row
+from poh_ext.results import CONTROLS, Results, Row
 
 __all__ = ["chance_rows", "group_rows", "sizes", "unchanged"]
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from poh_ext.report import plots
-from poh_ext.report.results import Results
 from poh_ext.report.routing import entropy_curves, routing_heatmaps
 from poh_ext.report.routing_heads import head_curves
 from poh_ext.report.scaling import scaling_panels
 from poh_ext.report.training_accuracy import accuracy_curves
+from poh_ext.results import Results
 
 __all__ = ["ACCURACY_PNG", "MAZES_PNG", "PICTURES", "PictureKind"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from poh_ext.report.document import Grid, Paragraph, Span
-from poh_ext.report.results import label
 from poh_ext.report.statistics import MEASURES, estimate
+from poh_ext.results import label
 
 __all__ = ["AS_PUBLISHED_CAVEAT", "CONTROLS_AS_PUBLISHED", "CONTROL_SETS", "deviations", "published_blocks"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from poh_ext.report.ablation import holm
 from poh_ext.report.claims import beats_chance
 from poh_ext.report.document import Block, Bullets, Grid, Heading, Paragraph, Span
-from poh_ext.report.results import Results, Row, label
 from poh_ext.report.statistics import LEVEL, MEASURES, Comparison, Proportion, compare, estimate
+from poh_ext.results import Results, Row, label
 
 __all__ = ["Effect", "routing_blocks", "routing_effects", "routing_verdicts"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from poh_ext._optional import require
 from poh_ext.report.figures import legend, new_figure, parameter_axis, percent_top, style_of
 from poh_ext.report.grouping import chance_rows, group_rows, sizes, unchanged
-from poh_ext.report.results import CONTROLS, Results, label
 from poh_ext.report.statistics import MEASURES, compare, estimate_rows
+from poh_ext.results import CONTROLS, Results, label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

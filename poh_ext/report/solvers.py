@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from poh_ext.report.grouping import group_rows
-from poh_ext.report.results import Results, Row, label
 from poh_ext.report.statistics import estimate_rows
+from poh_ext.results import Results, Row, label
 
 __all__ = ["SOLVER_ROWS", "solver_sentences"]
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from poh_ext._optional import require
-from poh_ext.report.results import CONTROLS, Results, Row, label
 from poh_ext.report.sample_size import mazes_needed, seeds_needed
+from poh_ext.results import CONTROLS, Results, Row, label
 
 __all__ = ["Comparison", "Proportion", "compare", "estimate", "estimate_rows", "mcnemar"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from poh_ext.report.document import Grid, Paragraph, markdown
 from poh_ext.report.grouping import group_rows
-from poh_ext.report.results import Results, label
 from poh_ext.report.solvers import solver_sentences
 from poh_ext.report.statistics import MEASURES, Proportion, estimate_rows
+from poh_ext.results import Results, label
 
 __all__ = ["Table", "results_table"]
 

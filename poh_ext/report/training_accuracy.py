@@ -12,9 +12,8 @@ import numpy as np
 from poh_ext.report.document import Block, Grid, Heading, Paragraph, Picture
 from poh_ext.report.figures import legend, new_figure, percent_top, style_of
 from poh_ext.report.grouping import group_rows, sizes, unchanged
-from poh_ext.report.results import Results, Row, label
 from poh_ext.report.statistics import MEASURES, Proportion, estimate
-from poh_ext.report.validation_record import EXACT, solved_measure
+from poh_ext.results import Results, Row, label, solved_measure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +49,7 @@ def accuracy_curves(results: Results) -> Figure | None:
     unit, per = ("minutes", 60.0) if longest > MINUTES_FROM else ("seconds", 1.0)
     names = list(dict.fromkeys(model for _, model, _ in groups))
     scales = sizes(groups)
-    measures = [*MEASURES, EXACT] if solved_measure(points) == EXACT else MEASURES
+    measures = [*MEASURES, "exact"] if solved_measure(points) == "exact" else MEASURES
     figure = new_figure(5.5 * len(measures), 0.6 + 4.0 * len(scales))
     axes = figure.subplots(len(scales), len(measures), squeeze=False, sharey="row")
     handles, seeds = {}, max(map(len, groups.values()))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from poh_ext.report.claims import claims
 from poh_ext.report.grouping import group_rows
-from poh_ext.report.results import CONTROLS, Results, label
 from poh_ext.report.routing_matters import routing_verdicts
 from poh_ext.report.scaling import OPPONENTS
 from poh_ext.report.statistics import MEASURES, compare
+from poh_ext.results import CONTROLS, Results, label
 
 __all__ = ["verdicts"]
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from poh_ext._files import write_atomically
-from poh_ext.report.environment import describe_environment
+from poh_ext.environment import describe_environment
 from poh_ext.solve.evaluate import check_factors, exact_over_passes, passes_given
 from poh_ext.solve.recipe import Recipe
 from poh_ext.tasks import MazeTasks, sample_tasks

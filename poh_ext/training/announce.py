@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from poh_ext.models import gflop_per_maze, parameter_count
-from poh_ext.report.results import CONTROLS
+from poh_ext.results import CONTROLS
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.memory import available_memory, describe_bytes, misfit, training_memory
 from poh_ext.training.on_the_way import validations

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from poh_ext._optional import require
-from poh_ext.report import Results, describe_environment
+from poh_ext.environment import describe_environment
+from poh_ext.results import Results
 from poh_ext.training.announce import print_estimate, warnings_of, without_misfits
 from poh_ext.training.board import require_tensorboard
 from poh_ext.training.config import BenchmarkConfig, ConfigError

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from poh_ext.models import SHAPES, PlannerShape
-from poh_ext.report.results import CONTROLS
+from poh_ext.results import CONTROLS
 from poh_ext.training.levers import PlannerLevers, TrainingLevers
 from poh_ext.training.notes import notes
 from poh_ext.training.presets import QUICK_12X12, QUICK_SCALING, SOLVERS

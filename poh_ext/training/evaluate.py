@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from poh_ext.report.results import CONTROLS
+from poh_ext.results import CONTROLS
 from poh_ext.rollout import (
     Rollout,
     beeline_policy,

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from poh_ext.report.results import plain, write_atomically
+from poh_ext._files import write_atomically
+from poh_ext.results import plain
 
 __all__ = ["History"]
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from poh_ext.report.validation_record import solved_measure
+from poh_ext.results import solved_measure
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.average import Average
 from poh_ext.training.batches import Batches, FixedBatches

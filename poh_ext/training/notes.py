@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from poh_ext.report.results import CONTROLS
+from poh_ext.results import CONTROLS
 from poh_ext.training.presets import SOLVERS
 from poh_ext.training.validation import flag
 

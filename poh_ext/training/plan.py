@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from poh_ext.report.results import CONTROLS
+from poh_ext.results import CONTROLS
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.planners import planner_options
 from poh_ext.training.presets import SOLVERS, solver_config

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from poh_ext.report import Results
-from poh_ext.report.results import plain
+from poh_ext.results import Results, plain
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.output import in_use
 from poh_ext.training.validation import ConfigError, flag

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from poh_ext.report.routing_record import INTERVENTIONS, kept_passes, over_mazes, routing_record
+from poh_ext.routing_records import INTERVENTIONS, kept_passes, over_mazes, routing_record
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.evaluate import Evaluation, evaluate, first_maze_routing
 from poh_ext.training.plan import PlannedRow

@@ -17,8 +17,7 @@ import torch
 
 from poh_ext.models import gflop_per_maze, parameter_count
 from poh_ext.models.weights import save
-from poh_ext.report import Row
-from poh_ext.report.results import CONTROLS, label, plain
+from poh_ext.results import CONTROLS, Row, label, plain
 from poh_ext.training.at_test import arguments_at_test, counted_at_test
 from poh_ext.training.board import Board
 from poh_ext.training.checkpoint import Checkpoints

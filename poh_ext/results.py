@@ -6,6 +6,7 @@ is one model, trained or untrained, on one seed. `Results` is the whole run.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -20,10 +21,9 @@ import numpy as np
 import torch
 
 from poh_ext._files import write_atomically
-from poh_ext.report.routing_record import check_routing
-from poh_ext.report.validation_record import check_validation
+from poh_ext.routing_records import check_routing
 
-__all__ = ["CONTROLS", "SCHEMA_VERSION", "Results", "Row", "label", "plain", "write_atomically"]
+__all__ = ["CONTROLS", "SCHEMA_VERSION", "Results", "Row", "label", "plain", "solved_measure"]
 
 SCHEMA_VERSION = 1
 PROTOCOLS = ("default", "as-published")
@@ -32,6 +32,8 @@ CONTROLS = ("random", "random_table", "beeline")
 """Rows without a planner; the first is what chance is taken for."""
 _NAMES = {"poh": "PoH", "poh_shallow": "shallow PoH", "poh_token": "PoH per token", "random": "random policy",
           "beeline": "beeline policy", "poh_solver": "PoH solver"}
+# Steps and epochs (from 0) that were taken, seconds of training alone so far, validation mazes, shares of them.
+VALIDATION_FIELDS = ("step", "epoch", "seconds", "mazes", "reached", "optimal")
 
 
 def label(model: str, trained: bool = True, scale: str = "") -> str:
@@ -43,6 +45,11 @@ def label(model: str, trained: bool = True, scale: str = "") -> str:
     kind, _, change = model.partition("/")
     change = f", {change}" if change else ""
     return f"{scale} {_NAMES.get(kind, kind.replace('_', ' '))}{change}{untrained}".strip()
+
+
+def solved_measure(points: list[dict]) -> str:
+    """The share by which mazes are called solved: the strictest one that all points have."""
+    return "exact" if all("exact" in point for point in points) else "optimal"
 
 
 @dataclass
@@ -67,7 +74,8 @@ class Row:
         note: text shown below the table, e.g. "stopped at the time limit".
         scale: size class in a scaling benchmark ("tiny"); "" if there is only one size.
         paths: cells walked on the first few test mazes, start first, for a picture of them.
-        validation: accuracy during the training, one dict per validation (validation_record.py); may be empty.
+        validation: accuracy during the training, one dict per validation with VALIDATION_FIELDS and, where it
+            is known, the share "exact"; may be empty.
         exact: one bool per test maze, True if the best move of each cell alone gives a shortest path
             (`rollout.solved_exactly`). Empty if no single table of moves is followed, and in older files.
     """
@@ -119,7 +127,7 @@ class Results:
             trained on}.
         status: "complete", or "interrupted" if it was stopped early; the rows are those finished by then.
         warnings: sentences that the reader of the report must see.
-        routing: head weights of trained PoH planners, and outcomes with other weights (routing_record.py); optional.
+        routing: head weights of trained PoH planners, and outcomes with other weights (routing_records.py); optional.
 
     Example:
         >>> results = Results("12x12", "default", {"epochs": 30}, describe_environment())
@@ -172,7 +180,7 @@ class Results:
                 raise ValueError(f"{row.describe()} counts a maze as exact that is not optimal")
             if not 0 <= row.moves_correct <= row.moves_total:
                 raise ValueError(f"{row.describe()}: moves_correct={row.moves_correct} of {row.moves_total}")
-            check_validation(row.describe(), row.validation)
+            _check_validation(row.describe(), row.validation)
             if (row.key, row.seed) in seen:
                 raise ValueError(f"{row.describe()} occurs twice")
             seen.add((row.key, row.seed))
@@ -213,6 +221,25 @@ class Results:
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         return results
+
+
+def _check_validation(name: str, points: list) -> None:
+    """Raise ValueError that names the first point that is invalid or contradicts the one before it."""
+    for i, point in enumerate(points):
+        if not isinstance(point, dict) or set(point) - {"exact"} != set(VALIDATION_FIELDS):
+            given = ", ".join(map(str, point)) if isinstance(point, dict) else type(point).__name__
+            needed = ", ".join(VALIDATION_FIELDS)
+            raise ValueError(f"{name}: validation[{i}] must have the fields {needed}, not {given}")
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in point.values()):
+            raise ValueError(f"{name}: validation[{i}] must be finite numbers, not {list(point.values())}")
+        shares = [point[measure] for measure in ("exact", "optimal", "reached") if measure in point]
+        if not (point["mazes"] >= 1 and all(a <= b for a, b in itertools.pairwise([0, *shares, 1]))):
+            raise ValueError(f"{name}: validation[{i}] must have shares of 1 maze or more with 0 <= exact <= optimal "
+                             f"<= reached <= 1, not {' and '.join(map(str, shares))} of {point['mazes']}")
+    for before, after in itertools.pairwise(points):
+        if after["step"] <= before["step"] or after["seconds"] < before["seconds"]:
+            raise ValueError(f"{name}: validation goes back, from step {before['step']} at {before['seconds']} s to "
+                             f"step {after['step']} at {after['seconds']} s")
 
 
 def _check_fields(cls, record, what: str) -> None:

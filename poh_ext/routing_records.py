@@ -9,6 +9,8 @@ import math
 
 import torch
 
+from poh_ext.routing import SUM_TOLERANCE
+
 __all__ = ["INTERVENTIONS", "check_routing", "head_groups", "kept_passes", "over_mazes", "routing_record"]
 
 FIELDS = ("model", "scale", "seed", "weights", "entropy")
@@ -17,8 +19,6 @@ OPTIONAL = ("passes", "over_mazes", "interventions")  # the first files had none
 INTERVENTIONS = ("unchanged", "uniform", "shuffled", "frozen")
 MOST_PASSES = 24  # are kept of a planner that makes hundreds
 BAND = (0.1, 0.9)  # of the mazes
-# Weights may have been computed and saved in bfloat16, whose steps near 1 are 0.004, and are summed over heads.
-SUM_TOLERANCE = 0.02
 
 
 def kept_passes(passes: int) -> list[int]:

@@ -11,7 +11,7 @@ import torch
 
 from poh_ext._backend import backend_info
 
-__all__ = ["describe_environment"]
+__all__ = ["cpu_name", "describe_environment"]
 
 
 def _version(name: str) -> str:
@@ -21,7 +21,8 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """What /proc/cpuinfo calls the CPU, or less where there is no such file."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -41,7 +42,7 @@ def describe_environment(device: str | torch.device = "cpu", precision: str = "f
     device = torch.device(device)
     hardware = {
         "device": str(device),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
