@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 import sys
@@ -33,9 +34,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
         self._outputs: dict[str, str] = {}  # flag -> name of its value
 
-    def add_output(self, flag: str, *, help: str) -> None:
-        """An option that names a file to write: refused while parsing where that cannot be done."""
-        self._outputs[flag] = self.add_argument(flag, type=_output_file, metavar="FILE", help=help).dest
+    def add_output(self, flag: str, *, help: str, suffix: str = "") -> None:
+        """An option that names a file to write: refused while parsing where that cannot be done.
+
+        A name with another `suffix` is refused, too, because programs that open the file go by it.
+        """
+        kind = functools.partial(_output_file, suffix=suffix)
+        self._outputs[flag] = self.add_argument(flag, type=kind, metavar="FILE", help=help).dest
 
     def parse_args(self, *arguments, **options) -> argparse.Namespace:
         """Also refuses two options that would write the same file, of which only the second were left."""
@@ -53,8 +58,10 @@ class Parser(argparse.ArgumentParser):
         self.exit(BAD_OPTIONS, f"{self.prog}: error: {message}\n")
 
 
-def _output_file(text: str) -> Path:
+def _output_file(text: str, suffix: str) -> Path:
     reason = "it is a folder" if text.endswith(os.sep) else why_not_writable(text)
+    if not reason and suffix and Path(text).suffix.lower() not in ("", suffix):
+        reason = f"the name must end in {suffix}, or have no suffix"
     if reason:
         raise argparse.ArgumentTypeError(f"{text or repr(text)} cannot be written: {reason}")
     return Path(text)

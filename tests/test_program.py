@@ -72,6 +72,19 @@ def test_a_folder_in_place_of_a_file_is_refused(name, flag, refused, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name, flag", [option for option in OPTIONS if option[1] != "--json"])
+def test_another_suffix_than_that_of_the_format_is_refused(name, flag, refused, tmp_path):
+    suffix = ".gif" if flag == "--gif" else ".png"
+    for wrong in ("maze.jpg", "maze.JPEG", "maze.png.txt"):
+        said = refused(name, flag, tmp_path / wrong)
+        assert f"argument {flag}: {tmp_path / wrong} cannot be written: the name must end in {suffix}" in said
+    parser = _program.Parser()
+    parser.add_output(flag, help="", suffix=suffix)
+    for right in (f"maze{suffix}", f"maze{suffix.upper()}", "maze", os.devnull):
+        assert parser.parse_args([flag, str(tmp_path / right)])
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_one_file_for_two_options_is_refused(name, refused, tmp_path):
     one, two = PROGRAMS[name][2]

@@ -63,7 +63,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                         f"{QUICK_ROUNDS} rounds, without the largest cases (a language model's losses, PoH's step, "
                         "some passes)")
     parser.add_output("--json", help="write every sample and the machine to FILE")
-    parser.add_output("--plot", help="draw the ratios in a PNG (needs matplotlib)")
+    parser.add_output("--plot", suffix=".png", help="draw the ratios in a PNG (needs matplotlib)")
     options = parser.parse_args(arguments)
     unknown = [g for g in options.only.split(",") if g not in GROUPS]
     if unknown:

@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=positive, default=0.5, help="seconds to spend on each point (default: 0.5)")
     parser.add_output("--json", help="write the sweeps and the machine to FILE")
-    parser.add_output("--plot", help="draw the sweeps in a PNG (needs matplotlib)")
+    parser.add_output("--plot", suffix=".png", help="draw the sweeps in a PNG (needs matplotlib)")
     options = parser.parse_args(arguments)
     if options.plot:
         try:

@@ -56,8 +56,8 @@ def _demo(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=at_least(0), default=1, help="seed of the maze (default: 1)")
     parser.add_argument("--algorithm", choices=GENERATORS, default="dfs",
                         help="generator of the maze; training used dfs (default: dfs)")
-    parser.add_output("--png", help="draw the maze, its shortest path and the planner's path")
-    parser.add_output("--gif", help="animate the policy over the passes, then the walk")
+    parser.add_output("--png", suffix=".png", help="draw the maze, its shortest path and the planner's path")
+    parser.add_output("--gif", suffix=".gif", help="animate the policy over the passes, then the walk")
     parser.add_argument("--passes", type=at_least(1),
                         help="passes of the planner; each carries information by one cell (default: as many as cells)")
     tolerance(parser)

@@ -59,7 +59,7 @@ def evaluate(parser: Parser, arguments: Sequence[str]) -> int:
                         help="one or more kinds of cell to start from. "
                         + "; ".join(f"{k}: {v}" for k, v in STARTS.items()) + " (default: any)")
     parser.add_output("--json", help="write the outcome on every maze, after each set")
-    parser.add_output("--plot", help="draw the shares over passes, with 95 %% bands (PNG)")
+    parser.add_output("--plot", suffix=".png", help="draw the shares over passes, with 95 %% bands (PNG)")
     tolerance(parser)
     weights(parser)
     options = parser.parse_args(arguments)
