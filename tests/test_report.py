@@ -11,7 +11,8 @@ import torch
 from report_cases import carve, make_results, make_row, make_run, make_scaling, pad, walk
 
 from poh_ext.environment import describe_environment
-from poh_ext.report import FILES, MazeSample, results_table, verdicts, write_report
+from poh_ext.maze_drawing import MazeSample
+from poh_ext.report import FILES, results_table, verdicts, write_report
 from poh_ext.results import Results
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from report_cases import carve, make_results, make_row, make_scaling, pad, walk
 
-from poh_ext.report import MazeSample, results_table, write_report
+from poh_ext.maze_drawing import MazeSample
+from poh_ext.report import results_table, write_report
 from poh_ext.report.document import Bullets, Code, Grid, Heading, Pairs, Paragraph, Picture, Span, markdown
 from poh_ext.report.html import page
 

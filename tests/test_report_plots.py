@@ -6,10 +6,11 @@ import torch
 from matplotlib.image import imread
 from report_cases import carve, make_results, make_row, make_run, make_scaling, pad, walk
 
-from poh_ext.report.figures import percent_top, save_png
+from poh_ext._figures import percent_top, save_png
+from poh_ext.maze_drawing import MazeSample, first_stray, maze_sheet
 from poh_ext.report.plots import _bin_edges, accuracy_by_length, learning_curves, outcome_bars, smooth
-from poh_ext.report.sheet import DOWN, LEFT, RIGHT, UP, MazeSample, first_stray, maze_sheet
 
+UP, DOWN, LEFT, RIGHT = 1, 2, 4, 8  # bits of MazeBatch.passages
 PLOTS = (learning_curves, outcome_bars, accuracy_by_length)
 
 

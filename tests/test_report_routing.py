@@ -8,9 +8,9 @@ import pytest
 import torch
 from report_cases import make_results, make_row, make_run, make_scaling
 
+from poh_ext._figures import save_png
 from poh_ext.models import PoHPlanner
 from poh_ext.report import entropy_curves
-from poh_ext.report.figures import save_png
 from poh_ext.report.routing import routing_heatmaps
 from poh_ext.results import Results
 from poh_ext.routing_records import routing_record

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.image import imread
 from report_cases import SIZES, make_run, make_scaling
 
-from poh_ext.report.figures import save_png
+from poh_ext._figures import save_png
 from poh_ext.report.grouping import chance_rows
 from poh_ext.report.plots import accuracy_by_length, learning_curves, outcome_bars
 from poh_ext.report.scaling import OPPONENTS, scaling_panels

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from report_cases import make_results, make_row
 
+from poh_ext._figures import save_png
 from poh_ext.report import write_report
 from poh_ext.report.document import Grid
-from poh_ext.report.figures import save_png
 from poh_ext.report.statistics import estimate
 from poh_ext.report.training_accuracy import accuracy_blocks, accuracy_curves, solved_from
 from poh_ext.results import Results

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from poh_ext import generate_mazes, greedy_rollout, sample_tasks
+from poh_ext.maze_drawing import WALKED, Layout
 from poh_ext.mazes import MazeBatch
 from poh_ext.solve import animation, cli, weights
 from poh_ext.solve.animation import animate, leads_to_goal, passes_shown, save_gif
 from poh_ext.solve.evaluate import states_after
-from poh_ext.solve.picture import WALKED, Layout
 from poh_ext.tasks import MazeTasks
 
 Image = pytest.importorskip("PIL.Image")

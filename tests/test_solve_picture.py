@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from poh_ext import sample_tasks
+from poh_ext._figures import save_png
+from poh_ext.maze_drawing import GOAL, PAPER, START, TRUTH, WALKED, WALL, Layout, draw_walls, maze_picture
 from poh_ext.mazes import MazeBatch
-from poh_ext.solve.picture import GOAL, PAPER, START, TRUTH, WALKED, WALL, Layout, draw_walls, maze_picture, save_png
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -62,6 +63,6 @@ def test_the_whole_maze_and_its_legend_fit(size):
 def test_it_is_saved_as_a_png_in_one_step(tmp_path):
     task = sample_tasks(1, 6, min_path=8, seed=4)
     image = maze_picture(task, task.path[0])
-    with Image.open(save_png(tmp_path / "maze.png", image)) as read:
+    with Image.open(save_png(image, tmp_path / "maze.png")) as read:
         assert read.format == "PNG" and np.array_equal(np.asarray(read.convert("RGB")), np.asarray(image))
     assert [file.name for file in tmp_path.iterdir()] == ["maze.png"]

@@ -120,8 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_atomically(options.json, json.dumps({"machine": facts, "cases": records}, indent=1).encode())
         print(f"\nwrote {options.json}")
     if options.plot:
+        from poh_ext._figures import save_png
         from poh_ext.bench.plot import draw
-        from poh_ext.report.figures import save_png
 
         print(f"wrote {save_png(draw(facts, records), options.plot)}")
     return 0

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 import poh_ext
+from poh_ext._figures import new_figure, save_png
 from poh_ext._files import write_atomically
 from poh_ext._optional import MissingPackage, require
 from poh_ext._program import Parser, positive, run
 from poh_ext.bench import machine
 from poh_ext.bench.case import with_gradients
 from poh_ext.bench.timing import Spread, interleave
-from poh_ext.report.figures import new_figure, save_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

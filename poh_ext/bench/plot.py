@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from poh_ext._figures import new_figure
 from poh_ext.bench.case import OURS
-from poh_ext.report.figures import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,14 +4,12 @@ from poh_ext.report.ablation import ablation_table
 from poh_ext.report.claims import claims
 from poh_ext.report.report import FILES, write_report
 from poh_ext.report.routing import entropy_curves
-from poh_ext.report.sheet import MazeSample
 from poh_ext.report.statistics import compare, estimate
 from poh_ext.report.tables import results_table
 from poh_ext.report.verdicts import verdicts
 
 __all__ = [
     "FILES",
-    "MazeSample",
     "ablation_table",
     "claims",
     "compare",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from poh_ext._figures import legend, new_figure, panels, percent_top, style_of
 from poh_ext._optional import require
-from poh_ext.report.figures import legend, new_figure, panels, percent_top, style_of
 from poh_ext.report.grouping import chance_rows, group_rows, sizes, unchanged
 from poh_ext.report.statistics import MEASURES, estimate, estimate_rows
 from poh_ext.results import CONTROLS, Results, label

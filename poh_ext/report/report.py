@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from poh_ext._figures import save_png
 from poh_ext._files import write_atomically
 from poh_ext._optional import require
+from poh_ext.maze_drawing import MazeSample, maze_sheet
 from poh_ext.report.contents import contents, title_of
 from poh_ext.report.document import markdown
-from poh_ext.report.figures import save_png
 from poh_ext.report.html import page
 from poh_ext.report.pictures import MAZES_PNG, PICTURES
-from poh_ext.report.sheet import MazeSample, maze_sheet
 from poh_ext.results import Results
 
 __all__ = ["FILES", "write_report"]

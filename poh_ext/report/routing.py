@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from poh_ext._figures import legend, new_figure, panels, style_by_turn
 from poh_ext._optional import require
-from poh_ext.report.figures import legend, new_figure, panels, style_by_turn
 from poh_ext.report.grouping import group_rows
 from poh_ext.report.plots import series, smooth, step_axis
 from poh_ext.results import Results, label

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from poh_ext._figures import STYLES, legend, panels
 from poh_ext._optional import require
 from poh_ext.report.document import Block, Grid, Heading, Paragraph
-from poh_ext.report.figures import STYLES, legend, panels
 from poh_ext.results import Results, label
 from poh_ext.routing_records import MOST_PASSES, head_groups
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from poh_ext._figures import legend, log_axis, new_figure, percent_top, style_of
 from poh_ext._optional import require
-from poh_ext.report.figures import legend, new_figure, parameter_axis, percent_top, style_of
 from poh_ext.report.grouping import chance_rows, group_rows, sizes, unchanged
 from poh_ext.report.statistics import MEASURES, compare, estimate_rows
 from poh_ext.results import CONTROLS, Results, label
@@ -45,7 +45,8 @@ def scaling_panels(results: Results) -> Figure | None:
     low, high = min(low, -2), max(high, 2)  # what small differences are is seen by their scale
     axes[1, 0].set_ylim(low, high + 0.08 * (high - low))  # room for the names
     for axis in axes.flat:
-        parameter_axis(axis)
+        log_axis(axis, unit=1e6)
+        axis.set_xlabel("parameters (millions, logarithmic)")
         axis.tick_params(labelbottom=True, labelleft=True)
         axis.grid(alpha=0.3)
     for axis in axes[1]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from poh_ext._figures import legend, new_figure, percent_top, style_of
 from poh_ext.report.document import Block, Grid, Heading, Paragraph, Picture
-from poh_ext.report.figures import legend, new_figure, percent_top, style_of
 from poh_ext.report.grouping import group_rows, sizes, unchanged
 from poh_ext.report.statistics import MEASURES, Proportion, estimate
 from poh_ext.results import Results, Row, label, solved_measure

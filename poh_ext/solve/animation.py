@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from poh_ext import maze_drawing
 from poh_ext._files import write_atomically
 from poh_ext._optional import require
+from poh_ext.maze_drawing import GOAL, PAPER, START, WALKED, WALL, Layout
 from poh_ext.rollout import Rollout, best_neighbors
-from poh_ext.solve import picture
-from poh_ext.solve.picture import GOAL, PAPER, START, WALKED, WALL, Layout
 from poh_ext.tasks import MazeTasks
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def animate(task: MazeTasks, after: Sequence[int], scores: Sequence[Tensor], rol
     text = _outcome(rollout, int(task.length[0]) - 1)
     for step in range(1, WALKING + 1):
         frame = _frame(layout, task, levels, text if step == WALKING else "the walk by these moves")
-        picture.draw_path(frame, layout, cells[: 1 + -(-(len(cells) - 1) * step // WALKING)], 0.5, WALKED)
-        picture.draw_ends(frame, layout, task)
+        maze_drawing.draw_path(frame, layout, cells[: 1 + -(-(len(cells) - 1) * step // WALKING)], 0.5, WALKED)
+        maze_drawing.draw_ends(frame, layout, task)
         yield frame, END_MS if step == WALKING else WALKING_MS
 
 
@@ -90,13 +90,13 @@ def _outcome(rollout: Rollout, shortest: int) -> str:
 
 
 def _frame(layout: Layout, task: MazeTasks, levels: np.ndarray, title: str, aside: str = "") -> Image:
-    frame = picture.draw_walls(layout, task.mazes, levels, _palette()[: SHADES + 1])
-    picture.draw_ends(frame, layout, task)
+    frame = maze_drawing.draw_walls(layout, task.mazes, levels, _palette()[: SHADES + 1])
+    maze_drawing.draw_ends(frame, layout, task)
     fonts, pen = require("PIL.ImageFont"), require("PIL.ImageDraw").Draw(frame)
     for text, size, x, anchor in ((title, 22, layout.margin, "ls"), (aside, 16, layout.size[0] - layout.margin, "rs")):
-        pen.text((x, layout.origin[1] - 12), text, fill=picture.TEXT, font=fonts.load_default(size), anchor=anchor)
+        pen.text((x, layout.origin[1] - 12), text, fill=maze_drawing.TEXT, font=fonts.load_default(size), anchor=anchor)
     items = [("start", START, 0), ("goal", GOAL, 0), ("knows the way", MIDDLE, 10), ("path walked", WALKED, 6)]
-    picture.draw_legend(frame, layout.size[1] - 26, items, size=13)
+    maze_drawing.draw_legend(frame, layout.size[1] - 26, items, size=13)
     return frame
 
 

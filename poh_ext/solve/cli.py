@@ -17,15 +17,16 @@ from collections.abc import Sequence
 
 import torch
 
+from poh_ext._figures import save_png
 from poh_ext._optional import MissingPackage, require
 from poh_ext._program import BAD_OPTIONS, Parser, run
+from poh_ext.maze_drawing import maze_picture
 from poh_ext.mazes import GENERATORS, generate_mazes
 from poh_ext.rollout import greedy_rollout, solved_exactly
 from poh_ext.solve._options import at_least, tolerance, weights
 from poh_ext.solve.animation import animate, passes_shown, save_gif
 from poh_ext.solve.evaluate import states_after
 from poh_ext.solve.evaluate_cli import evaluate
-from poh_ext.solve.picture import maze_picture, save_png
 from poh_ext.solve.weights import load
 from poh_ext.tasks import MazeTasks
 
@@ -86,7 +87,7 @@ def _demo(parser: Parser, arguments: Sequence[str]) -> int:
           f"{seconds:.1f} s: {'reached' if reached else 'not reached'} in {moves} moves, "
           f"{'exactly' if exact else 'not'} a shortest path")
     if options.png:
-        print(f"wrote {save_png(options.png, maze_picture(task, rollout.path[0]))}")
+        print(f"wrote {save_png(maze_picture(task, rollout.path[0]), options.png)}")
     if options.gif:
         print(f"wrote {save_gif(options.gif, animate(task, after, scores, rollout))}")
     return 0 if exact else 1

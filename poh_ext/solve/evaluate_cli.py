@@ -90,7 +90,7 @@ def evaluate(parser: Parser, arguments: Sequence[str]) -> int:
     if options.json:
         print(f"wrote {options.json}")
     if options.plot:
-        from poh_ext.report.figures import save_png
+        from poh_ext._figures import save_png
         from poh_ext.solve.plot import accuracy_over_passes
 
         title = f"{recipe.planner}, {sum(p.numel() for p in model.parameters()):,} parameters"

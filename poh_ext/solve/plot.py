@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from poh_ext._optional import require
-from poh_ext.report.figures import legend, new_figure, style_by_turn
+from poh_ext._figures import legend, log_axis, new_figure, style_by_turn
 from poh_ext.report.statistics import estimate
 from poh_ext.solve.outcomes import Outcome
 
@@ -35,12 +34,8 @@ def accuracy_over_passes(outcomes: Sequence[Outcome], title: str = "") -> Figure
         handles += axis.plot(factors, [share.percent for share in shares], color=color, linestyle=line, marker=marker,
                              markersize=5, linewidth=1.6)
         axis.plot(factors, [100 * sum(row) / len(row) for *_, row in rows], color=color, linestyle=":", linewidth=1.0)
-    axis.set_xscale("log")
+    log_axis(axis)
     axis.axvline(1, color="#444444", linestyle="--", linewidth=0.8, zorder=0)
-    ticker = require("matplotlib.ticker")
-    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
     axis.set(xlabel="passes for each move of the shortest path (logarithmic); thin: could be known", ylim=(-3, 103),
              ylabel="mazes solved exactly (%), 95 % band", title=title)
     axis.grid(alpha=0.3)

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from poh_ext.maze_drawing import MazeSample, maze_sheet
 from poh_ext.mazes import MazeBatch
-from poh_ext.report import MazeSample
-from poh_ext.report.sheet import maze_sheet
 from poh_ext.results import Row
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.at_test import arguments_at_test

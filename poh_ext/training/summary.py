@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from poh_ext.maze_drawing import MazeSample
 from poh_ext.mazes import MazeBatch
-from poh_ext.report import FILES, MazeSample, ablation_table, results_table, verdicts, write_report
+from poh_ext.report import FILES, ablation_table, results_table, verdicts, write_report
 from poh_ext.results import Results, Row, label
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.output import own_folders

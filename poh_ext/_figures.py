@@ -1,13 +1,15 @@
-"""Parts of all pictures: an empty figure, its saving, a style for each model, axes that fit, a legend beside the data.
+"""What all figures share: an empty figure, its saving, a style for each model, axes that fit, a legend beside the data.
 
-Figures are made without pyplot, whose global state would affect a caller's own plots. Models differ in line style,
-marker and hatch as well as in colour, so the pictures can be read in black and white.
+Report, solve and bench draw with it. Figures are made without pyplot, whose global state would affect a caller's own
+plots. Models differ in line style, marker and hatch as well as in colour, so figures can be read in black and white.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poh_ext._files import write_atomically
@@ -15,8 +17,9 @@ from poh_ext._optional import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
-__all__ = ["legend", "new_figure", "panels", "parameter_axis", "percent_top", "save_png", "style_by_turn", "style_of"]
+__all__ = ["legend", "log_axis", "new_figure", "panels", "percent_top", "save_png", "style_by_turn", "style_of"]
 
 DPI = 130
 # Okabe and Ito's colours, which also differ under colour blindness: colour, line, marker, hatch
@@ -55,10 +58,13 @@ def panels(n: int, columns: int, width: float, height: float) -> tuple[Figure, l
     return figure, axes[:n]
 
 
-def save_png(figure: Figure, path):
-    """Write a figure atomically, in the size that it was made with."""
+def save_png(drawn: Figure | Image, path: str | os.PathLike) -> Path:
+    """Write a figure, in the size that it was made with, or a Pillow image. The file is whole or not there."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    if hasattr(drawn, "savefig"):
+        drawn.savefig(buffer, format="png", dpi=DPI)
+    else:
+        drawn.save(buffer, format="PNG", optimize=True)
     return write_atomically(path, buffer.getvalue())
 
 
@@ -84,13 +90,12 @@ def percent_top(highest: float) -> int:
     return next((top for top in (10, 20, 40, 60, 80) if highest <= top), 100)
 
 
-def parameter_axis(axis) -> None:
-    """A logarithmic axis of parameters, in millions."""
+def log_axis(axis, unit: float = 1.0) -> None:
+    """Make the x axis logarithmic, with plain numbers that count the `unit`."""
     ticker = require("matplotlib.ticker")
     axis.set_xscale("log")
-    axis.set_xlabel("parameters (millions, logarithmic)")
     axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value / 1e6:g}"))
+    axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value / unit:g}"))
     axis.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
