@@ -1,9 +1,11 @@
 """An invented run of the 12x12 benchmark, shared by the tests of poh_ext.report."""
 
 import numpy as np
+import torch
 
 from poh_ext.environment import describe_environment
 from poh_ext.results import Results, Row
+from poh_ext.routing_records import over_mazes
 
 
 def make_row(model="baseline", trained=True, seed=0, reached=(1, 1, 0, 1), optimal=None, **changes):
@@ -106,6 +108,36 @@ def make_scaling(scales=("tiny", "small", "xl"), seeds=(0,), n=60, gain=0.2, abl
     return make_results(rows, test_sets=sets)
 
 
+STUDIED = 300  # mazes
+
+
+def study_record(seed=0, near=2, passes=3, depth=1, drop=60, **changes):
+    """A planner that reaches mazes 0 ... 199, with uniform weights `drop` of them fewer, and with another maze's one
+    more; its neighbour heads lose weight from pass to pass."""
+    first = torch.linspace(0.4, 0.1, passes)[:, None, None] + torch.linspace(-0.01, 0.01, 11)
+    weights = torch.stack([first, first, 0.5 - first, 0.5 - first], -1).expand(-1, depth, -1, -1)
+
+    def outcome(reached):
+        solved = [i < reached for i in range(STUDIED)]
+        return {"reached": solved, "optimal": solved}
+
+    return {
+        "model": "poh", "scale": "", "seed": seed, "weights": [[[0.4, 0.3, 0.2, 0.1]] * depth] * passes, "entropy": 1.0,
+        "over_mazes": over_mazes(weights, list(range(1, passes + 1)), near),
+        "interventions": {"unchanged": outcome(200), "uniform": outcome(200 - drop), "shuffled": outcome(201),
+                          "frozen": outcome(200)}, **changes}  # fmt: skip
+
+
+def make_study(records, random=True, reached=200):
+    rows = []
+    for record in records:
+        solved = [i < reached for i in range(STUDIED)]
+        rows.append(make_row(record["model"], seed=record["seed"], reached=solved, scale=record["scale"]))
+        if random and record["seed"] not in {row.seed for row in rows if row.model == "random"}:
+            rows.append(make_row("random", False, record["seed"], [i < 50 for i in range(STUDIED)]))
+    return make_results(rows, lengths=[50] * STUDIED, routing=records)
+
+
 def carve(n, height, width, seed=0):
     """Depth-first mazes as passage bits, with start and goal in opposite corners, written for the tests alone."""
     rng = np.random.default_rng(seed)
@@ -156,3 +188,10 @@ def pad(paths):
     for row, path in zip(out, paths, strict=True):
         row[: len(path)] = path
     return out
+
+
+def markdown(table):
+    """A table and its notes as report.md should have them."""
+    align = ["---"] * table.left + ["---:"] * (len(table.header) - table.left)
+    lines = ["| " + " | ".join(cells) + " |" for cells in (table.header, align, *table.rows)]
+    return "\n\n".join(["\n".join(lines), *table.notes])

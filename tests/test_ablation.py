@@ -7,7 +7,7 @@ from report_cases import make_results, make_row
 
 from poh_ext.models import parameter_count
 from poh_ext.report import ablation_table, claims, write_report
-from poh_ext.report.ablation import ablation_rows, holm
+from poh_ext.report.effects import ablation_effects, holm
 from poh_ext.report.verdicts import verdicts
 from poh_ext.results import Results
 from poh_ext.training import benchmark, loop, protocol
@@ -174,9 +174,9 @@ def test_ablate_trains_every_change_and_reports_paired_differences(tmp_path, cap
 
 def test_the_table_counts_changed_minus_chosen():
     results = invented(baseline=60, poh=60, baseline__without_x_warmup=90, poh__with_x_mask=20)
-    rows = {(row.model, row.change): row for row in ablation_rows(results)}
+    rows = {(row.model, row.change): row for row in ablation_effects(results)}
     up, down = rows["baseline", "without warmup"], rows["poh", "with mask"]
-    assert up.comparisons["reached"].difference == pytest.approx(30) and up.percents["reached"] == 90
+    assert up.comparisons["reached"].difference == pytest.approx(30) and up.shares["reached"].percent == 90
     assert down.comparisons["optimal"].difference == pytest.approx(-40)
     assert up.verdict() == "reached rises, optimal rises" and down.verdict() == "reached falls, optimal falls"
     table = ablation_table(results)
@@ -188,8 +188,8 @@ def test_many_comparisons_are_corrected():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == [] and holm([0.9, 0.8]) == [1.0, 1.0]
     alone = invented(baseline=50, baseline__without_x_a=56)  # p = 0.03 of one comparison
-    assert ablation_rows(alone)[0].comparisons["reached"].resolved
-    assert ablation_rows(alone)[0].verdict() == "not resolved"  # it is one of two here
+    assert ablation_effects(alone)[0].comparisons["reached"].resolved
+    assert ablation_effects(alone)[0].verdict() == "not resolved"  # it is one of two here
 
 
 def test_a_report_of_changed_planners_is_written_with_every_row(tmp_path):

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from report_cases import carve, make_results, make_row, make_run, make_scaling, pad, walk
+from report_cases import carve, make_results, make_row, make_run, make_scaling, markdown, pad, walk
 
 from poh_ext.environment import describe_environment
 from poh_ext.maze_drawing import MazeSample
@@ -130,7 +130,7 @@ class TestWriteReport:
         text = written[1].read_text()
         for part in (
             results.command,
-            results_table(results).markdown(),
+            markdown(results_table(results)),
             "- warm-up never ends\n",
             "`epochs`: 30",
             "`versions.torch`",

@@ -9,12 +9,21 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from report_cases import carve, make_results, make_row, make_scaling, pad, walk
+from report_cases import (
+    STUDIED,
+    carve,
+    make_results,
+    make_row,
+    make_scaling,
+    make_study,
+    pad,
+    study_record,
+    walk,
+)
 
 from poh_ext.maze_drawing import MazeSample
 from poh_ext.report import results_table, write_report
-from poh_ext.report.document import Bullets, Code, Grid, Heading, Pairs, Paragraph, Picture, Span, markdown
-from poh_ext.report.html import page
+from poh_ext.report.rendering import png_size
 
 HOSTILE = "<script>alert('1')</script> & \"quoted\" <img src=http://example.org/x.png>"
 VOID = {"meta", "link", "img", "br", "hr"}
@@ -107,12 +116,12 @@ def test_it_is_a_whole_semantic_document(report):
 def test_the_page_says_what_the_table_and_the_markdown_say(report):
     results, folder = report
     found = Page((folder / "index.html").read_text())
-    grid = results_table(results).grid()
+    table = results_table(results)
     cells = [cell.replace("\u00a0", " ") for cell in found.cells]
-    expected = [*grid.header, *(cell for row in grid.rows for cell in row)]
+    expected = [*table.header, *(cell for row in table.rows for cell in row)]
     assert cells[: len(expected)] == expected
     plain = " ".join((folder / "report.md").read_text().replace("**", "").replace("`", "").split())
-    sentences = [line for line in results_table(results).footnotes if line]
+    sentences = [line for line in table.notes if line]
     assert sentences and all(s in found.text and s in plain for s in sentences)
 
 
@@ -127,30 +136,35 @@ def test_an_empty_run_has_a_page_too(tmp_path):
     assert "No model was finished." in found.text and "Interrupted:" in found.text and not found.all("img")
 
 
-def test_every_block_has_both_forms(tmp_path):
-    write_report(make_results([make_row()]), tmp_path)
-    blocks = [
-        Heading("A & B"), Paragraph(["a ", Span("strong", "b"), " ", Span("code", "c<d")]), Code("x\ny"),
-        Bullets(["one\ntwo", [Span("link", "f.txt"), ": file"]]), Grid(["n", "k"], [["a", "1"]], left=1),
-        Picture("outcomes.png", "bars", "A caption."), Pairs("Options", [("o", "1")]), Pairs("None"),
-    ]  # fmt: skip
-    assert markdown(blocks) == (
-        "## A & B\n\na **b** `c<d`\n\n```\nx\ny\n```\n\n- one two\n- [f.txt](f.txt): file\n\n"
-        "| n | k |\n| --- | ---: |\n| a | 1 |\n\n![bars](outcomes.png)\n\n*A caption.*\n\n"
-        "Options:\n\n- `o`: 1\n\nNone:\n\nnone recorded\n"
-    )
-    text = page("t", blocks, tmp_path)
-    assert '<p>a <strong>b</strong> <code>c&lt;d</code></p>' in text and '<h2 id="a-b">A &amp; B</h2>' in text
-    assert "<li>one two</li>" in text and '<td class="number">1</td>' in text
-    for render in (markdown, lambda b: page("t", b, tmp_path)):
-        with pytest.raises(TypeError, match="str is no block of a report"):
-            render(["text"])
+def test_every_part_has_both_forms(tmp_path):
+    """A run with all that a report can hold, and text that must not stand on several lines or be read as markup."""
+    results = make_study([study_record(0), study_record(1)])
+    results.rows += [make_row(name, True, seed, [False] * STUDIED) for seed in (0, 1) for name in ("baseline", "poh/x")]
+    results.rows[0].validation = [{"step": 1, "epoch": 0, "seconds": 2, "mazes": 9, "reached": 1, "optimal": 1}]
+    results.experiment, results.warnings, results.environment = "A & B", ["one\ntwo"], {}
+    results.config, results.protocol = {"o": {"p": "x\ny"}}, "as-published"
+    write_report(results, tmp_path)
+    text, page = (tmp_path / "report.md").read_text(), (tmp_path / "index.html").read_text()
+    for part in ("# A & B, as-published protocol\n", "\n## Warnings\n\n- one two\n\n## Pictures\n\n![",
+                 "\n**What the as-published protocol measures.** The planners,", "\n- **uniform weights**: every head",
+                 "\n\n## How it was run\n\n- seed 0: ", "\n\nOptions:\n\n- `o.p`: x y\n\n",
+                 "\nEnvironment:\n\nnone recorded\n\n## Files\n\n- [index.html](index.html): this report"):
+        assert part in text, part
+    for part in ('<h1 id="a-b-as-published-protocol">A &amp; B, as-published protocol</h1>\n<nav', "<li>one two</li>",
+                 "<p><strong>What the as-published protocol measures.</strong> The planners,", '<td class="number">',
+                 "<li><strong>uniform weights</strong>: every head has", "<dt><code>o.p</code></dt><dd>x\ny</dd>",
+                 "<summary>Environment</summary>\n<p>none recorded</p>",
+                 '<li><a href="index.html">index.html</a>: this report'):
+        assert part in page, part
+    headings = re.findall("^##+ (.*)$", text, re.MULTILINE)
+    assert headings == re.findall("<h[23] id=[^>]*>(.*)</h[23]>", page) and len(headings) == 11
+    assert re.findall("^## (.*)$", text, re.MULTILINE) == re.findall('<li><a href="#[^"]*">(.*)</a></li>', page)
 
 
 def test_a_picture_that_is_none_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"GIF89a")
     with pytest.raises(ValueError, match=r"a\.png is not a PNG"):
-        page("t", [Heading("t", 1), Picture("a.png", "alt", "caption")], tmp_path)
+        png_size(tmp_path / "a.png")
 
 
 PROBE = """<script>

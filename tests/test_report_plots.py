@@ -8,7 +8,8 @@ from report_cases import carve, make_results, make_row, make_run, make_scaling, 
 
 from poh_ext._figures import percent_top, save_png
 from poh_ext.maze_drawing import MazeSample, first_stray, maze_sheet
-from poh_ext.report.plots import _bin_edges, accuracy_by_length, learning_curves, outcome_bars, smooth
+from poh_ext.report.outcome_figures import _bin_edges, accuracy_by_length, outcome_bars
+from poh_ext.report.training_figures import learning_curves, smooth
 
 UP, DOWN, LEFT, RIGHT = 1, 2, 4, 8  # bits of MazeBatch.passages
 PLOTS = (learning_curves, outcome_bars, accuracy_by_length)

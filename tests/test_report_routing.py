@@ -11,7 +11,7 @@ from report_cases import make_results, make_row, make_run, make_scaling
 from poh_ext._figures import save_png
 from poh_ext.models import PoHPlanner
 from poh_ext.report import entropy_curves
-from poh_ext.report.routing import routing_heatmaps
+from poh_ext.report.head_weights import routing_heatmaps
 from poh_ext.results import Results
 from poh_ext.routing_records import routing_record
 from poh_ext.tasks import sample_tasks

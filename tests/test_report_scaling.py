@@ -6,10 +6,9 @@ from matplotlib.image import imread
 from report_cases import SIZES, make_run, make_scaling
 
 from poh_ext._figures import save_png
-from poh_ext.report.grouping import chance_rows
-from poh_ext.report.plots import accuracy_by_length, learning_curves, outcome_bars
-from poh_ext.report.scaling import OPPONENTS, scaling_panels
-from poh_ext.report.statistics import compare, estimate_rows
+from poh_ext.report.outcome_figures import accuracy_by_length, outcome_bars, scaling_panels
+from poh_ext.report.statistics import OPPONENTS, chance_rows, compare, estimate_rows
+from poh_ext.report.training_figures import learning_curves
 from poh_ext.results import label
 
 

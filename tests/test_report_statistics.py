@@ -5,12 +5,18 @@ import math
 
 import numpy as np
 import pytest
-from report_cases import make_results, make_row, make_run
+from report_cases import make_results, make_row, make_run, markdown
 from scipy import stats as scipy_stats
 
-from poh_ext.report.grouping import group_rows
-from poh_ext.report.sample_size import mazes_needed, seeds_needed
-from poh_ext.report.statistics import compare, estimate, estimate_rows, mcnemar
+from poh_ext.report.statistics import (
+    compare,
+    estimate,
+    estimate_rows,
+    group_rows,
+    mazes_needed,
+    mcnemar,
+    seeds_needed,
+)
 from poh_ext.report.tables import COLUMNS, results_table
 
 
@@ -209,9 +215,9 @@ class TestTable:
             "PoH", "yes", "7,412,688", "1.09", full, "0.0 [0.0-49.0]", "-", "75.0", "81.5", "148", "911",
         ]  # fmt: skip
         assert table.rows[1][3] == "-" and table.rows[1][6:9] == ["-", "-", "-"]
-        assert "PoH, seed 0: slow disk" in table.footnotes
-        markdown = table.markdown().splitlines()
-        assert markdown[0].count("|") == len(COLUMNS) + 1 == markdown[2].count("|")
+        assert "PoH, seed 0: slow disk" in table.notes
+        lines = markdown(table).splitlines()
+        assert lines[0].count("|") == len(COLUMNS) + 1 == lines[2].count("|")
 
     @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
     def test_text_fits_a_terminal(self, seeds):
@@ -234,11 +240,11 @@ class TestTable:
         table = results_table(make_results(rows))
         lines = table.text().splitlines()
         assert lines.count("tiny:") == lines.count("xl:") == 1
-        assert table.markdown().startswith("| size | model |")
+        assert markdown(table).startswith("| size | model |")
 
     def test_nothing_finished(self):
         table = results_table(make_results([]))
-        assert "No model was finished." in table.text() and table.markdown().startswith("| model |")
+        assert "No model was finished." in table.text() and markdown(table).startswith("| model |")
 
 
 def test_missing_scipy_names_the_extra(monkeypatch):

@@ -7,14 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from report_cases import make_results, make_row
+from report_cases import STUDIED, make_results, make_row, make_study, study_record
 
 import poh_ext
 from poh_ext.models import PoHPlanner
 from poh_ext.report import verdicts, write_report
-from poh_ext.report.document import markdown
-from poh_ext.report.routing_heads import head_blocks, head_curves
-from poh_ext.report.routing_matters import routing_blocks, routing_effects, routing_verdicts
+from poh_ext.report.effects import routing_effects, routing_matters, routing_verdicts
+from poh_ext.report.head_weights import head_curves, head_weights
 from poh_ext.results import Results
 from poh_ext.routing_records import head_groups, kept_passes, over_mazes, routing_record
 from poh_ext.training.config import Benchmark12x12Config
@@ -23,7 +22,6 @@ from poh_ext.training.plan import planned_rows
 from poh_ext.training.routing_study import RoutingStudy, interventions
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-N = 300
 
 
 def planner(routing="pooled", R=3, **options):
@@ -136,36 +134,9 @@ def test_groups_of_heads():
     assert [name for name, _ in head_groups(2, 2)] == [name for name, _ in head_groups(2, 0)] == ["head 1", "head 2"]
 
 
-def study_record(seed=0, near=2, passes=3, depth=1, drop=60, **changes):
-    """A planner that reaches mazes 0 ... 199, with uniform weights `drop` of them fewer, and with another maze's one
-    more; its neighbour heads lose weight from pass to pass."""
-    first = torch.linspace(0.4, 0.1, passes)[:, None, None] + torch.linspace(-0.01, 0.01, 11)
-    weights = torch.stack([first, first, 0.5 - first, 0.5 - first], -1).expand(-1, depth, -1, -1)
-
-    def outcome(reached):
-        solved = [i < reached for i in range(N)]
-        return {"reached": solved, "optimal": solved}
-
-    return {
-        "model": "poh", "scale": "", "seed": seed, "weights": [[[0.4, 0.3, 0.2, 0.1]] * depth] * passes, "entropy": 1.0,
-        "over_mazes": over_mazes(weights, list(range(1, passes + 1)), near),
-        "interventions": {"unchanged": outcome(200), "uniform": outcome(200 - drop), "shuffled": outcome(201),
-                          "frozen": outcome(200)}, **changes}  # fmt: skip
-
-
-def run(records, random=True, reached=200):
-    rows = []
-    for record in records:
-        solved = [i < reached for i in range(N)]
-        rows.append(make_row(record["model"], seed=record["seed"], reached=solved, scale=record["scale"]))
-        if random and record["seed"] not in {row.seed for row in rows if row.model == "random"}:
-            rows.append(make_row("random", False, record["seed"], [i < 50 for i in range(N)]))
-    return make_results(rows, lengths=[50] * N, routing=records)
-
-
 class TestVerdict:
     def test_what_matters_what_does_not_and_how_much(self):
-        results = run([study_record(0), study_record(1, drop=66)])
+        results = make_study([study_record(0), study_record(1, drop=66)])
         uniform, shuffled, frozen = routing_effects(results)
         c = uniform.comparisons["reached"]
         assert (c.n, c.only_first, c.only_second, c.difference) == (600, 0, 126, -21.0)
@@ -181,8 +152,8 @@ class TestVerdict:
     def test_an_intervention_that_helps_and_one_that_cuts_both_ways(self):
         record = study_record(drop=-60)
         outcome = record["interventions"]["frozen"]
-        outcome["reached"], outcome["optimal"] = [i < 230 for i in range(N)], [i < 150 for i in range(N)]
-        results = run([record])
+        outcome["reached"], outcome["optimal"] = [i < 230 for i in range(STUDIED)], [i < 150 for i in range(STUDIED)]
+        results = make_study([record])
         assert routing_effects(results)[0].verdict() == "reached rises, optimal rises"
         (line,) = routing_verdicts(results)
         assert "uniform weights: the opposite holds (reached +20.0 points" in line
@@ -190,30 +161,30 @@ class TestVerdict:
         assert line.endswith("One training seed: others may differ.")
 
     def test_a_planner_no_better_than_chance_is_told(self):
-        (line,) = routing_verdicts(run([study_record(drop=5)], reached=52))
+        (line,) = routing_verdicts(make_study([study_record(drop=5)], reached=52))
         assert "is not shown to beat the random policy" in line
-        assert "random policy" not in routing_verdicts(run([study_record()], random=False))[0]
+        assert "random policy" not in routing_verdicts(make_study([study_record()], random=False))[0]
 
     def test_p_values_are_corrected_for_all_interventions(self):
         record = study_record(drop=6)  # p of 6 against 0 is 0.03; of six comparisons 0.19
-        alone, *_ = routing_effects(run([record]))
+        alone, *_ = routing_effects(make_study([record]))
         assert alone.comparisons["reached"].resolved and not alone.resolved("reached")
         assert alone.verdict() == "not resolved"
 
     def test_the_section(self):
-        heading, grid, bullets, note = routing_blocks(run([study_record(0), study_record(1)]))
-        assert heading.text == "Does the routing matter?"
+        table = routing_matters(make_study([study_record(0), study_record(1)]))
+        assert table.title == "Does the routing matter?"
         kinds = ["its own", "uniform weights", "another maze's weights", "constant weights"]
-        assert [row[:2] for row in grid.rows] == [["PoH", kind] for kind in kinds]
-        assert grid.rows[0][2].startswith("66.7 [") and grid.rows[1][2].startswith("46.7 [")
-        assert grid.rows[1][3].startswith("-20.0 [-") and grid.rows[1][-1] == "reached falls, optimal falls"
-        assert {len(row) for row in grid.rows} == {len(grid.header)} and len(bullets.items) == 3
-        assert "6 comparisons" in note.text and "one table" not in note.text
-        text = markdown(routing_blocks(run([study_record()], reached=100)))  # rows that were decoded in another way
+        assert [row[:2] for row in table.rows] == [["PoH", kind] for kind in kinds]
+        assert table.rows[0][2].startswith("66.7 [") and table.rows[1][2].startswith("46.7 [")
+        assert table.rows[1][3].startswith("-20.0 [-") and table.rows[1][-1] == "reached falls, optimal falls"
+        assert {len(row) for row in table.rows} == {len(table.header)} and len(table.terms) == 3
+        assert "6 comparisons" in table.notes[0] and "one table" not in table.notes[0]
+        (text,) = routing_matters(make_study([study_record()], reached=100)).notes  # rows decoded in another way
         assert "decoded from one table here, unlike the rows" in text
 
     def test_sizes_are_kept_apart(self):
-        results = run([study_record(scale="tiny"), study_record(scale="small", drop=0)])
+        results = make_study([study_record(scale="tiny"), study_record(scale="small", drop=0)])
         tiny, small = routing_verdicts(results)
         assert tiny.startswith('"routing matters", tiny PoH, against uniform weights: holds')
         assert small.startswith('"routing matters", small PoH, against uniform weights: not resolved')
@@ -221,13 +192,13 @@ class TestVerdict:
     def test_nothing_intervened_on(self):
         record = study_record()
         del record["interventions"]
-        for results in (run([record]), run([]), make_results()):
-            assert routing_blocks(results) == [] and routing_verdicts(results) == []
+        for results in (make_study([record]), make_study([]), make_results()):
+            assert routing_matters(results) is None and routing_verdicts(results) == []
 
 
 class TestHeads:
     def test_curves_of_two_kinds(self):
-        figure = head_curves(run([study_record(0, depth=2), study_record(1)]))
+        figure = head_curves(make_study([study_record(0, depth=2), study_record(1)]))
         assert len(figure.axes) == 2  # the first seed's blocks
         near, wide, uniform = figure.axes[0].lines
         np.testing.assert_allclose(near.get_ydata(), [40, 25, 10], atol=0.01)
@@ -241,7 +212,7 @@ class TestHeads:
         weights = torch.rand(24, 1, 5, 16).softmax(-1)
         record = study_record(near=16, over_mazes=over_mazes(weights, kept_passes(220)[:24], 16))
         wide = over_mazes(weights[: len(kept_passes(220))], kept_passes(220), 16)
-        figure = head_curves(run([{**record, "over_mazes": wide}]))
+        figure = head_curves(make_study([{**record, "over_mazes": wide}]))
         (axis,) = figure.axes
         assert axis.get_xscale() == "log" and len(axis.lines) == 17
         looks = {(line.get_color(), str(line.get_linestyle())) for line in axis.lines}
@@ -249,27 +220,27 @@ class TestHeads:
         figure.savefig(tmp_path / "f.png")
 
     def test_table_of_two_kinds_and_whether_neighbours_come_first(self):
-        _, grid, note = head_blocks(run([study_record(0), study_record(1)]))
-        assert [row[1:5] for row in grid.rows] == [
+        table = head_weights(make_study([study_record(0), study_record(1)]))
+        assert [row[1:5] for row in table.rows] == [
             [seed, "1", heads, "25.0"] for seed in "01" for heads in ("neighbour heads (2)", "wide heads (2)")]
-        assert grid.rows[0][5:] == ["40.0 [39.2-40.8] in pass 1", "25.0 [24.2-25.8] in pass 2",
+        assert table.rows[0][5:] == ["40.0 [39.2-40.8] in pass 1", "25.0 [24.2-25.8] in pass 2",
                                     "10.0 [9.2-10.8] in pass 3"]  # fmt: skip
-        assert "falls, beyond both bands, in 2 of 2 blocks" in note.text and "rises so in 0" in note.text
+        assert "falls, beyond both bands, in 2 of 2 blocks" in table.notes[0] and "rises so in 0" in table.notes[0]
 
     def test_table_of_one_kind_names_the_heaviest_head(self):
-        _, grid, note = head_blocks(run([study_record(0, near=4), study_record(1, near=4)]))
-        assert [row[1:4] for row in grid.rows] == [["0", "1", "heaviest: head 3"]]
-        assert grid.rows[0][7].startswith("40.0 [") and "beyond both bands" not in note.text
+        table = head_weights(make_study([study_record(0, near=4), study_record(1, near=4)]))
+        assert [row[1:4] for row in table.rows] == [["0", "1", "heaviest: head 3"]]
+        assert table.rows[0][7].startswith("40.0 [") and "beyond both bands" not in table.notes[0]
 
     def test_files_from_before_it_and_changed_planners(self):
         record = study_record()
         del record["over_mazes"]
-        for results in (run([record]), run([study_record(model="poh/without warm-up")]), run([])):
-            assert head_curves(results) is None and head_blocks(results) == []
+        for results in (make_study([record]), make_study([study_record(model="poh/without warm-up")]), make_study([])):
+            assert head_curves(results) is None and head_weights(results) is None
 
 
 def test_the_report_holds_both_sections_and_the_picture(tmp_path):
-    results = run([study_record(0), study_record(1)])
+    results = make_study([study_record(0), study_record(1)])
     path = results.save(tmp_path / "results.json")
     assert Results.load(path).routing == results.routing
     write_report(results, tmp_path)
@@ -304,11 +275,12 @@ def damaged(path, value):
     (("interventions", "hard"), {}, "has 'hard'; known: unchanged, uniform, shuffled, frozen"),
     (("interventions", "uniform", "optimal"), KeyError, "must have the fields reached, optimal, not reached"),
     (("interventions", "uniform", "reached"), [True], "has 1 reached and 300 optimal outcomes, .* has 300 mazes"),
-    (("interventions", "uniform", "reached"), [False] * N, "uniform counts a maze as optimal that it did not reach"),
+    (("interventions", "uniform", "reached"), [False] * STUDIED,
+     "uniform counts a maze as optimal that it did not reach"),
     (("mine",), 1, "must have the fields"),
 ])  # fmt: skip
 def test_contradictions_are_named(path, value, message):
-    results = run([study_record()])
+    results = make_study([study_record()])
     results.validate()
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(results, routing=[damaged(path, value)]).validate()

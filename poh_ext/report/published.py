@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from poh_ext.report.document import Grid, Paragraph, Span
 from poh_ext.report.statistics import MEASURES, estimate
+from poh_ext.report.tables import Table
 from poh_ext.results import label
 
-__all__ = ["AS_PUBLISHED_CAVEAT", "CONTROLS_AS_PUBLISHED", "CONTROL_SETS", "deviations", "published_blocks"]
+__all__ = ["AS_PUBLISHED_CAVEAT", "CONTROLS_AS_PUBLISHED", "CONTROL_SETS", "deviations", "published"]
 
 # What training-enhancement-summary.md reports for its 12x12 example: (reached, optimal) of 57 test mazes.
 PUBLISHED_MAZES = 57
@@ -54,24 +54,23 @@ points between PoH and the baseline is 3 mazes of {PUBLISHED_MAZES}: less than o
 sets."""
 
 
-def published_blocks() -> list:
-    """The caveat, and the published figures with their intervals and their distances from the controls."""
-    header = ["published", "reached % [95 % CI]", "optimal % [95 % CI]"]
-    header += [f"{m}: SDs from {label(name)}" for m in MEASURES for name in ("random", "random_table")]
+def published() -> Table:
+    """The published figures with their intervals and their distances from the controls."""
+    columns = [(m, control) for m in MEASURES for control in ("random", "random_table")]
     rows = []
     for model, counts in PUBLISHED.items():
-        shares = [estimate({0: [True] * count + [False] * (PUBLISHED_MAZES - count)}) for count in counts]
-        rows.append([model, *(f"{p.percent:.2f} [{p.interval[0]:.1f}-{p.interval[1]:.1f}]" for p in shares)])
-        rows[-1] += [f"{deviations(name, m, p.percent):+.1f}" for m, p in zip(MEASURES, shares, strict=True)
-                     for name in ("random", "random_table")]
-    for name, scores in CONTROLS_AS_PUBLISHED.items():
-        rows.append([f"{label(name)}, {CONTROL_SETS} test sets", *("{:.1f} +/- {:.1f}".format(*scores[m])
-                                                                  for m in MEASURES), *[""] * 4])
-    warning = Span("strong", "What the as-published protocol measures.")
+        shares = {m: estimate({0: [i < count for i in range(PUBLISHED_MAZES)]})
+                  for m, count in zip(MEASURES, counts, strict=True)}  # fmt: skip
+        rows.append([model, *(shares[m].text(digits=2) for m in MEASURES),
+                     *(f"{deviations(control, m, shares[m].percent):+.1f}" for m, control in columns)])
+    for control, scores in CONTROLS_AS_PUBLISHED.items():
+        rows.append([f"{label(control)}, {CONTROL_SETS} test sets",
+                     *("{:.1f} +/- {:.1f}".format(*scores[m]) for m in MEASURES), *[""] * len(columns)])
     note = (f"Intervals: Wilson, of {PUBLISHED_MAZES} mazes. SDs: standard deviations between test sets of a control. "
             "Kept of the published procedure: scores clamped to +/- 20 before the softmax, no label smoothing of moves "
             "that --validity-mask restricts, a learning rate of 0 at the first step, the loss averaged position by "
             "position, optimal counted in cells. Not kept: the routing entropy is added to the loss with its weight, "
             "not averaged into it as one more term.")
-    return [Paragraph([warning, " " + AS_PUBLISHED_CAVEAT]), Grid(header, rows, left=1, caption="As published"),
-            Paragraph(note)]
+    header = ["published", *(f"{m} % [95 % CI]" for m in MEASURES),
+              *(f"{m}: SDs from {label(control)}" for m, control in columns)]
+    return Table("As published", header, rows, 1, [note])

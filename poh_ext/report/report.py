@@ -1,29 +1,130 @@
-"""Write report.md, the page index.html and their pictures from Results."""
+"""Write report.md, the page index.html and their figures from Results."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from poh_ext._figures import save_png
 from poh_ext._files import write_atomically
 from poh_ext._optional import require
 from poh_ext.maze_drawing import MazeSample, maze_sheet
-from poh_ext.report.contents import contents, title_of
-from poh_ext.report.document import markdown
-from poh_ext.report.html import page
-from poh_ext.report.pictures import MAZES_PNG, PICTURES
-from poh_ext.results import Results
+from poh_ext.report.effects import ablation, routing_matters
+from poh_ext.report.head_weights import head_curves, head_weights, routing_heatmaps
+from poh_ext.report.outcome_figures import accuracy_by_length, outcome_bars, scaling_panels
+from poh_ext.report.published import AS_PUBLISHED_CAVEAT, published
+from poh_ext.report.rendering import png_size, render
+from poh_ext.report.tables import differences, results_table, seed_by_seed
+from poh_ext.report.training_figures import accuracy, accuracy_curves, entropy_curves, learning_curves
+from poh_ext.report.verdicts import verdicts
+from poh_ext.results import Results, plain
 
-__all__ = ["FILES", "write_report"]
+__all__ = ["FIGURES", "FILES", "write_report"]
 
 REPORT_MD = "report.md"
 INDEX_HTML = "index.html"
+
+
+class Kind(NamedTuple):
+    """`about` describes the figure in lists of files, `alt` replaces it, and `caption` stands below it."""
+
+    draw: Callable[[Results], Any] | None
+    about: str
+    alt: str
+    caption: str
+
+
+class _Drawn(NamedTuple):
+    """A figure beside the report, with its size in pixels."""
+
+    file: str
+    alt: str
+    caption: str
+    width: int
+    height: int
+
+
+ACCURACY_PNG = "accuracy_over_training.png"  # has a section of its own
+MAZES_PNG = "mazes.png"  # drawn from a MazeSample, not from Results
+FIGURES = {
+    "scaling.png": Kind(
+        scaling_panels,
+        "reached, optimal and the advantages of PoH against parameters",
+        "Four panels against parameters: reached, optimal, and PoH's advantage in each. The results table and the "
+        "verdict hold the same numbers.",
+        "Against parameters. Above: shares of test mazes, pooled over seeds, with 95 % intervals; trained models are "
+        "thick, untrained ones thin and hollow, the random policy is dotted with its interval as a band. Below: PoH "
+        "minus each other model on the same mazes, in points; filled markers are resolved differences, hollow ones "
+        "are not.",
+    ),
+    "outcomes.png": Kind(
+        outcome_bars,
+        "reached and optimal with intervals and controls",
+        "Bars of the share of test mazes each model reached and solved optimally. The results table holds the same "
+        "numbers.",
+        "Share of test mazes whose goal was reached (left) and reached by a path of at most 1.05 times the shortest "
+        "(right), with 95 % intervals. White bars are controls.",
+    ),
+    "accuracy_by_path_length.png": Kind(
+        accuracy_by_length,
+        "reached and optimal against the length of the shortest path",
+        "Lines of the share of test mazes reached and solved optimally, against the length of the shortest path.",
+        "The same shares by the length of the shortest path; n is the number of mazes in a bin, and the intervals are "
+        "Wilson's, 95 %, over its mazes.",
+    ),
+    ACCURACY_PNG: Kind(
+        accuracy_curves,
+        "validation mazes solved against the time of training",
+        "Lines of the share of validation mazes each model reached, solved optimally and solved exactly, against the "
+        "time of training.",
+        "Share of validation mazes reached, solved optimally and (where it is measured) solved exactly while training, "
+        "against its time alone. Of several seeds each is a thin line and their mean a thick one; a single seed has "
+        "Wilson's 95 % interval as a band.",
+    ),
+    "learning_curves.png": Kind(
+        learning_curves,
+        "training loss against the step",
+        "Lines of the training loss of each model against the optimiser step.",
+        "Training loss against the optimiser step; of PoH it includes the weighted routing entropy.",
+    ),
+    MAZES_PNG: Kind(
+        None,
+        "test mazes with the shortest path and each model's path",
+        "Drawings of test mazes, one row or column per model, with the shortest path and the path the "
+        "model walked; below each stands whether the goal was reached and at which move the model first strayed.",
+        "The first test mazes. The broad light line is a shortest path; the model's own path is solid until it first "
+        "steps away from the goal (cross) and dashed from there on.",
+    ),
+    "routing_weights.png": Kind(
+        routing_heatmaps,
+        "PoH's routing weights over refinement passes, on one test maze",
+        "Heat maps of PoH's routing weights on one test maze, one per block: refinement passes down, heads across.",
+        "How PoH weighs its attention heads in each refinement pass on the first test maze; darker is heavier. Token "
+        "routing is averaged over the cells.",
+    ),
+    "routing_heads.png": Kind(
+        head_curves,
+        "PoH's routing weights over refinement passes, over all test mazes",
+        "Lines of the mean routing weight of a head against the refinement pass, one panel per block of PoH. Where "
+        "some heads see neighbours only, these against the wide heads.",
+        "Routing weight of a head in each refinement pass: mean over the test mazes, with the band in which the middle "
+        "80 % of them lie. Heads that see only neighbours are told from wide ones where a planner has both; else each "
+        "head has its line. Dotted: uniform routing.",
+    ),
+    "routing_entropy.png": Kind(
+        lambda results: entropy_curves({"": results}),
+        "PoH's routing entropy against the step",
+        "Lines of PoH's routing entropy against the optimiser step, and of its distance from uniform routing.",
+        "Routing entropy while training (left), and how far it is below that of uniform routing (right).",
+    ),
+}
 FILES = {
     INDEX_HTML: "this report as a page with its pictures, for a browser",
     REPORT_MD: "this report as text",
     "results.json": "configuration, environment and the raw outcome of every test maze",
-    **{name: kind.about for name, kind in PICTURES.items()},
+    **{name: kind.about for name, kind in FIGURES.items()},
 }
 
 
@@ -52,16 +153,55 @@ def write_report(results: Results, folder: str | os.PathLike, mazes: MazeSample 
     require("scipy.stats")
     require("matplotlib.figure")
     folder = Path(folder)
-    figures = {name: kind.draw(results) for name, kind in PICTURES.items() if kind.draw}
+    figures = {name: kind.draw(results) for name, kind in FIGURES.items() if kind.draw}
     figures[MAZES_PNG] = maze_sheet(mazes) if mazes is not None else None
-    drawn = [name for name in PICTURES if figures[name] is not None]
-    pictures = [save_png(figures[name], folder / name) for name in drawn]
+    written = [save_png(figures[name], folder / name) for name in FIGURES if figures[name] is not None]
+    drawn = {p.name: _Drawn(p.name, FIGURES[p.name].alt, FIGURES[p.name].caption, *png_size(p)) for p in written}
     # A picture of an earlier call with more data would contradict this one: it is neither shown nor listed.
     files = {
         name: about
         for name, about in FILES.items()
-        if name in drawn or name in (REPORT_MD, INDEX_HTML) or (name not in PICTURES and (folder / name).is_file())
+        if name in drawn or name in (REPORT_MD, INDEX_HTML) or (name not in FIGURES and (folder / name).is_file())
     }
-    blocks = contents(results, drawn, files)
-    index = write_atomically(folder / INDEX_HTML, page(title_of(results), blocks, folder).encode())
-    return [index, write_atomically(folder / REPORT_MD, markdown(blocks).encode()), *pictures]
+    context = _context(results, drawn, files)
+    return [*(write_atomically(folder / name, render(template, **context).encode())
+              for name, template in ((INDEX_HTML, "report.html.j2"), (REPORT_MD, "report.md.j2"))), *written]
+
+
+def _context(results: Results, drawn: dict[str, _Drawn], files: dict[str, str]) -> dict[str, Any]:
+    """What the templates are given, by the names that they use."""
+    mazes = sorted({results.test_sets[row.seed]["n"] for row in results.rows} - {0})
+    few = f"With {mazes[0]} test mazes per seed, one maze is {100 / mazes[0]:.2f} points." if mazes else ""
+    details = (ablation(results), routing_matters(results), head_weights(results), seed_by_seed(results))
+    return {
+        "title": f"{results.experiment}, {results.protocol} protocol",
+        "run": results,
+        "outcomes": results_table(results),
+        "caveat": AS_PUBLISHED_CAVEAT,
+        "published": published() if results.protocol == "as-published" else None,
+        "few_mazes": few if mazes and mazes[0] < 200 else "",
+        "differences": differences(results),
+        "verdicts": verdicts(results),
+        "details": [table for table in details if table is not None],
+        "accuracy": accuracy(results),
+        "accuracy_figure": drawn.get(ACCURACY_PNG),
+        "figures": [figure for name, figure in drawn.items() if name != ACCURACY_PNG],
+        "test_sets": [_test_set(seed, test_set) for seed, test_set in results.test_sets.items()],
+        "recorded": {"Options": _flat(results.config), "Environment": _flat(results.environment)},
+        "files": files,
+    }
+
+
+def _test_set(seed: int, test_set: dict) -> str:
+    lengths = test_set["path_lengths"]
+    span = f", shortest paths of {min(lengths)} to {max(lengths)} cells" if lengths else ""
+    return f"seed {seed}: {test_set['n_train']:,} training mazes, {test_set['n']:,} test mazes{span}"
+
+
+def _flat(values: dict, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested options as (dotted name, value) pairs."""
+    out = []
+    for key, value in plain(values).items():
+        name = f"{prefix}.{key}" if prefix else str(key)
+        out += _flat(value, name) if isinstance(value, dict) and value else [(name, str(value) or "-")]
+    return out

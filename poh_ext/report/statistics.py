@@ -1,4 +1,4 @@
-"""Percentages with intervals, and paired comparisons of two models on the same mazes.
+"""Rows pooled over seeds, percentages with intervals, and paired comparisons of two models on the same mazes.
 
 Two things vary: the mazes that are drawn, and the result of training with a seed. One seed shows only the first, so the
 interval is Wilson's, over mazes. With several seeds the percentage of each seed varies for both reasons, so a t
@@ -15,16 +15,52 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from poh_ext._optional import require
-from poh_ext.report.sample_size import mazes_needed, seeds_needed
 from poh_ext.results import CONTROLS, Results, Row, label
 
-__all__ = ["Comparison", "Proportion", "compare", "estimate", "estimate_rows", "mcnemar"]
+__all__ = ["Comparison", "Proportion", "beats_chance", "chance_rows", "compare", "estimate", "estimate_rows",
+           "group_rows", "mazes_needed", "mcnemar", "seeds_needed", "sizes", "span", "unchanged"]
 
 LEVEL = 0.95
+POWER = 0.80  # of the tests that sample sizes are told for
 RESAMPLES = 9999  # of the bootstrap
 SMALL_DIFFERENCE = 0.02  # planned for when less than LEAST_DIFFERENCE was observed: nobody asks for 7,000 seeds
 LEAST_DIFFERENCE = 0.005
 MEASURES = ("reached", "optimal")
+OPPONENTS = ("baseline", "looped_baseline", "poh_shallow", "poh_token")
+"""What PoH is compared with, where it was trained."""
+_PLANNERS = ("baseline", "looped_baseline", "poh", "poh_token", "poh_shallow", "looped_solver", "poh_solver")
+_ORDER = {name: place for place, name in enumerate((*_PLANNERS, "others", *CONTROLS))}
+
+
+def group_rows(results: Results) -> dict[tuple[str, str, bool], list[Row]]:
+    """Rows of the same (scale, model, trained), seeds ascending; trained first, CONTROLS last."""
+    scales = list(dict.fromkeys(row.scale for row in results.rows if row.model not in CONTROLS))
+    scales += [row.scale for row in results.rows if row.scale not in scales]
+
+    def place(row):
+        return scales.index(row.scale), row.model in CONTROLS, not row.trained, _ORDER.get(row.model, _ORDER["others"])
+
+    groups: dict[tuple[str, str, bool], list[Row]] = {}
+    for row in sorted(results.rows, key=lambda r: (*place(r), r.seed)):
+        groups.setdefault(row.key, []).append(row)
+    return groups
+
+
+def sizes(groups) -> list[str]:
+    """The size classes of groups, in their order; [""] if there is only one size. CONTROLS have none."""
+    return list(dict.fromkeys(scale for scale, model, _ in groups if model not in CONTROLS))
+
+
+def unchanged(groups: dict) -> dict:
+    """The rows without the variants of an ablation ("poh/without warm-up"), whose many lines would hide the models."""
+    return {key: rows for key, rows in groups.items() if "/" not in key[1]}
+
+
+def chance_rows(results: Results, scale: str) -> list[Row]:
+    """The random policy's rows on the mazes of a size: its own, else those for all sizes, one per seed."""
+    random = [row for row in results.rows if row.model == "random" and row.scale in (scale, "")]
+    best = {row.seed: row for row in sorted(random, key=lambda row: row.scale == scale)}
+    return [best[seed] for seed in sorted(best)]
 
 
 @dataclass(frozen=True)
@@ -48,6 +84,14 @@ class Proportion:
     @property
     def interval(self) -> tuple[float, float]:
         return _hull(self.wilson, self.t)
+
+    def text(self, digits: int = 1, short: bool = False) -> str:
+        """"57.9 [45.0-69.8]", with so many digits of the percentage; "-" of no maze. `short` writes 100 for 100.0."""
+        def number(value: float, digits: int = 1) -> str:
+            return "100" if short and value == 100 else f"{value:.{digits}f}"
+
+        low, high = self.interval
+        return f"{number(self.percent, digits)} [{number(low)}-{number(high)}]" if self.n else "-"
 
 
 @dataclass(frozen=True)
@@ -84,13 +128,16 @@ class Comparison:
         low, high = self.interval
         return self.p_value < 1 - LEVEL and (low > 0 or high < 0)
 
+    def points(self, unit: str = " points") -> str:
+        """"+5.2 points [+2.1, +8.4]"."""
+        return f"{self.difference:+.1f}{unit} {span(self.interval)}"
+
     def sentence(self) -> str:
-        low, high = self.interval
         seeds = len(self.per_seed)
         where = f"{self.n:,} mazes" + (f" of {seeds} seeds" if seeds > 1 else " of one seed")
         facts = (
-            f"{self.measure}: {self.first} - {self.second} = {self.difference:+.1f} points "
-            f"[{low:+.1f}, {high:+.1f}] on the same {where} ({self.only_first} only {self.first}, "
+            f"{self.measure}: {self.first} - {self.second} = {self.points()} "
+            f"on the same {where} ({self.only_first} only {self.first}, "
             f"{self.only_second} only {self.second}; exact McNemar {_p(self.p_value)})"
         )
         if self.resolved:
@@ -188,6 +235,46 @@ def compare(
     )
 
 
+def beats_chance(results: Results, model: str, scale: str, measure: str) -> bool:
+    """False if the random policy was run and the model is not shown to be better than it."""
+    c = compare(results, measure, (model, True), ("random", False), scale)
+    return c is None or (c.resolved and c.difference > 0)
+
+
+def mazes_needed(discordant: float, difference: float) -> int:
+    """Mazes for 80 % power of a two-sided 5 % McNemar test.
+
+    Args:
+        discordant: share of mazes that exactly one of the models solves.
+        difference: difference of the two models' shares; not 0.
+
+    Formula: (z_a sqrt(psi) + z_b sqrt(psi - delta^2))^2 / delta^2, from R. J. Connor (1987), Sample size for
+    testing differences in proportions for the paired-sample design, Biometrics 43, 207-211.
+    """
+    z_a, z_b = _quantiles()
+    psi, delta = max(discordant, abs(difference)), abs(difference)
+    return math.ceil((z_a * math.sqrt(psi) + z_b * math.sqrt(psi - delta * delta)) ** 2 / delta**2)
+
+
+def seeds_needed(spread: float, difference: float) -> int:
+    """Seeds for 80 % power of a two-sided 5 % paired t test over seeds.
+
+    Args:
+        spread: standard deviation of the per-seed differences, in the unit of `difference`.
+        difference: mean of the per-seed differences; not 0.
+
+    Formula: (z_a + z_b)^2 spread^2 / difference^2 + z_a^2 / 2, from W. C. Guenther (1981), Sample size formulas for
+    normal theory t tests, The American Statistician 35, 243-244.
+    """
+    z_a, z_b = _quantiles()
+    return max(2, math.ceil(((z_a + z_b) * spread / difference) ** 2 + z_a**2 / 2))
+
+
+def _quantiles() -> tuple[float, float]:
+    norm = require("scipy.stats").norm
+    return float(norm.ppf(1 - (1 - LEVEL) / 2)), float(norm.ppf(POWER))
+
+
 def _paired_bootstrap(d: np.ndarray) -> tuple[float, float]:
     """95 % percentile interval of the mean of d in {-1, 0, 1}, in points. It is seeded, so a report can be repeated."""
     stats = require("scipy.stats")
@@ -226,6 +313,10 @@ def _seeds(differences: list[float], d: np.ndarray, planned: float) -> int | Non
 
 def _hull(a: tuple[float, float], b: tuple[float, float] | None) -> tuple[float, float]:
     return a if b is None else (min(a[0], b[0]), max(a[1], b[1]))
+
+
+def span(interval: tuple[float, float]) -> str:
+    return f"[{interval[0]:+.1f}, {interval[1]:+.1f}]"
 
 
 def _p(value: float) -> str:

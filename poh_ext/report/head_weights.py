@@ -1,30 +1,107 @@
-"""The heads that the routers prefer: mean weights over all test mazes in each pass.
+"""The heads that the routers of PoH prefer: on one test maze, and the mean over all test mazes in each pass.
 
 Where a planner has both, neighbour heads are compared with heads that see all cells; else each head is shown.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from poh_ext._figures import STYLES, legend, panels
 from poh_ext._optional import require
-from poh_ext.report.document import Block, Grid, Heading, Paragraph
+from poh_ext.report.tables import Table
 from poh_ext.results import Results, label
 from poh_ext.routing_records import MOST_PASSES, head_groups
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["head_blocks", "head_curves"]
+__all__ = ["head_curves", "head_weights", "routing_heatmaps"]
 
 BLOCKS_ABREAST = 4
+LIGHTEST_TOP, DARKEST_TOP = 2.0, 4.0  # times the uniform share that is black
+NUMBERS_UP_TO = 8  # heads: beyond, the shares would not fit into their cells
 _LINES = ("-", "--", ":", "-.")
 
 
-def _shown(results: Results) -> list[dict]:
+def _name(record: dict) -> str:
+    return label(record["model"], True, record["scale"])
+
+
+def _block_panels(found: list[tuple[str, dict, Sequence]], width: float, height: float, single: float
+                  ) -> tuple[Figure, list, Iterator[tuple[Any, dict, int]]]:
+    """A figure of a line of panels for each (name, record, blocks), a panel for each block.
+
+    Returns the figure, all its axes, and (axis, record, block from 0) of each panel. Panels are of that size in inches,
+    and `single` wide where no record has a second block.
+    """
+    columns = min(BLOCKS_ABREAST, max(len(blocks) for *_, blocks in found))
+    cells: list = []  # None where the last line of a record's panels is not full
+    for name, record, blocks in found:
+        cells += [(f"{name}\nblock 1" if b == 0 else f"block {b + 1}", record, b) for b in range(len(blocks))]
+        cells += [None] * (-len(blocks) % columns)
+    figure, axes = panels(len(cells), columns, width if columns > 1 else single, height)
+    shown = []
+    for axis, cell in zip(axes, cells, strict=True):
+        if cell is None:
+            axis.set_axis_off()
+            continue
+        axis.set_title(cell[0], loc="left", fontsize=10)
+        shown.append((axis, *cell[1:]))
+    return figure, axes, shown
+
+
+def routing_heatmaps(results: Results) -> Figure | None:
+    """Routing weights on one test maze. Each planner of the first seed has one panel [pass x head] per block.
+
+    Grey runs from 0 (white) to between 2 and 4 times the uniform share (black, also for more). So nearly uniform
+    routing is mid-grey, and no single weight makes the other panels pale. None if the run has no `routing`.
+    """
+    records = [record for record in results.routing if record["seed"] == results.routing[0]["seed"]
+               and "/" not in record["model"]]  # fmt: skip
+    if not records:
+        return None
+    found, largest = [], 0.0
+    for record in records:
+        weights, entropy = np.asarray(record["weights"], dtype=np.float64), record["entropy"]
+        heads = weights.shape[2]
+        largest = max(largest, float(weights.max()) * heads)
+        name = _name(record) + ("" if entropy is None else f", entropy {entropy:.2f} of {math.log(heads):.2f} nats")
+        found.append((name, record, record["weights"][0]))
+    top = min(max(largest, LIGHTEST_TOP), DARKEST_TOP)
+    figure, axes, shown = _block_panels(found, 3.9, 3.0, single=3.9)
+    for axis, record, block in shown:
+        weights = np.asarray(record["weights"], dtype=np.float64)[:, block]
+        drawn = _heatmap(axis, weights, record.get("passes", range(1, len(weights) + 1)), top)
+    bar = figure.colorbar(drawn, ax=axes, shrink=min(1.0, 2.2 / figure.get_figheight()), pad=0.01,
+                          extend="max" if largest > top else "neither")  # fmt: skip
+    bar.set_label("routing weight (1 = uniform)")
+    figure.suptitle(f"Routing weights on the first test maze of seed {records[0]['seed']}; numbers: weights in %")
+    return figure
+
+
+def _heatmap(axis, weights: np.ndarray, numbers: Sequence[int], top: float):
+    """Draw one block, with the numbers of its passes. The colour is the weight times the heads: 1 if uniform."""
+    passes, heads = weights.shape
+    drawn = axis.imshow(weights * heads, cmap="Greys", vmin=0, vmax=top, aspect="auto")
+    if heads <= NUMBERS_UP_TO and passes <= 2 * NUMBERS_UP_TO:
+        for (r, h), weight in np.ndenumerate(weights):
+            ink = "white" if weight * heads > 0.6 * top else "black"
+            axis.text(h, r, f"{100 * weight:.1f}", ha="center", va="center", fontsize=8, color=ink)
+    places = require("matplotlib.ticker").MaxNLocator(nbins=8, integer=True)
+    axis.set(xlabel="head", ylabel="pass")
+    for ticks, names in ((axis.xaxis, range(1, heads + 1)), (axis.yaxis, numbers)):
+        n = len(names)
+        at = [int(p) for p in (range(n) if n <= NUMBERS_UP_TO else places.tick_values(0, n - 1)) if 0 <= p < n]
+        ticks.set_ticks(at, [f"{names[p]}" for p in at])
+    return drawn
+
+
+def _over_mazes(results: Results) -> list[dict]:
     """The records over all mazes, of planners without a change."""
     return [r for r in results.routing if "over_mazes" in r and "/" not in r["model"]]
 
@@ -38,25 +115,14 @@ def head_curves(results: Results) -> Figure | None:
 
     Each planner of the first seed has one panel per block. None if the run has no such weights.
     """
-    records = _shown(results)
-    records = [r for r in records if r["seed"] == records[0]["seed"]]
-    cells = []  # (title, record, block), padded to whole lines of panels
-    columns = min(BLOCKS_ABREAST, max((len(r["over_mazes"]["mean"][0]) for r in records), default=0))
-    for record in records:
-        depth = len(record["over_mazes"]["mean"][0])
-        name = label(record["model"], True, record["scale"])
-        cells += [(f"{name}\nblock 1" if b == 0 else f"block {b + 1}", record, b) for b in range(depth)]
-        cells += [("", None, 0)] * (-depth % columns)
-    if not cells:
+    records = _over_mazes(results)
+    if not records:
         return None
-    figure, axes = panels(len(cells), columns, 4.4 if columns > 1 else 7.0, 3.3)
+    found = [(_name(r), r, r["over_mazes"]["mean"][0]) for r in records if r["seed"] == records[0]["seed"]]
+    figure, _, shown = _block_panels(found, 4.4, 3.3, single=7.0)
     handles: dict = {}
-    for axis, (title, record, block) in zip(axes, cells, strict=True):
-        if record is None:
-            axis.set_axis_off()
-            continue
+    for axis, record, block in shown:
         handles |= _panel(axis, record, block)
-        axis.set_title(title, loc="left", fontsize=10)
     figure.suptitle(f"Mean routing weight of a head over the test mazes of seed {records[0]['seed']};\n"
                     "band: the middle 80 % of the mazes")  # fmt: skip
     # Of planners with different heads: head 2 before head 10, uniform last.
@@ -90,15 +156,15 @@ def _panel(axis, record: dict, block: int) -> dict:
     return handles
 
 
-def head_blocks(results: Results) -> list[Block]:
-    """The weights at the first, a middle and the last pass as a table; [] if the run has no such weights.
+def head_weights(results: Results) -> Table | None:
+    """The section of the report: weights at the first, a middle and the last pass; None if the run has no such weights.
 
     If there are neighbour heads and heads that see all cells, each kind has a line for every seed. Else only the
     heaviest head of the first seed has a line, because heads of two trainings are not the same heads.
     """
-    records = _shown(results)
+    records = _over_mazes(results)
     if not records:
-        return []
+        return None
     first, lines, kinds = records[0]["seed"], [], False
     for record in records:
         groups, study = _groups(record), record["over_mazes"]
@@ -113,15 +179,12 @@ def head_blocks(results: Results) -> list[Block]:
                 name = f"{groups[g][0]} ({len(groups[g][1])})" if two else f"heaviest: {groups[g][0]}"
                 cells = [f"{mean[p, block, g]:.1f} [{low[p, block, g]:.1f}-{high[p, block, g]:.1f}] in pass "
                          f"{study['passes'][p]}" for p in (0, middle, len(mean) - 1)]  # fmt: skip
-                planner = label(record["model"], True, record["scale"])
                 even = f"{100 / study['heads']:.1f}"
-                lines.append([planner, str(record["seed"]), str(block + 1), name, even, *cells])
+                lines.append([_name(record), str(record["seed"]), str(block + 1), name, even, *cells])
     header = ["planner", "seed", "block", "heads", "uniform %", "first pass %", "middle pass %", "last pass %"]
     note = "Weight of one head, mean over the test mazes, in brackets where the middle 80 % of the mazes lie. "
     note += _trend(records) if kinds else "Without heads of both kinds: the head that is heaviest in the last pass."
-    caption = "Routing weights over all test mazes"
-    return [Heading("What the routers attend to", level=3), Grid(header, lines, left=4, caption=caption),
-            Paragraph(note)]  # fmt: skip
+    return Table("Routing weights over all test mazes", header, lines, 4, [note], title="What the routers attend to")
 
 
 def _trend(records: list[dict]) -> str:
