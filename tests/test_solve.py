@@ -8,8 +8,8 @@ from solve_cases import ROWS, SOLVE, fresh
 
 from poh_ext import sample_tasks
 from poh_ext.models.weights import save
-from poh_ext.solve import cli, weights
-from poh_ext.solve.evaluate import exact_over_passes
+from poh_ext.solve import cli, pretrained
+from poh_ext.solve.evaluation import exact_over_passes
 from poh_ext.training.planners import planner_options
 
 
@@ -19,9 +19,9 @@ def planner(request):
 
 
 def test_shipped_weights_solve_mazes_they_never_met(planner):
-    path = weights.SHIPPED / f"{planner}.safetensors"
+    path = pretrained.SHIPPED / f"{planner}.safetensors"
     assert path.stat().st_size < 200_000
-    model, recipe, notes = weights.load(planner)
+    model, recipe, notes = pretrained.load(planner)
     assert recipe.planner == ROWS[planner] and recipe.sizes == (5, 12) and recipe.steps == 12_000
     assert notes["optimal"] >= 0.999  # `make solve` rebuilds them
     built = fresh(planner).state_dict()
@@ -37,14 +37,14 @@ def test_shipped_weights_solve_mazes_they_never_met(planner):
 
 def test_files_that_hold_no_weights_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.pt: no such file; --save-weights"):
-        weights.load(tmp_path / "none.pt")
+        pretrained.load(tmp_path / "none.pt")
     (tmp_path / "a.pt").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"a\.pt is damaged or no safetensors file"):
-        weights.load(tmp_path / "a.pt")
+        pretrained.load(tmp_path / "a.pt")
     options = planner_options("poh", SOLVE)
     save(tmp_path / "b.pt", fresh("poh"), size=12, options=options, notes={})
     with pytest.raises(ValueError, match=r"b\.pt does not say what its planner was trained on: 'config'"):
-        weights.load(tmp_path / "b.pt")
+        pretrained.load(tmp_path / "b.pt")
 
 
 def test_demo_solves_a_maze_with_the_shipped_weights(tmp_path):
@@ -61,7 +61,7 @@ def test_demo_says_when_the_passes_are_too_few(capsys, planner):
 
 
 def test_evaluation_from_the_command_line(capsys):
-    assert cli.main(["evaluate", "--weights", str(weights.SHIPPED / "poh.safetensors"), "--mazes", "4:3:5", "6:4:7",
+    assert cli.main(["evaluate", "--weights", str(pretrained.SHIPPED / "poh.safetensors"), "--mazes", "4:3:5", "6:4:7",
                      "--passes", "1", "3", "--algorithm", "wilson"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].count("x") >= 2 and lines[2].startswith("| 4x4 wilson") and lines[4].startswith("| 6x6 wilson")

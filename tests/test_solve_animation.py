@@ -9,9 +9,9 @@ import torch
 from poh_ext import generate_mazes, greedy_rollout, sample_tasks
 from poh_ext.maze_drawing import WALKED, Layout
 from poh_ext.mazes import MazeBatch
-from poh_ext.solve import animation, cli, weights
+from poh_ext.solve import animation, cli, pretrained
 from poh_ext.solve.animation import animate, leads_to_goal, passes_shown, save_gif
-from poh_ext.solve.evaluate import states_after
+from poh_ext.solve.evaluation import states_after
 from poh_ext.tasks import MazeTasks
 
 Image = pytest.importorskip("PIL.Image")
@@ -75,7 +75,7 @@ def test_the_end_says_what_became_of_the_walk():
 
 
 def test_states_on_the_way_are_those_of_the_policy():
-    model, _, _ = weights.load("poh")
+    model, _, _ = pretrained.load("poh")
     task = sample_tasks(1, 7, min_path=8, seed=1)
     with torch.no_grad():
         for passes, state in zip((1, 5, 9), states_after(model, task, (1, 5, 9)), strict=True):

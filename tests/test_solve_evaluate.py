@@ -11,9 +11,9 @@ from poh_ext import greedy_rollout, sample_tasks
 from poh_ext.mazes import MazeBatch
 from poh_ext.models.without_graph import SETTLED
 from poh_ext.rollout import best_neighbors, solved_exactly
-from poh_ext.solve import cli, evaluate
-from poh_ext.solve.evaluate import exact_over_passes
-from poh_ext.solve.weights import load
+from poh_ext.solve import cli, evaluation
+from poh_ext.solve.evaluation import exact_over_passes
+from poh_ext.solve.pretrained import load
 from poh_ext.tasks import MazeTasks
 
 
@@ -77,13 +77,13 @@ def test_a_corridor_does_not_help():
 
 def test_batches_hold_every_maze_once_and_few_states(monkeypatch):
     tasks, factors = sample_tasks(70, 7, min_path=6, seed=1), [0.5, 1.0, 2.0]
-    monkeypatch.setattr(evaluate, "CELLS_AT_ONCE", 16 * 49)
-    monkeypatch.setattr(evaluate, "STATES_AT_ONCE", 12 * 49 * 10)
-    parts = list(evaluate._parts(tasks, factors))
+    monkeypatch.setattr(evaluation, "CELLS_AT_ONCE", 16 * 49)
+    monkeypatch.setattr(evaluation, "STATES_AT_ONCE", 12 * 49 * 10)
+    parts = list(evaluation._parts(tasks, factors))
     assert sorted(i for part in parts for i in part) == list(range(70)) and len(parts) >= 5
 
     def fits(part):
-        numbers = {n for i in part for n in evaluate.passes_given(int(tasks.length[i]), factors)}
+        numbers = {n for i in part for n in evaluation.passes_given(int(tasks.length[i]), factors)}
         return len(part) <= 16 and len(part) * len(numbers) <= 120
 
     assert all(fits(part) for part in parts)
@@ -97,7 +97,7 @@ def test_batches_change_nothing(monkeypatch):
     tasks, factors = sample_tasks(30, 6, min_path=4, seed=3), (0.2, 1.0)
     torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(0))
     whole = exact_over_passes(model, tasks, factors)
-    monkeypatch.setattr(evaluate, "STATES_AT_ONCE", 1)  # one maze at a time
+    monkeypatch.setattr(evaluation, "STATES_AT_ONCE", 1)  # one maze at a time
     calls = []
     assert torch.equal(exact_over_passes(model, tasks, factors, done=calls.append), whole)
     assert calls == [1] * 30 and 0 < int(whole.sum()) < whole.numel()

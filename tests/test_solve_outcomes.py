@@ -10,11 +10,19 @@ from solve_cases import SOLVE
 
 from poh_ext._program import INTERRUPTED
 from poh_ext.report.statistics import estimate
-from poh_ext.solve import cli, weights
-from poh_ext.solve.evaluate import exact_over_passes
-from poh_ext.solve.outcomes import DEFAULT_SETS, TEST_SEED, MazeSet, Outcome, measure, save_json, seen_in_training
-from poh_ext.solve.recipe import Recipe
-from poh_ext.solve.table import ABREAST, lines
+from poh_ext.solve import cli, pretrained
+from poh_ext.solve.evaluation import (
+    DEFAULT_SETS,
+    TEST_SEED,
+    MazeSet,
+    Outcome,
+    exact_over_passes,
+    measure,
+    save_json,
+    seen_in_training,
+)
+from poh_ext.solve.evaluation_report import ABREAST, accuracy_over_passes, table_lines
+from poh_ext.solve.pretrained import Recipe
 from poh_ext.training.protocol import make_data
 
 
@@ -60,7 +68,7 @@ def test_default_sets_survive_being_written():
 
 
 def test_outcomes_are_those_of_every_set_algorithm_and_start():
-    model, recipe, _ = weights.load("baseline")
+    model, recipe, _ = pretrained.load("baseline")
     recipe = dataclasses.replace(recipe, steps=5)
     sets, factors = [MazeSet(5, 4, 6), MazeSet(6, 4, 7)], [0.1, 2.0]
     found = list(measure(model, recipe, sets, factors, algorithms=["dfs", "wilson"], starts=["any", "junction"]))
@@ -85,7 +93,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(sets, factors, me
 
 def test_table_holds_shares_and_wilson_intervals():
     o = outcome(start="dead-end")
-    head, rule, line, known = lines([o], o.factors)
+    head, rule, line, known = table_lines([o], o.factors)
     assert cells(known) == ["could be known", "", "", "", "", "66.7", "100.0", ""]  # of 4, 8, 3 and 8, 16, 6 passes
     assert len({text.count("|") for text in (head, rule, line, known)}) == 1 and len(head) == len(line) == len(known)
     one, two = (estimate({0: row}) for row in o.solved)
@@ -98,8 +106,8 @@ def test_table_holds_shares_and_wilson_intervals():
 def test_many_factors_are_written_one_below_the_other():
     factors = [float(n) for n in range(1, ABREAST + 2)]
     o = outcome(factors, [[n > 3, True, False] for n in range(len(factors))])
-    wide = list(lines([outcome(factors[:-1], o.solved[:-1])], factors[:-1]))
-    long = list(lines([o, o], factors))
+    wide = list(table_lines([outcome(factors[:-1], o.solved[:-1])], factors[:-1]))
+    long = list(table_lines([o, o], factors))
     assert len(wide) == 4 and len(long) == 2 + 2 * len(factors)
     assert len({len(line) for line in long if not line.startswith("|---")}) == 1 and len(long[0]) < 140
     assert cells(long[2])[7] == "66.7" and cells(long[3])[7] == "100.0"
@@ -113,7 +121,7 @@ def test_lines_come_as_soon_as_outcomes_do():
         yield outcome()
         raise KeyboardInterrupt
 
-    table = lines(slowly(), [1.0, 2.0])
+    table = table_lines(slowly(), [1.0, 2.0])
     assert cells([next(table) for _ in range(3)][2])[0] == "9x9 prim"
     assert cells(next(table))[0] == "could be known"
     with pytest.raises(KeyboardInterrupt):
@@ -132,9 +140,8 @@ def test_file_holds_the_outcome_on_every_maze(tmp_path):
 
 
 def test_plot_shows_shares_and_bands_over_rising_factors():
-    plot = pytest.importorskip("poh_ext.solve.plot")
     first, second = outcome((2.0, 0.5), ((True, True, False), (True, False, False))), outcome(start="corridor")
-    axis = plot.accuracy_over_passes([first, second], "title").axes[0]
+    axis = accuracy_over_passes([first, second], "title").axes[0]
     assert axis.get_xscale() == "log" and axis.get_title() == "title"
     x, y = axis.lines[0].get_data()
     assert list(x) == [0.5, 2.0] and y == pytest.approx([100 / 3, 200 / 3])
@@ -170,14 +177,14 @@ def test_what_was_measured_before_a_stop_is_kept(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return torch.ones(len(factors), len(tasks), dtype=torch.bool)
 
-    monkeypatch.setattr("poh_ext.solve.outcomes.exact_over_passes", stopped_at_the_second)
+    monkeypatch.setattr("poh_ext.solve.evaluation.exact_over_passes", stopped_at_the_second)
     assert cli.main(["evaluate", "--mazes", "4:3:5", "5:3:6", "--json", str(data)]) == INTERRUPTED
     record = json.loads(data.read_text())
     assert record["complete"] is False and [s["size"] for s in record["sets"]] == [4] and calls == [5, 6]
 
 
 def test_a_long_evaluation_says_how_far_it_is(monkeypatch, capsys):
-    monkeypatch.setattr("poh_ext.solve.evaluate.CELLS_AT_ONCE", 16)  # a maze at a time
+    monkeypatch.setattr("poh_ext.solve.evaluation.CELLS_AT_ONCE", 16)  # a maze at a time
     monkeypatch.setattr("torch.get_num_threads", lambda: 1)
     seconds = iter(range(0, 1000, 10))
     monkeypatch.setattr("poh_ext.training.progress.time.monotonic", lambda: next(seconds))

@@ -8,7 +8,7 @@ import torch
 
 from poh_ext.bench.case import OURS, Case
 from poh_ext.models.without_graph import SETTLED
-from poh_ext.solve.weights import load
+from poh_ext.solve.pretrained import load
 from poh_ext.tasks import sample_tasks
 
 

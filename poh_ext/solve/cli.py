@@ -11,28 +11,43 @@ Both commands have their own --help. The benchmark program trains such planners:
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from poh_ext._figures import save_png
+from poh_ext._files import is_replaced
 from poh_ext._optional import MissingPackage, require
 from poh_ext._program import BAD_OPTIONS, Parser, run
 from poh_ext.maze_drawing import maze_picture
 from poh_ext.mazes import GENERATORS, generate_mazes
+from poh_ext.models.without_graph import SETTLED
 from poh_ext.rollout import greedy_rollout, solved_exactly
-from poh_ext.solve._options import at_least, tolerance, weights
 from poh_ext.solve.animation import animate, passes_shown, save_gif
-from poh_ext.solve.evaluate import states_after
-from poh_ext.solve.evaluate_cli import evaluate
-from poh_ext.solve.weights import load
-from poh_ext.tasks import MazeTasks
+from poh_ext.solve.evaluation import DEFAULT_SETS, MazeSet, Outcome, measure, save_json, states_after
+from poh_ext.solve.evaluation_report import accuracy_over_passes, table_lines
+from poh_ext.solve.pretrained import load
+from poh_ext.tasks import STARTS, MazeTasks
 
 __all__ = ["main"]
 
 PROGRAM = "python -m poh_ext solve"
+EVALUATE = """\
+`python -m poh_ext solve evaluate`: the share of held-out mazes that a planner solves exactly, over passes.
+
+    python -m poh_ext solve evaluate --weights my.safetensors --passes 0.5 1 2 5 10 --plot passes.png --json passes.json
+    python -m poh_ext solve evaluate --mazes 20:30:200 --algorithm dfs wilson prim kruskal percolation
+    python -m poh_ext solve evaluate --mazes 20:90:200 --start any dead-end corridor junction
+
+A maze is solved exactly if the best move of each cell, followed from the start without a memory, reaches the goal in as
+few moves as possible; this also holds for mazes with loops (percolation). "Could be known" is the share of mazes in
+which, after that many passes, each cell of the path could have learned from its neighbours where the goal is, or that
+all other ways end.
+"""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,28 +56,56 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    commands = {"evaluate": evaluate}
-    name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in commands else ("", arguments)
-    parser = Parser(prog=f"{PROGRAM} {name}".strip(), description=__doc__,
+    name, command, about = "", _demo, __doc__
+    if list(arguments[:1]) == ["evaluate"]:
+        name, command, about = "evaluate", _evaluate, EVALUATE
+    parser = Parser(prog=f"{PROGRAM} {name}".strip(), description=about,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     try:
-        return commands.get(name, _demo)(parser, rest)
+        return command(parser, arguments[1:] if name else arguments)
     except (ValueError, FileNotFoundError, MissingPackage) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_OPTIONS
 
 
+def _add_planner(parser: Parser) -> None:
+    """The options of both commands."""
+    parser.add_argument("--tolerance", type=_not_negative, default=SETTLED, metavar="T",
+                        help="largest change of a state that counts as none; a cell that changes by no more rests "
+                        "until a neighbour changes, which saves time in large mazes. 0: compute every cell in every "
+                        f"pass (default: {SETTLED:g})")
+    parser.add_argument("--weights", default="baseline", metavar="baseline|poh|FILE",
+                        help="the planner: one of the package, or a file written by --save-weights of a benchmark "
+                        "(default: baseline)")
+
+
+def _not_negative(text: str) -> float:
+    if not 0 <= (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and finite, got {text}")
+    return value
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
+        return value
+    return integer
+
+
+# -- solve one maze ----------------------------------------------------------------------------------------------
+
+
 def _demo(parser: Parser, arguments: Sequence[str]) -> int:
-    parser.add_argument("--size", type=at_least(2), default=30, help="side of the maze in cells (default: 30)")
-    parser.add_argument("--seed", type=at_least(0), default=1, help="seed of the maze (default: 1)")
+    parser.add_argument("--size", type=_at_least(2), default=30, help="side of the maze in cells (default: 30)")
+    parser.add_argument("--seed", type=_at_least(0), default=1, help="seed of the maze (default: 1)")
     parser.add_argument("--algorithm", choices=GENERATORS, default="dfs",
                         help="generator of the maze; training used dfs (default: dfs)")
     parser.add_output("--png", suffix=".png", help="draw the maze, its shortest path and the planner's path")
     parser.add_output("--gif", suffix=".gif", help="animate the policy over the passes, then the walk")
-    parser.add_argument("--passes", type=at_least(1),
+    parser.add_argument("--passes", type=_at_least(1),
                         help="passes of the planner; each carries information by one cell (default: as many as cells)")
-    tolerance(parser)
-    weights(parser)
+    _add_planner(parser)
     options = parser.parse_args(arguments)
     if options.png or options.gif:
         require("PIL.Image")
@@ -101,3 +144,69 @@ def _corner_to_corner(size: int, algorithm: str, seed: int) -> MazeTasks:
     if not int(length[0]):
         raise ValueError(f"no way leads from corner to corner in this {algorithm} maze; choose another --seed")
     return MazeTasks(mazes, start, goal, path, length)
+
+
+# -- evaluate ----------------------------------------------------------------------------------------------------
+
+
+def _evaluate(parser: Parser, arguments: Sequence[str]) -> int:
+    parser.add_argument("--mazes", type=_maze_set, nargs="+", default=list(DEFAULT_SETS), metavar="SIZE:PATH:COUNT",
+                        help="sets of test mazes: side, fewest cells on the shortest path, number of mazes "
+                        f"(default: {' '.join(map(str, DEFAULT_SETS))})")
+    parser.add_argument("--passes", type=float, nargs="+", default=[1.0, 1.5, 2.0, 5.0], metavar="F",
+                        help="passes for each move of a maze's shortest path (default: 1 1.5 2 5)")
+    parser.add_argument("--algorithm", choices=GENERATORS, nargs="+", default=["dfs"],
+                        help="one or more generators; each makes every set (default: dfs)")
+    parser.add_argument("--start", choices=STARTS, nargs="+", default=["any"],
+                        help="one or more kinds of cell to start from. "
+                        + "; ".join(f"{k}: {v}" for k, v in STARTS.items()) + " (default: any)")
+    parser.add_output("--json", help="write the outcome on every maze, after each set")
+    parser.add_output("--plot", suffix=".png", help="draw the shares over passes, with 95 %% bands (PNG)")
+    _add_planner(parser)
+    options = parser.parse_args(arguments)
+    require("scipy.stats")
+    require("tqdm")
+    if options.plot:
+        require("matplotlib.figure")
+    model, recipe, notes = load(options.weights)
+    factors, outcomes = list(dict.fromkeys(options.passes)), []
+
+    algorithms, starts = list(dict.fromkeys(options.algorithm)), list(dict.fromkeys(options.start))
+    count = len(options.mazes) * len(algorithms) * len(starts)
+    about = {"weights": options.weights, "notes": notes, "tolerance": options.tolerance}
+    measured = measure(model, recipe, options.mazes, factors, algorithms=algorithms, starts=starts,
+                       tolerance=options.tolerance, watch=_watched)
+
+    def kept() -> Iterator[Outcome]:
+        """Yield the outcomes, and write each to the JSON file as soon as it is known."""
+        for outcome in measured:
+            outcomes.append(outcome)
+            complete = len(outcomes) == count
+            if options.json and (complete or is_replaced(options.json)):  # a pipe gets the whole, once
+                save_json(options.json, outcomes, {**about, "complete": complete})
+            yield outcome
+
+    for line in table_lines(kept(), factors):
+        print(line, flush=True)
+    if options.json:
+        print(f"wrote {options.json}")
+    if options.plot:
+        title = f"{recipe.planner}, {sum(p.numel() for p in model.parameters()):,} parameters"
+        print(f"wrote {save_png(accuracy_over_passes(outcomes, title), options.plot)}")
+    return 0
+
+
+def _maze_set(text: str) -> MazeSet:
+    try:
+        return MazeSet.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+@contextmanager
+def _watched(label: str, mazes: int) -> Iterator[Callable[[int], None]]:
+    """Show the number of mazes done, as a progress bar or as a line at intervals."""
+    from poh_ext.training.progress import Progress  # needs tqdm
+
+    with Progress(label, total=mazes, unit="maze", ends=False) as progress:
+        yield progress.step

@@ -1,18 +1,23 @@
-"""What a planner was trained on, from the notes of its weights: the sizes, and whether it met a maze."""
+"""Trained planners: those that come with the package, those that the benchmark programs save, and their training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from poh_ext.models.weights import load as load_planner
 from poh_ext.training.batches import OnlineBatches
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.protocol import make_data
 
-__all__ = ["Recipe"]
+__all__ = ["SHIPPED", "Recipe", "load"]
+
+SHIPPED = Path(__file__).parent  # <name>.safetensors, built by `make solve`
+NAMES = ("baseline", "poh")
 
 
 @dataclass(frozen=True)
@@ -54,3 +59,28 @@ class Recipe:
             return batches.tasks.keys()
         steps = (step for step in range(self.steps) if batches.side(step) == size)
         return torch.cat([torch.zeros(0, dtype=torch.int64), *(batches.draw(step)[0].keys() for step in steps)])
+
+
+def load(source: str | Path) -> tuple[torch.nn.Module, Recipe, dict[str, Any]]:
+    """(planner in eval mode, what it was trained on, notes).
+
+    Args:
+        source: "baseline" (the looped one of `--preset solve`) or "poh" for the weights that come with the package, or
+            the path of a file that `--save-weights` wrote.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: it is damaged, holds no weights of this format, or its notes do not
+            say what it was trained on. ImportError: safetensors (the extra `experiments`) is missing.
+
+    Example:
+        >>> model, recipe, notes = load("poh")
+        >>> table = model.policy(tasks.mazes, tasks.start, tasks.goal, passes=200)      # [B, N, 4], mazes of any size
+    """
+    path = SHIPPED / f"{source}.safetensors" if str(source) in NAMES else Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; --save-weights of the benchmark programs writes weights")
+    model, notes = load_planner(path)
+    try:
+        return model, Recipe.of(notes), notes
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not say what its planner was trained on: {error}") from error
