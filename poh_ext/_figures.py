@@ -10,7 +10,7 @@ import io
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poh_ext._files import write_atomically
 from poh_ext._optional import require
@@ -19,24 +19,38 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-__all__ = ["legend", "log_axis", "new_figure", "panels", "percent_top", "save_png", "style_by_turn", "style_of"]
+__all__ = ["Style", "legend", "log_axis", "new_figure", "panels", "percent_axis", "percent_top", "save_png",
+           "style_by_turn", "style_of", "whiskers"]
 
 DPI = 130
-# Okabe and Ito's colours, which also differ under colour blindness: colour, line, marker, hatch
+
+
+class Style(NamedTuple):
+    color: str
+    linestyle: str | tuple
+    marker: str
+    hatch: str
+
+    def line(self) -> dict[str, Any]:
+        """Keyword arguments of a line."""
+        return {"color": self.color, "linestyle": self.linestyle, "marker": self.marker}
+
+
+# Okabe and Ito's colours, which also differ under colour blindness.
 STYLES = {
-    "baseline": ("#0072b2", "-", "o", ""),
-    "looped_baseline": ("#009e73", "--", "s", "//"),
-    "poh": ("#d55e00", "-.", "^", "xx"),
-    "poh_shallow": ("#cc79a7", (0, (3, 1, 1, 1)), "v", "++"),
-    "random": ("#666666", ":", "x", ".."),
-    "random_table": ("#888888", ":", "+", "..."),
-    "beeline": ("#aaaaaa", ":", "1", "...."),
+    "baseline": Style("#0072b2", "-", "o", ""),
+    "looped_baseline": Style("#009e73", "--", "s", "//"),
+    "poh": Style("#d55e00", "-.", "^", "xx"),
+    "poh_shallow": Style("#cc79a7", (0, (3, 1, 1, 1)), "v", "++"),
+    "random": Style("#666666", ":", "x", ".."),
+    "random_table": Style("#888888", ":", "+", "..."),
+    "beeline": Style("#aaaaaa", ":", "1", "...."),
 }
 _MORE_STYLES = (
-    ("#e69f00", (0, (5, 1)), "D", "\\\\"),
-    ("#56b4e9", (0, (1, 1)), "P", "oo"),
-    ("#000000", (0, (7, 2, 1, 2)), "*", "--"),
-    ("#8c6d31", (0, (4, 2, 4, 1)), "h", "||"),
+    Style("#e69f00", (0, (5, 1)), "D", "\\\\"),
+    Style("#56b4e9", (0, (1, 1)), "P", "oo"),
+    Style("#000000", (0, (7, 2, 1, 2)), "*", "--"),
+    Style("#8c6d31", (0, (4, 2, 4, 1)), "h", "||"),
 )
 
 
@@ -68,8 +82,8 @@ def save_png(drawn: Figure | Image, path: str | os.PathLike) -> Path:
     return write_atomically(path, buffer.getvalue())
 
 
-def style_of(model: str, models=()) -> tuple:
-    """(colour, line style, marker, hatch) of a model. Models without a fixed style take turns.
+def style_of(model: str, models=()) -> Style:
+    """The style of a model. Models without a fixed style take turns.
 
     A changed model ("poh/without warm-up") has the style of the unchanged one.
     """
@@ -80,14 +94,21 @@ def style_of(model: str, models=()) -> tuple:
     return _MORE_STYLES[others.index(model) % len(_MORE_STYLES)]
 
 
-def style_by_turn(turn: int) -> tuple:
+def style_by_turn(turn: int) -> Style:
     """The same for lines that are not models, such as runs that are compared."""
-    return list({**STYLES, **dict(enumerate(_MORE_STYLES))}.values())[turn % (len(STYLES) + len(_MORE_STYLES))]
+    styles = (*STYLES.values(), *_MORE_STYLES)
+    return styles[turn % len(styles)]
 
 
 def percent_top(highest: float) -> int:
     """The upper end of an axis of percentages from 0. Shares of a few percent would be flat on an axis to 100."""
     return next((top for top in (10, 20, 40, 60, 80) if highest <= top), 100)
+
+
+def percent_axis(axis, highest: float, margin: float = 0.04) -> None:
+    """A y axis of percentages up to `highest`, shared or not, with a margin at both ends."""
+    top = percent_top(highest)
+    axis.set_ylim(-margin * top, (1 + margin) * top)
 
 
 def log_axis(axis, unit: float = 1.0) -> None:
@@ -99,5 +120,13 @@ def log_axis(axis, unit: float = 1.0) -> None:
     axis.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def legend(figure, handles, names, columns: int = 4) -> None:
-    figure.legend(handles, names, loc="outside lower center", ncols=min(columns, len(names)), frameon=False)
+def whiskers(values, intervals) -> list[list[float]]:
+    """[down, up]: the lengths of error bars from values to the ends of their intervals."""
+    both = list(zip(values, intervals, strict=True))
+    return [[max(0.0, value - low) for value, (low, _) in both], [max(0.0, high - value) for value, (_, high) in both]]
+
+
+def legend(figure: Figure, handles: dict[str, Any], columns: int = 4) -> None:
+    """A legend of name -> artist below the axes."""
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(columns, len(handles)),
+                  frameon=False)  # fmt: skip

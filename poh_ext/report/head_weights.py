@@ -129,7 +129,7 @@ def head_curves(results: Results) -> Figure | None:
     names = sorted(handles, key=lambda name: (name == "uniform", len(name), name))
     abreast = int(figure.get_figwidth() / 1.4)
     figure.set_figheight(figure.get_figheight() + 0.25 * (len(names) // abreast))
-    legend(figure, [handles[name] for name in names], names, columns=abreast)
+    legend(figure, {name: handles[name] for name in names}, columns=abreast)
     return figure
 
 
@@ -138,7 +138,7 @@ def _panel(axis, record: dict, block: int) -> dict:
     study, handles = record["over_mazes"], {}
     passes = study["passes"]
     mean, low, high = (100 * np.asarray(study[name])[:, block] for name in ("mean", "low", "high"))
-    colors = [style[0] for style in STYLES.values()]
+    colors = [style.color for style in STYLES.values()]
     for g, (name, _) in enumerate(_groups(record)):
         color, line = colors[g % len(colors)], _LINES[g % len(_LINES)]  # 5 and 4: 20 looks
         marker = "o" if len(passes) <= MOST_PASSES else None

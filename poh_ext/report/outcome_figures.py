@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from poh_ext._figures import legend, log_axis, new_figure, percent_top, style_of
+from poh_ext._figures import legend, log_axis, new_figure, percent_axis, percent_top, style_of, whiskers
 from poh_ext._optional import require
 from poh_ext.report.statistics import (
     MEASURES,
@@ -42,32 +42,22 @@ def outcome_bars(results: Results) -> Figure | None:
     top = percent_top(max((max(p.percent, p.interval[1]) for p in shares.values() if p.n), default=100))
     figure = new_figure(11, 1.5 + 0.42 * len(groups))
     axes = figure.subplots(1, 2, sharey=True)
-    names = [label(model, trained, scale) for scale, model, trained in groups]
-    places = np.arange(len(groups))
-    chance = None
-    blank = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    handles, blank = {}, {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
     for axis, measure in zip(axes, MEASURES, strict=True):
-        for place, key in zip(places, groups, strict=True):
-            p = shares[key, measure]
+        for place, key in enumerate(groups):
+            p, (_, model, trained) = shares[key, measure], key
             if not p.n:
                 continue
-            _, model, trained = key
             color, _, _, hatch = style_of(model, [k[1] for k in groups])
-            fill = color if trained else "white"
-            axis.barh(
-                place, p.percent, height=0.62, facecolor=fill, edgecolor="black" if trained else color,
-                hatch=hatch, linewidth=1.0, alpha=0.85 if trained else 1.0,
-            )  # fmt: skip
-            low, high = p.interval
-            axis.errorbar(
-                p.percent, place, xerr=[[max(0, p.percent - low)], [max(0, high - p.percent)]], color="black",
-                capsize=4, linewidth=1.4,
-            )  # fmt: skip
-            axis.text(
-                max(p.percent, high) + 0.015 * top, place, f"{p.percent:.1f}", va="center", fontsize=9, bbox=blank
-            )
+            axis.barh(place, p.percent, height=0.62, facecolor=color if trained else "white", hatch=hatch,
+                      edgecolor="black" if trained else color, linewidth=1.0, alpha=0.85 if trained else 1.0)
+            axis.errorbar(p.percent, place, xerr=whiskers([p.percent], [p.interval]), color="black", capsize=4,
+                          linewidth=1.4)
+            axis.text(max(p.percent, p.interval[1]) + 0.015 * top, place, f"{p.percent:.1f}", va="center", fontsize=9,
+                      bbox=blank)
             if model == "random":
-                chance = axis.axvline(p.percent, color="#444444", linestyle=":", linewidth=1.3, zorder=0)
+                handles["the random policy's share"] = axis.axvline(p.percent, color="#444444", linestyle=":",
+                                                                    linewidth=1.3, zorder=0)
         for place, (above, below) in enumerate(itertools.pairwise(groups)):
             if above[0] != below[0]:  # another size
                 axis.axhline(place + 0.5, color="#999999", linewidth=0.8)
@@ -75,10 +65,10 @@ def outcome_bars(results: Results) -> Figure | None:
         axis.set_xticks(range(0, top + 1, {10: 2, 20: 5, 80: 20, 100: 20}.get(top, 10)))
         axis.grid(axis="x", alpha=0.3, zorder=-1)
         axis.set_axisbelow(True)
-    axes[0].set_yticks(places, names)
+    axes[0].set_yticks(range(len(groups)), [label(model, trained, scale) for scale, model, trained in groups])
     axes[0].set_ylim(len(groups) - 0.4, -0.6)
-    if chance is not None:
-        legend(figure, [chance], ["the random policy's share"])
+    if handles:
+        legend(figure, handles)
     return figure
 
 
@@ -93,18 +83,12 @@ def accuracy_by_length(results: Results, bins: int = 6) -> Figure | None:
     shown = {k: g for k, g in shown.items() if k[2]} or shown
     scales = sizes(shown) or [""]
     lengths = {seed: np.asarray(s["path_lengths"], dtype=np.int64) for seed, s in results.test_sets.items()}
-    used = [lengths[seed] for seed in sorted({r.seed for g in groups.values() for r in g}) if len(lengths[seed])]
-    if not used:
+    used = np.concatenate([[], *(lengths[seed] for seed in {r.seed for g in groups.values() for r in g})])
+    if not len(used):
         return None
-    total = sum(map(len, used))
-    edges = _bin_edges(np.concatenate(used), max(1, min(bins, total // MAZES_PER_BIN)))
-    counts = np.zeros(len(edges) - 1, dtype=np.int64)
-    for values in used:
-        counts += np.histogram(values, edges)[0]
-    names = [
-        (f"{lo}" if hi - lo == 1 else f"{lo}-{hi - 1}") + f"\nn = {c:,}"
-        for lo, hi, c in zip(edges[:-1], edges[1:], counts, strict=True)
-    ]
+    edges = _bin_edges(used, max(1, min(bins, len(used) // MAZES_PER_BIN)))
+    names = [(f"{low}" if high - low == 1 else f"{low}-{high - 1}") + f"\nn = {count:,}"
+             for (low, high), count in zip(itertools.pairwise(edges), np.histogram(used, edges)[0], strict=True)]
     figure = new_figure(11, 0.6 + 4.0 * len(scales))
     axes = figure.subplots(len(scales), 2, squeeze=False, sharey="row")
     handles = {}
@@ -115,24 +99,21 @@ def accuracy_by_length(results: Results, bins: int = 6) -> Figure | None:
         top = 0.0
         for axis, measure in zip(line_of_axes, MEASURES, strict=True):
             for j, (model, trained, rows) in enumerate(drawn):
-                color, line, marker, _ = style_of(model, [key[1] for key in groups])
                 found = _by_bin(rows, measure, lengths, edges)
                 shift = 0.09 * (j - (len(drawn) - 1) / 2)  # so that intervals stand side by side
-                percents = [p.percent for p in found.values()]
-                errors = [[max(0, p.percent - p.wilson[0]), max(0, p.wilson[1] - p.percent)] for p in found.values()]
-                bars = axis.errorbar(
-                    [b + shift for b in found], percents, yerr=np.transpose(errors), color=color, linestyle=line,
-                    marker=marker, markersize=6, linewidth=1.6, elinewidth=1.0, capsize=3,
-                )  # fmt: skip
+                percents, intervals = [p.percent for p in found.values()], [p.wilson for p in found.values()]
+                bars = axis.errorbar([b + shift for b in found], percents, yerr=whiskers(percents, intervals),
+                                     **style_of(model, [key[1] for key in groups]).line(), markersize=6, linewidth=1.6,
+                                     elinewidth=1.0, capsize=3)  # fmt: skip
                 handles.setdefault(label(model, trained), bars)
-                top = max([top, *(p.wilson[1] for p in found.values())])
+                top = max([top, *(high for _, high in intervals)])
             axis.set_xticks(range(len(names)), names)
-            axis.set(xlim=(-0.5, len(names) - 0.5), title=scale)
-            axis.set(xlabel="cells on the shortest path", ylabel=f"{measure} (% of test mazes)")
+            axis.set(xlim=(-0.5, len(names) - 0.5), title=scale, xlabel="cells on the shortest path",
+                     ylabel=f"{measure} (% of test mazes)")
             axis.tick_params(labelleft=True)
             axis.grid(alpha=0.3)
-        line_of_axes[0].set_ylim(-0.04 * percent_top(top), 1.04 * percent_top(top))  # shared
-    legend(figure, list(handles.values()), list(handles), columns=5)
+        percent_axis(line_of_axes[0], top)
+    legend(figure, handles, columns=5)
     return figure
 
 
@@ -176,8 +157,8 @@ def scaling_panels(results: Results) -> Figure | None:
     figure = new_figure(12.4, 8.8)
     axes = figure.subplots(2, 2, sharex=True, sharey="row")
     handles: dict = {}
-    spans = [_outcomes(axis, results, groups, found, m, handles) for axis, m in zip(axes[0], MEASURES, strict=True)]
-    axes[0, 0].set_ylim(-0.03 * percent_top(max(spans)), 1.03 * percent_top(max(spans)))  # shared
+    tops = [_outcomes(axis, results, groups, found, m, handles) for axis, m in zip(axes[0], MEASURES, strict=True)]
+    percent_axis(axes[0, 0], max(tops), margin=0.03)
     for axis, measure in zip(axes[1], MEASURES, strict=True):
         _advantages(axis, results, groups, found, measure, handles)
     low, high = axes[1, 0].get_ylim()
@@ -191,27 +172,27 @@ def scaling_panels(results: Results) -> Figure | None:
     for axis in axes[1]:
         _name_sizes(axis, groups, found)
     axes[0, 0].margins(x=0.08)
-    legend(figure, list(handles.values()), list(handles))
+    legend(figure, handles)
     return figure
 
 
 def _outcomes(axis, results, groups, found, measure, handles) -> float:
     """Draw one panel of shares. Returns its highest interval."""
     top = 0.0
-    for trained in (True, False):
+    looks = {True: {"linewidth": 1.8, "markersize": 7, "elinewidth": 1.2, "zorder": 4},
+             False: {"linewidth": 0.8, "markersize": 5, "elinewidth": 0.6, "markerfacecolor": "white", "zorder": 3}}
+    for trained, look in looks.items():
         for model in dict.fromkeys(m for _, m, t in groups if m not in CONTROLS and t == trained):
-            points = _points({s: groups.get((s, model, trained)) for s in found}, measure, _aside(model))
-            if not points:
-                continue
-            color, line, marker, _ = style_of(model, [m for _, m, _ in groups])
-            look = {"linewidth": 1.8, "markersize": 7, "elinewidth": 1.2, "zorder": 4}
-            if not trained:
-                look = {"linewidth": 0.8, "markersize": 5, "elinewidth": 0.6, "markerfacecolor": "white", "zorder": 3}
-            handles.setdefault(
-                label(model, trained),
-                axis.errorbar(*points, color=color, linestyle=line, marker=marker, capsize=3, **look),
-            )
-            top = max(top, *(y + up for y, up in zip(points[1], points[2][1], strict=True)))
+            own = (groups[key] for scale in found if (key := (scale, model, trained)) in groups)
+            points = sorted(((rows[0].params * _aside(model), estimate_rows(rows, measure)) for rows in own),
+                            key=lambda point: point[0])  # fmt: skip
+            points = [(x, p.percent, p.interval) for x, p in points if p.n]
+            if points:
+                x, y, intervals = zip(*points, strict=True)
+                handles.setdefault(label(model, trained), axis.errorbar(
+                    x, y, yerr=whiskers(y, intervals), capsize=3, **style_of(model, [m for _, m, _ in groups]).line(),
+                    **look))  # fmt: skip
+                top = max(top, *(max(share, high) for share, (_, high) in zip(y, intervals, strict=True)))
     color, line, _, _ = style_of("random")
     drawn = set()
     for scale in found:
@@ -223,8 +204,7 @@ def _outcomes(axis, results, groups, found, measure, handles) -> float:
         axis.axhspan(*p.interval, color=color, alpha=0.15, linewidth=0)
         handles.setdefault(label("random"), axis.axhline(p.percent, color="#444444", linestyle=line, linewidth=1.6))
         top = max(top, p.interval[1])
-    axis.set_ylabel(f"{measure} (% of test mazes)")
-    axis.set_title(f"{measure}, 95 % intervals")
+    axis.set(ylabel=f"{measure} (% of test mazes)", title=f"{measure}, 95 % intervals")
     return top
 
 
@@ -233,42 +213,27 @@ def _aside(model: str) -> float:
     return 1.035 ** (OPPONENTS.index(model) - 1.5 if model in OPPONENTS else 1.5)
 
 
-def _points(by_size: dict, measure: str, aside: float):
-    """(parameters, percents, (down, up)) sorted by parameters, or None."""
-    found = []
-    for rows in by_size.values():
-        p = estimate_rows(rows, measure) if rows else None
-        if p is not None and p.n:
-            low, high = p.interval
-            found.append((rows[0].params * aside, p.percent, max(0.0, p.percent - low), max(0.0, high - p.percent)))
-    if not found:
-        return None
-    x, y, down, up = zip(*sorted(found), strict=True)
-    return x, y, (down, up)
-
-
 def _advantages(axis, results, groups, found, measure, handles) -> None:
     """Draw one panel of differences, PoH minus another model on the same mazes; markers are hollow if not resolved."""
     line_of = require("matplotlib.lines").Line2D
     for opponent in OPPONENTS:
-        pairs = [(scale, compare(results, measure, second=(opponent, True), scale=scale)) for scale in found]
-        points = [(groups[scale, "poh", True][0].params * _aside(opponent), c) for scale, c in pairs if c is not None]
-        points.sort(key=lambda point: point[0])
+        pairs = ((scale, compare(results, measure, second=(opponent, True), scale=scale)) for scale in found)
+        points = sorted(((groups[scale, "poh", True][0].params * _aside(opponent), c) for scale, c in pairs
+                         if c is not None), key=lambda point: point[0])  # fmt: skip
         if not points:
             continue
         color, line, marker, _ = style_of(opponent)
-        x, y = [at for at, _ in points], [c.difference for _, c in points]
-        errors = [[max(0.0, c.difference - c.interval[0]) for _, c in points],
-                  [max(0.0, c.interval[1] - c.difference) for _, c in points]]  # fmt: skip
-        name = f"PoH - {label(opponent)}, paired"
-        axis.errorbar(x, y, yerr=errors, color=color, linestyle=line, linewidth=1.8, elinewidth=1.2, capsize=3)
-        handles.setdefault(name, line_of([], [], color=color, linestyle=line, marker=marker, markersize=7))
+        y = [c.difference for _, c in points]
+        axis.errorbar([at for at, _ in points], y, yerr=whiskers(y, [c.interval for _, c in points]), color=color,
+                      linestyle=line, linewidth=1.8, elinewidth=1.2, capsize=3)  # fmt: skip
+        handles.setdefault(f"PoH - {label(opponent)}, paired",
+                           line_of([], [], **style_of(opponent).line(), markersize=7))  # fmt: skip
         for at, c in points:
             fill = color if c.resolved else "white"
             axis.plot(at, c.difference, marker=marker, color=color, markerfacecolor=fill, markersize=7, zorder=5)
     axis.axhline(0, color="black", linewidth=1.0)
-    axis.set_ylabel(f"advantage in {measure} (points)")
-    axis.set_title(f"advantage of PoH in {measure}; filled: resolved, hollow: not")
+    axis.set(ylabel=f"advantage in {measure} (points)",
+             title=f"advantage of PoH in {measure}; filled: resolved, hollow: not")  # fmt: skip
 
 
 def _name_sizes(axis, groups, found) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from poh_ext._figures import legend, new_figure, panels, percent_top, style_by_turn, style_of
+from poh_ext._figures import Style, legend, new_figure, panels, percent_axis, style_by_turn, style_of
 from poh_ext._optional import require
 from poh_ext.report.statistics import MEASURES, Proportion, estimate, group_rows, sizes, unchanged
 from poh_ext.report.tables import Table
@@ -29,38 +29,31 @@ MINUTES_FROM = 300.0  # seconds: a longer axis is in minutes
 
 def learning_curves(results: Results) -> Figure | None:
     """Training loss against step for each trained model and seed, with one panel per size."""
-    curves: dict[str, list] = {}
+    curves: dict[str, list] = {}  # by size
     for (scale, model, trained), rows in unchanged(group_rows(results)).items():
-        curves.setdefault(scale, []).extend((model, trained, row) for row in rows if row.curve)
-    curves = {scale: found for scale, found in curves.items() if found}
+        for row in rows:
+            if row.curve:
+                curves.setdefault(scale, []).append((model, trained, row))
     if not curves:
         return None
     every_row = [row for found in curves.values() for *_, row in found]
     names = list(dict.fromkeys(row.model for row in every_row))
-    window = max(1, min(len(row.curve) for row in every_row) // 25) | 1  # odd, so that the mean is centred
+    window = _window(every_row)
     figure, axes = panels(len(curves), 3, 6.2 if len(curves) > 1 else 8, 4.2)
     handles = {}
     for axis, (scale, found) in zip(axes, curves.items(), strict=True):
         for model, trained, row in found:
-            values = series(row, "loss")
-            steps = [point["step"] for point in row.curve]
-            color, line, marker, _ = style_of(model, names)
+            style, values = style_of(model, names), series(row, "loss")
             if window > 1:
-                axis.plot(steps, values, color=color, linewidth=0.6, alpha=0.3)
-            every = max(1, len(steps) // 8)
-            offset = every * names.index(model) // len(names)  # so that markers of models side by side show
-            drawn = axis.plot(
-                steps, smooth(values, window), color=color, linestyle=line, marker=marker, markevery=(offset, every),
-                markersize=4.5, linewidth=1.6,
-            )  # fmt: skip
-            handles.setdefault(label(model, trained), drawn[0])
+                axis.plot([point["step"] for point in row.curve], values, color=style.color, linewidth=0.6, alpha=0.3)
+            drawn = _curve(axis, row, smooth(values, window), style, names.index(model), len(names))
+            handles.setdefault(label(model, trained), drawn)
         axis.set(ylabel="training loss (nats)", title=scale)
-        axis.grid(alpha=0.3)
-        step_axis(axis, max(row.curve[-1]["step"] for *_, row in found))
+        _step_axis(axis, [row for *_, row in found])
     seeds = len({row.seed for row in every_row})
     thin = f"thin: logged; thick: mean of {window} logged values" if window > 1 else "each logged value"
     figure.suptitle("Learning curves (" + (f"one line per seed, {seeds} seeds; " if seeds > 1 else "") + thin + ")")
-    legend(figure, list(handles.values()), list(handles))
+    legend(figure, handles)
     return figure
 
 
@@ -105,31 +98,31 @@ def accuracy_curves(results: Results) -> Figure | None:
                      xlim=(-0.02 * longest / per, 1.03 * max(longest, 1e-9) / per))  # fmt: skip
             axis.tick_params(labelleft=True)
             axis.grid(alpha=0.3)
-        line_of_axes[0].set_ylim(-0.04 * percent_top(highest), 1.04 * percent_top(highest))  # shared
+        percent_axis(line_of_axes[0], highest)
     mazes = sorted({point["mazes"] for point in points})
     said = f"{mazes[0]:,}" if len(mazes) == 1 else f"{mazes[0]:,} to {mazes[-1]:,}"
     figure.suptitle(f"Accuracy over training time on {said} validation mazes ("
                     + (f"thin: {seeds} seeds; thick: their mean)" if seeds > 1 else "band: 95 % interval)"))
-    legend(figure, list(handles.values()), list(handles))
+    legend(figure, handles)
     return figure
 
 
-def _draw(axis, rows: list[Row], measure: str, per: float, style: tuple):
+def _draw(axis, rows: list[Row], measure: str, per: float, style: Style):
     """Draw the lines of one model. Returns the thick line and the highest percentage."""
-    color, line, marker, _ = style
     curves = [{p["step"]: (p["seconds"] / per, 100 * p[measure]) for p in row.validation} for row in rows]
     if len(rows) == 1:
         shares = [_share(point, measure) for point in rows[0].validation]
         at = [x for x, _ in curves[0].values()]
-        axis.fill_between(at, *zip(*(share.wilson for share in shares), strict=True), color=color, alpha=0.15,
+        axis.fill_between(at, *zip(*(share.wilson for share in shares), strict=True), color=style.color, alpha=0.15,
                           linewidth=0)
     else:
         for curve in curves:
-            axis.plot(*zip(*curve.values(), strict=True), color=color, linestyle=line, linewidth=0.7, alpha=0.45)
+            axis.plot(*zip(*curve.values(), strict=True), color=style.color, linestyle=style.linestyle,
+                      linewidth=0.7, alpha=0.45)
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))  # a mean of fewer seeds would jump
     mean = np.array([[curve[step] for curve in curves] for step in steps]).reshape(len(steps), len(curves), 2).mean(1)
-    drawn, = axis.plot(mean[:, 0], mean[:, 1], color=color, linestyle=line, marker=marker, linewidth=1.8,
-                       markersize=4.5, markevery=max(1, len(steps) // 10))  # fmt: skip
+    drawn, = axis.plot(mean[:, 0], mean[:, 1], **style.line(), linewidth=1.8, markersize=4.5,
+                       markevery=max(1, len(steps) // 10))  # fmt: skip
     return drawn, max(y for curve in curves for _, y in curve.values())
 
 
@@ -197,21 +190,15 @@ def entropy_curves(runs: Mapping[str, Results]) -> Figure | None:
     moves = [heads for heads in known if heads > 1]  # a single head has nothing to choose from
     figure = new_figure(12.4 if moves else 8, 4.6)
     axes = figure.subplots(1, 2 if moves else 1, squeeze=False)[0]
-    window = max(1, min(len(row.curve) for row in rows) // 25) | 1  # odd, so that the mean is centred
-    handles = {}
+    window, handles = _window(rows), {}
     for turn, (name, group) in enumerate(lines.items()):
-        color, line, marker, _ = style_by_turn(turn)
-        look = {"color": color, "linestyle": line, "marker": marker, "markersize": 4.5, "linewidth": 1.6}
         for row in group:
-            steps = [point["step"] for point in row.curve]
             values = smooth(series(row, "routing_entropy"), window)
-            every = max(1, len(steps) // 8)
-            look["markevery"] = (every * turn // len(lines), every)
-            handles[name] = axes[0].plot(steps, values, **look)[0]
+            handles[name] = _curve(axes[0], row, values, style_by_turn(turn), turn, len(lines))
             heads = row.config.get("n_heads")
             if heads and heads > 1:
-                gap = math.log(heads) - values
-                axes[1].plot(steps, np.where(gap > 0, gap, np.nan), **look)  # rounding may put it above ln(heads)
+                gap = math.log(heads) - values  # which rounding may put below 0
+                _curve(axes[1], row, np.where(gap > 0, gap, np.nan), style_by_turn(turn), turn, len(lines))
     for heads in known:
         axes[0].axhline(math.log(heads), color="#444444", linestyle=":", linewidth=1.4)
         axes[0].annotate(
@@ -227,9 +214,8 @@ def entropy_curves(runs: Mapping[str, Results]) -> Figure | None:
     means = "passes, blocks and mazes" + f"; running mean of {window} logged values" * (window > 1)
     axes[0].set_title(f"mean over {means}", fontsize=10)
     for axis in axes:
-        step_axis(axis, max(row.curve[-1]["step"] for row in rows))
-        axis.grid(alpha=0.3)
-    legend(figure, list(handles.values()), list(handles))
+        _step_axis(axis, rows)
+    legend(figure, handles)
     return figure
 
 
@@ -247,7 +233,21 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
     return np.where(good, total / np.maximum(count, 1), np.nan)
 
 
-def step_axis(axis, last: int) -> None:
+def _window(rows: list[Row]) -> int:
+    """Logged values in a running mean; odd, so that the mean is centred."""
+    return max(1, min(len(row.curve) for row in rows) // 25) | 1
+
+
+def _curve(axis, row: Row, values: np.ndarray, style: Style, turn: int, turns: int):
+    """Draw a line over the logged steps, with markers moved by its turn, so that those of lines side by side show."""
+    every = max(1, len(row.curve) // 8)
+    return axis.plot([point["step"] for point in row.curve], values, **style.line(), markersize=4.5, linewidth=1.6,
+                     markevery=(every * turn // turns, every))[0]
+
+
+def _step_axis(axis, rows: list[Row]) -> None:
     """An axis of steps from 0, with ticks at whole numbers, even if only one step was logged."""
+    last = max(row.curve[-1]["step"] for row in rows)
     axis.set(xlabel="optimiser step", xlim=(-0.02 * last, 1.03 * last))
     axis.xaxis.set_major_locator(require("matplotlib.ticker").MaxNLocator(nbins=7, integer=True))
+    axis.grid(alpha=0.3)
