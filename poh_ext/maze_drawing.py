@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from poh_ext._figures import new_figure
+from poh_ext._figures import legend, new_figure
 from poh_ext._optional import require
 from poh_ext.mazes import MazeBatch
 from poh_ext.tasks import MazeTasks
@@ -143,50 +143,36 @@ def maze_sheet(sample: MazeSample, max_mazes: int = 4) -> Figure | None:
 def _draw_maze(axis, sample: MazeSample, i: int, path: np.ndarray) -> None:
     passages, goal = sample.passages[i], int(sample.goal[i])
     height, width = passages.shape
-    walls = require("matplotlib.collections").LineCollection(
-        _walls(passages), colors="black", linewidths=max(0.6, 1.6 - width / 40), capstyle="projecting", zorder=4
-    )
-    axis.add_collection(walls)
+    lines = require("matplotlib.collections").LineCollection
+    axis.add_collection(lines(_walls(passages), colors="black", linewidths=max(0.6, 1.6 - width / 40),
+                              capstyle="projecting", zorder=4))  # fmt: skip
     unit = min(9.0, 90.0 / max(height, width))  # points; about half a cell
-    row, column = _points(sample.true_paths[i], width)
-    axis.plot(column, row, color=TRUE_PATH, linewidth=unit, solid_capstyle="round", zorder=1)
-    path = path[path >= 0]
+    true, path = (cells[cells >= 0] for cells in (sample.true_paths[i], path))
+    axis.plot(true % width, true // width, color=TRUE_PATH, linewidth=unit, solid_capstyle="round", zorder=1)
     stray = first_stray(passages, goal, path)
-    row, column = _points(path, width)
+    row, column = path // width, path % width
     straight = len(path) if stray is None else stray
     axis.plot(column[:straight], row[:straight], color=ON_PATH, linewidth=1.5, zorder=3)
     if stray is not None:
-        often = require("matplotlib.collections").LineCollection(
-            _walked_often(path, width), colors=STRAYED, alpha=0.3, linewidths=0.7 * unit, capstyle="round", zorder=1.5
-        )
-        axis.add_collection(often)
+        axis.add_collection(lines(_walked_often(path, width), colors=STRAYED, alpha=0.3, linewidths=0.7 * unit,
+                                  capstyle="round", zorder=1.5))  # fmt: skip
         x, y = _without_repeats(path[stray - 1 :], width)
         axis.plot(x, y, color=STRAYED, linewidth=1.3, linestyle=(0, (2, 1)), zorder=2)
-        axis.plot(
-            column[stray], row[stray], marker="X", color=STRAYED, markersize=unit, markeredgecolor="black",
-            markeredgewidth=0.7, zorder=5,
-        )  # fmt: skip
+        axis.plot(column[stray], row[stray], marker="X", color=STRAYED, markersize=unit, markeredgecolor="black",
+                  markeredgewidth=0.7, zorder=5)  # fmt: skip
     if len(path) and path[-1] != goal:
         axis.plot(column[-1], row[-1], marker="s", color="black", markersize=0.75 * unit, zorder=7)
     for cell, marker, size in ((int(sample.start[i]), "o", 0.85), (goal, "*", 1.4)):
-        axis.plot(
-            cell % width, cell // width, marker=marker, color="white", markeredgecolor="black",
-            markersize=size * unit, zorder=6,
-        )  # fmt: skip
+        axis.plot(cell % width, cell // width, marker=marker, color="white", markeredgecolor="black",
+                  markersize=size * unit, zorder=6)  # fmt: skip
     axis.set(xlim=(-0.6, width - 0.4), ylim=(height - 0.4, -0.6), aspect="equal", xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_visible(False)
-    shortest = int((sample.true_paths[i] >= 0).sum()) - 1
     arrived = bool(len(path)) and path[-1] == goal
     moves, cells = len(path) - 1, len(set(path.tolist()))
-    text = f"{'reached' if arrived else 'not reached'} in {moves} move{'s' * (moves != 1)}, shortest {shortest}"
+    text = f"{'reached' if arrived else 'not reached'} in {moves} move{'s' * (moves != 1)}, shortest {len(true) - 1}"
     text += "" if stray is None else f"\nstrays at move {stray}, sees {cells} cells"
     axis.set_xlabel(text, fontsize=9)
-
-
-def _points(path: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    cells = path[path >= 0]
-    return cells // width, cells % width
 
 
 def _without_repeats(path: np.ndarray, width: int) -> tuple[list[float], list[float]]:
@@ -222,7 +208,7 @@ def _sheet_legend(figure, columns: int) -> None:
         "gave up": line([], [], marker="s", color="black", markersize=6, linestyle="none"),
         "goal": line([], [], marker="*", color="white", markersize=11, **edge),
     }
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False)
+    legend(figure, handles, columns)
 
 
 class Layout:

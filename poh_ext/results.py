@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from poh_ext._files import write_atomically
-from poh_ext.routing_records import check_routing
+from poh_ext.routing_records import check_outcomes, check_routing
 
 __all__ = ["CONTROLS", "SCHEMA_VERSION", "Results", "Row", "label", "plain", "solved_measure"]
 
@@ -167,13 +167,7 @@ class Results:
                 known = sorted(self.test_sets) or "no seed"
                 raise ValueError(f"{row.describe()} has no test set; test_sets has {known}")
             n = self.test_sets[row.seed]["n"]
-            if not len(row.reached) == len(row.optimal) == n:
-                raise ValueError(
-                    f"{row.describe()} has {len(row.reached)} reached and {len(row.optimal)} optimal "
-                    f"outcomes, but its test set has {n} mazes"
-                )
-            if any(best and not done for done, best in zip(row.reached, row.optimal, strict=True)):
-                raise ValueError(f"{row.describe()} counts a maze as optimal that it did not reach")
+            check_outcomes(row.describe(), row.reached, row.optimal, n)
             if row.exact and len(row.exact) != n:
                 raise ValueError(f"{row.describe()} has {len(row.exact)} exact outcomes for {n} test mazes")
             if any(exact and not best for best, exact in zip(row.optimal, row.exact, strict=False)):

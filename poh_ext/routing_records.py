@@ -11,7 +11,8 @@ import torch
 
 from poh_ext.routing import SUM_TOLERANCE
 
-__all__ = ["INTERVENTIONS", "check_routing", "head_groups", "kept_passes", "over_mazes", "routing_record"]
+__all__ = ["INTERVENTIONS", "check_outcomes", "check_routing", "head_groups", "kept_passes", "over_mazes",
+           "routing_record"]
 
 FIELDS = ("model", "scale", "seed", "weights", "entropy")
 OPTIONAL = ("passes", "over_mazes", "interventions")  # the first files had none of them
@@ -133,11 +134,16 @@ def _check_outcome(name: str, how: str, outcome, n: int) -> None:
         raise ValueError(f"{name} has {how!r}; known: {', '.join(INTERVENTIONS)}")
     if not isinstance(outcome, dict) or set(outcome) != {"reached", "optimal"}:
         raise ValueError(f"{name}: {how} must have the fields reached, optimal, not {_fields(outcome)}")
-    if not len(outcome["reached"]) == len(outcome["optimal"]) == n:
-        given = f"{len(outcome['reached'])} reached and {len(outcome['optimal'])} optimal"
-        raise ValueError(f"{name}: {how} has {given} outcomes, but its test set has {n} mazes")
-    if any(best and not done for done, best in zip(outcome["reached"], outcome["optimal"], strict=True)):
-        raise ValueError(f"{name}: {how} counts a maze as optimal that it did not reach")
+    check_outcomes(f"{name}: {how}", outcome["reached"], outcome["optimal"], n)
+
+
+def check_outcomes(name: str, reached: list[bool], optimal: list[bool], n: int) -> None:
+    """Raise ValueError if the outcomes are not those of n mazes, or contradict each other."""
+    if not len(reached) == len(optimal) == n:
+        raise ValueError(f"{name} has {len(reached)} reached and {len(optimal)} optimal outcomes, but its test set has "
+                         f"{n} mazes")
+    if any(best and not done for done, best in zip(reached, optimal, strict=True)):
+        raise ValueError(f"{name} counts a maze as optimal that it did not reach")
 
 
 def _fields(record) -> str:

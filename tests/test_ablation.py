@@ -179,9 +179,9 @@ def test_the_table_counts_changed_minus_chosen():
     assert up.comparisons["reached"].difference == pytest.approx(30) and up.shares["reached"].percent == 90
     assert down.comparisons["optimal"].difference == pytest.approx(-40)
     assert up.verdict() == "reached rises, optimal rises" and down.verdict() == "reached falls, optimal falls"
-    table = ablation_table(results)
+    table = str(ablation_table(results))
     assert "+30.0 [" in table and "-40.0 [" in table and "4 comparisons" in table
-    assert ablation_table(invented(baseline=60, poh=60)) == ""
+    assert ablation_table(invented(baseline=60, poh=60)) is None
 
 
 def test_many_comparisons_are_corrected():

@@ -12,7 +12,7 @@ from poh_ext.report.published import (
     PUBLISHED,
     PUBLISHED_MAZES,
     deviations,
-    published,
+    published_table,
 )
 from poh_ext.results import CONTROLS
 from poh_ext.tasks import sample_tasks_as_published
@@ -78,7 +78,7 @@ def test_the_caveat_says_what_the_figures_say():
 
 
 def test_the_published_rows_stand_beside_the_controls():
-    table = published()
+    table = published_table()
     assert [row[0] for row in table.rows] == [*PUBLISHED, *(f"{name}, 400 test sets" for name in (
         "random policy", "random table", "beeline policy"))]
     assert table.rows[0][1:] == ["57.89 [45.0-69.8]", "52.63 [39.9-65.0]", "-2.1", "+0.9", "+2.2", "+2.4"]

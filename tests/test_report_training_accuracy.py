@@ -9,7 +9,7 @@ from report_cases import make_results, make_row
 from poh_ext._figures import save_png
 from poh_ext.report import write_report
 from poh_ext.report.statistics import estimate
-from poh_ext.report.training_figures import accuracy, accuracy_curves, solved_from
+from poh_ext.report.training_figures import accuracy_curves, accuracy_table, solved_from
 from poh_ext.results import Results
 
 
@@ -68,7 +68,7 @@ def test_solved_from_is_the_first_point_after_which_no_other_fails(optimal, step
 class TestCurves:
     def test_nothing_to_draw(self):
         assert accuracy_curves(run(make_row(), make_row("poh", seed=1))) is None
-        assert accuracy(run(make_row())) is None
+        assert accuracy_table(run(make_row())) is None
 
     def test_one_seed_has_wilsons_band(self, tmp_path):
         row = make_row("poh", validation=points([0.4, 0.8, 0.9], reached=[0.5, 0.8, 1.0]))
@@ -117,7 +117,7 @@ class TestBlocks:
     def test_when_each_planner_solved_the_mazes(self):
         rows = [make_row("poh", seed=0, validation=points([0.2, 1.0, 1.0])),
                 make_row("poh", seed=1, validation=points([1.0, 0.9, 0.995], pace=70.0)), make_row("baseline")]
-        table = accuracy(run(*rows))
+        table = accuracy_table(run(*rows))
         assert table.title == "Accuracy over training time"
         low, high = estimate({0: [True] * 200}).wilson
         assert table.rows[0] == ["PoH", "0", "200", "20", "40.0", "100.0 (step 20)", f"100.0 [{low:.1f}-{high:.1f}]",
@@ -125,7 +125,7 @@ class TestBlocks:
         assert table.rows[1][:6] == ["PoH", "1", "200", "-", "-", "100.0 (step 10)"] and table.rows[1][-1] == "2,100"
         assert len(table.rows) == 2 and "optimal >= 99.9 % from step" in table.header
         assert "Of 200 mazes, 99.9 % means all." in table.notes[0]
-        table = accuracy(run(make_row("poh", validation=points([0.999], mazes=1000))))
+        table = accuracy_table(run(make_row("poh", validation=points([0.999], mazes=1000))))
         assert "means all" not in table.notes[0]
 
     def test_the_picture_stands_in_its_section_and_not_among_the_others(self, tmp_path):

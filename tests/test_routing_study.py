@@ -12,8 +12,8 @@ from report_cases import STUDIED, make_results, make_row, make_study, study_reco
 import poh_ext
 from poh_ext.models import PoHPlanner
 from poh_ext.report import verdicts, write_report
-from poh_ext.report.effects import routing_effects, routing_matters, routing_verdicts
-from poh_ext.report.head_weights import head_curves, head_weights
+from poh_ext.report.effects import interventions_table, routing_effects, routing_verdicts
+from poh_ext.report.head_weights import head_curves, head_weights_table
 from poh_ext.results import Results
 from poh_ext.routing_records import head_groups, kept_passes, over_mazes, routing_record
 from poh_ext.training.config import Benchmark12x12Config
@@ -172,7 +172,7 @@ class TestVerdict:
         assert alone.verdict() == "not resolved"
 
     def test_the_section(self):
-        table = routing_matters(make_study([study_record(0), study_record(1)]))
+        table = interventions_table(make_study([study_record(0), study_record(1)]))
         assert table.title == "Does the routing matter?"
         kinds = ["its own", "uniform weights", "another maze's weights", "constant weights"]
         assert [row[:2] for row in table.rows] == [["PoH", kind] for kind in kinds]
@@ -180,7 +180,7 @@ class TestVerdict:
         assert table.rows[1][3].startswith("-20.0 [-") and table.rows[1][-1] == "reached falls, optimal falls"
         assert {len(row) for row in table.rows} == {len(table.header)} and len(table.terms) == 3
         assert "6 comparisons" in table.notes[0] and "one table" not in table.notes[0]
-        (text,) = routing_matters(make_study([study_record()], reached=100)).notes  # rows decoded in another way
+        (text,) = interventions_table(make_study([study_record()], reached=100)).notes  # rows decoded in another way
         assert "decoded from one table here, unlike the rows" in text
 
     def test_sizes_are_kept_apart(self):
@@ -193,7 +193,7 @@ class TestVerdict:
         record = study_record()
         del record["interventions"]
         for results in (make_study([record]), make_study([]), make_results()):
-            assert routing_matters(results) is None and routing_verdicts(results) == []
+            assert interventions_table(results) is None and routing_verdicts(results) == []
 
 
 class TestHeads:
@@ -220,7 +220,7 @@ class TestHeads:
         figure.savefig(tmp_path / "f.png")
 
     def test_table_of_two_kinds_and_whether_neighbours_come_first(self):
-        table = head_weights(make_study([study_record(0), study_record(1)]))
+        table = head_weights_table(make_study([study_record(0), study_record(1)]))
         assert [row[1:5] for row in table.rows] == [
             [seed, "1", heads, "25.0"] for seed in "01" for heads in ("neighbour heads (2)", "wide heads (2)")]
         assert table.rows[0][5:] == ["40.0 [39.2-40.8] in pass 1", "25.0 [24.2-25.8] in pass 2",
@@ -228,7 +228,7 @@ class TestHeads:
         assert "falls, beyond both bands, in 2 of 2 blocks" in table.notes[0] and "rises so in 0" in table.notes[0]
 
     def test_table_of_one_kind_names_the_heaviest_head(self):
-        table = head_weights(make_study([study_record(0, near=4), study_record(1, near=4)]))
+        table = head_weights_table(make_study([study_record(0, near=4), study_record(1, near=4)]))
         assert [row[1:4] for row in table.rows] == [["0", "1", "heaviest: head 3"]]
         assert table.rows[0][7].startswith("40.0 [") and "beyond both bands" not in table.notes[0]
 
@@ -236,7 +236,7 @@ class TestHeads:
         record = study_record()
         del record["over_mazes"]
         for results in (make_study([record]), make_study([study_record(model="poh/without warm-up")]), make_study([])):
-            assert head_curves(results) is None and head_weights(results) is None
+            assert head_curves(results) is None and head_weights_table(results) is None
 
 
 def test_the_report_holds_both_sections_and_the_picture(tmp_path):

@@ -22,13 +22,13 @@ from poh_ext.report.statistics import (
 from poh_ext.report.tables import Table
 from poh_ext.results import Results, Row, label
 
-__all__ = ["Effect", "ablation", "ablation_effects", "ablation_table", "holm", "routing_effects", "routing_matters",
+__all__ = ["Effect", "ablation_effects", "ablation_table", "holm", "interventions_table", "routing_effects",
            "routing_verdicts"]
 
 CORRECTED = ("comparisons: p is McNemar's exact test after Holm's correction for all of them, and a verdict needs both "
              "it and the interval, which covers seeds too.")
 # Of the interventions: name in the record, name for the reader, what it is, what it is to show.
-INTERVENTIONS = (
+OTHER_WEIGHTS = (
     ("uniform", "uniform weights", "every head has 1 / heads in every pass and block", "does what was learned matter?"),
     ("shuffled", "another maze's weights", "those that the routers give, in the same pass and block, for another test "
      "maze of the batch (with token routing, for a cell half a maze away in it)", "must they suit the maze?"),
@@ -112,8 +112,12 @@ def ablation_effects(results: Results) -> list[Effect]:
     return _effects(results, [(scale, model, change) for scale, model, slash, change in split if slash], Effect)
 
 
-def ablation(results: Results) -> Table | None:
-    """The section of the report; None if nothing was changed."""
+def ablation_table(results: Results) -> Table | None:
+    """Every change with what it comes to; None if nothing was changed.
+
+    Example:
+        >>> print(ablation_table(Results.load("results.json")))
+    """
     effects = ablation_effects(results)
     if not effects:
         return None
@@ -125,16 +129,6 @@ def ablation(results: Results) -> Table | None:
     note = ("Points: changed minus as chosen, on the same mazes and seeds; negative means that the change hurts. "
             f"{len(effects) * len(MEASURES)} {CORRECTED}")
     return Table("Each planner with one feature changed", header, rows, 3, [note], title="One feature at a time")
-
-
-def ablation_table(results: Results) -> str:
-    """The table of changed features, for a terminal; "" if nothing was changed.
-
-    Example:
-        >>> print(ablation_table(Results.load("results.json")))
-    """
-    table = ablation(results)
-    return table.text() if table else ""
 
 
 # -- does the routing matter? ------------------------------------------------------------------------------------
@@ -153,9 +147,9 @@ def _study(results: Results) -> Results:
 
 
 def routing_effects(results: Results) -> list[Effect]:
-    """All interventions that were evaluated, planner by planner in the order of INTERVENTIONS."""
+    """All interventions that were evaluated, planner by planner in the order of OTHER_WEIGHTS."""
     planners = dict.fromkeys((r["scale"], r["model"]) for r in results.routing)
-    return _effects(_study(results), [(*key, name) for key in planners for name, *_ in INTERVENTIONS], _Intervention)
+    return _effects(_study(results), [(*key, name) for key in planners for name, *_ in OTHER_WEIGHTS], _Intervention)
 
 
 def routing_verdicts(results: Results) -> list[str]:
@@ -191,11 +185,11 @@ def _answer(effect: _Intervention) -> str:
 
 
 def _name(effect: Effect) -> str:
-    return next(name for change, name, *_ in INTERVENTIONS if change == effect.change)
+    return next(name for change, name, *_ in OTHER_WEIGHTS if change == effect.change)
 
 
-def routing_matters(results: Results) -> Table | None:
-    """The section of the report; None if there was no intervention."""
+def interventions_table(results: Results) -> Table | None:
+    """Every planner with its own and with other weights; None if there was no intervention."""
     effects = routing_effects(results)
     if not effects:
         return None
@@ -210,7 +204,7 @@ def routing_matters(results: Results) -> Table | None:
         rows.append([planner, _name(e), *cells, e.least_p(), e.verdict()])
     header = ["planner", "head weights", *(h for m in MEASURES for h in (f"{m} % [95 % CI]", f"{m}: points [95 % CI]")),
               "least p (Holm)", "verdict"]  # fmt: skip
-    terms = [(name, f"{what}. {question[0].upper()}{question[1:]}") for change, name, what, question in INTERVENTIONS
+    terms = [(name, f"{what}. {question[0].upper()}{question[1:]}") for change, name, what, question in OTHER_WEIGHTS
              if change in {e.change for e in effects}]  # fmt: skip
     other = "" if _same_decoding(results) else " All are decoded from one table here, unlike the rows of the results."
     note = (

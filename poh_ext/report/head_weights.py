@@ -6,7 +6,7 @@ Where a planner has both, neighbour heads are compared with heads that see all c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from poh_ext.routing_records import MOST_PASSES, head_groups
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["head_curves", "head_weights", "routing_heatmaps"]
+__all__ = ["head_curves", "head_weights_table", "routing_heatmaps"]
 
 BLOCKS_ABREAST = 4
 LIGHTEST_TOP, DARKEST_TOP = 2.0, 4.0  # times the uniform share that is black
@@ -32,18 +32,18 @@ def _name(record: dict) -> str:
     return label(record["model"], True, record["scale"])
 
 
-def _block_panels(found: list[tuple[str, dict, Sequence]], width: float, height: float, single: float
-                  ) -> tuple[Figure, list, Iterator[tuple[Any, dict, int]]]:
-    """A figure of a line of panels for each (name, record, blocks), a panel for each block.
+def _block_panels(found: list[tuple[str, dict, int]], width: float, height: float, single: float
+                  ) -> tuple[Figure, list, list[tuple[Any, dict, int]]]:
+    """A figure of a line of panels for each (name, record, depth), a panel for each block.
 
     Returns the figure, all its axes, and (axis, record, block from 0) of each panel. Panels are of that size in inches,
     and `single` wide where no record has a second block.
     """
-    columns = min(BLOCKS_ABREAST, max(len(blocks) for *_, blocks in found))
+    columns = min(BLOCKS_ABREAST, max(depth for *_, depth in found))
     cells: list = []  # None where the last line of a record's panels is not full
-    for name, record, blocks in found:
-        cells += [(f"{name}\nblock 1" if b == 0 else f"block {b + 1}", record, b) for b in range(len(blocks))]
-        cells += [None] * (-len(blocks) % columns)
+    for name, record, depth in found:
+        cells += [(f"{name}\nblock 1" if b == 0 else f"block {b + 1}", record, b) for b in range(depth)]
+        cells += [None] * (-depth % columns)
     figure, axes = panels(len(cells), columns, width if columns > 1 else single, height)
     shown = []
     for axis, cell in zip(axes, cells, strict=True):
@@ -71,7 +71,7 @@ def routing_heatmaps(results: Results) -> Figure | None:
         heads = weights.shape[2]
         largest = max(largest, float(weights.max()) * heads)
         name = _name(record) + ("" if entropy is None else f", entropy {entropy:.2f} of {math.log(heads):.2f} nats")
-        found.append((name, record, record["weights"][0]))
+        found.append((name, record, weights.shape[1]))
     top = min(max(largest, LIGHTEST_TOP), DARKEST_TOP)
     figure, axes, shown = _block_panels(found, 3.9, 3.0, single=3.9)
     for axis, record, block in shown:
@@ -118,7 +118,7 @@ def head_curves(results: Results) -> Figure | None:
     records = _over_mazes(results)
     if not records:
         return None
-    found = [(_name(r), r, r["over_mazes"]["mean"][0]) for r in records if r["seed"] == records[0]["seed"]]
+    found = [(_name(r), r, len(r["over_mazes"]["mean"][0])) for r in records if r["seed"] == records[0]["seed"]]
     figure, _, shown = _block_panels(found, 4.4, 3.3, single=7.0)
     handles: dict = {}
     for axis, record, block in shown:
@@ -156,8 +156,8 @@ def _panel(axis, record: dict, block: int) -> dict:
     return handles
 
 
-def head_weights(results: Results) -> Table | None:
-    """The section of the report: weights at the first, a middle and the last pass; None if the run has no such weights.
+def head_weights_table(results: Results) -> Table | None:
+    """The weights at the first, a middle and the last pass; None if the run has no such weights.
 
     If there are neighbour heads and heads that see all cells, each kind has a line for every seed. Else only the
     heaviest head of the first seed has a line, because heads of two trainings are not the same heads.

@@ -11,13 +11,13 @@ from poh_ext._figures import save_png
 from poh_ext._files import write_atomically
 from poh_ext._optional import require
 from poh_ext.maze_drawing import MazeSample, maze_sheet
-from poh_ext.report.effects import ablation, routing_matters
-from poh_ext.report.head_weights import head_curves, head_weights, routing_heatmaps
+from poh_ext.report.effects import ablation_table, interventions_table
+from poh_ext.report.head_weights import head_curves, head_weights_table, routing_heatmaps
 from poh_ext.report.outcome_figures import accuracy_by_length, outcome_bars, scaling_panels
-from poh_ext.report.published import AS_PUBLISHED_CAVEAT, published
+from poh_ext.report.published import AS_PUBLISHED_CAVEAT, published_table
 from poh_ext.report.rendering import png_size, render
-from poh_ext.report.tables import differences, results_table, seed_by_seed
-from poh_ext.report.training_figures import accuracy, accuracy_curves, entropy_curves, learning_curves
+from poh_ext.report.tables import differences_table, results_table, seeds_table
+from poh_ext.report.training_figures import accuracy_curves, accuracy_table, entropy_curves, learning_curves
 from poh_ext.report.verdicts import verdicts
 from poh_ext.results import Results, plain
 
@@ -172,18 +172,18 @@ def _context(results: Results, drawn: dict[str, _Drawn], files: dict[str, str]) 
     """What the templates are given, by the names that they use."""
     mazes = sorted({results.test_sets[row.seed]["n"] for row in results.rows} - {0})
     few = f"With {mazes[0]} test mazes per seed, one maze is {100 / mazes[0]:.2f} points." if mazes else ""
-    details = (ablation(results), routing_matters(results), head_weights(results), seed_by_seed(results))
+    details = (f(results) for f in (ablation_table, interventions_table, head_weights_table, seeds_table))
     return {
         "title": f"{results.experiment}, {results.protocol} protocol",
         "run": results,
         "outcomes": results_table(results),
         "caveat": AS_PUBLISHED_CAVEAT,
-        "published": published() if results.protocol == "as-published" else None,
+        "published": published_table() if results.protocol == "as-published" else None,
         "few_mazes": few if mazes and mazes[0] < 200 else "",
-        "differences": differences(results),
+        "differences": differences_table(results),
         "verdicts": verdicts(results),
         "details": [table for table in details if table is not None],
-        "accuracy": accuracy(results),
+        "accuracy": accuracy_table(results),
         "accuracy_figure": drawn.get(ACCURACY_PNG),
         "figures": [figure for name, figure in drawn.items() if name != ACCURACY_PNG],
         "test_sets": [_test_set(seed, test_set) for seed, test_set in results.test_sets.items()],

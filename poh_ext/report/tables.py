@@ -21,7 +21,7 @@ from poh_ext.report.statistics import (
 )
 from poh_ext.results import Results, label
 
-__all__ = ["Table", "differences", "results_table", "seed_by_seed"]
+__all__ = ["Table", "differences_table", "results_table", "seeds_table"]
 
 # (heading in the report, the same on two lines of a terminal)
 COLUMNS = (
@@ -58,6 +58,9 @@ class Table:
     notes: list[str] = field(default_factory=list)
     terms: list[tuple[str, str]] = field(default_factory=list)
     title: str = ""
+
+    def __str__(self) -> str:
+        return self.text()
 
     def text(self) -> str:
         """For a terminal: aligned columns, a rule below the header, and the notes."""
@@ -181,7 +184,7 @@ def _comparisons(results: Results) -> Iterator[list[Comparison]]:
             yield found
 
 
-def differences(results: Results) -> Table | None:
+def differences_table(results: Results) -> Table | None:
     """Every comparison in one line, because the sentences below it are long, and a scaling run has dozens."""
     rows = [[f"{found[0].first} - {found[0].second}",
              *(cell for c in found for cell in (c.points(""), "yes" if c.resolved else "no"))]
@@ -190,7 +193,7 @@ def differences(results: Results) -> Table | None:
     return Table("Differences on the same mazes", header, rows, 1) if rows else None
 
 
-def seed_by_seed(results: Results) -> Table | None:
+def seeds_table(results: Results) -> Table | None:
     """Differences per seed, if there are several: the verdict depends on whether the seeds agree."""
     rows = []
     for c in itertools.chain(*_comparisons(results)):

@@ -21,7 +21,7 @@ from poh_ext.results import Results, Row, label, solved_measure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["SOLVED", "accuracy", "accuracy_curves", "entropy_curves", "learning_curves", "solved_from"]
+__all__ = ["SOLVED", "accuracy_curves", "accuracy_table", "entropy_curves", "learning_curves", "solved_from"]
 
 SOLVED = 0.999  # of the validation mazes
 MINUTES_FROM = 300.0  # seconds: a longer axis is in minutes
@@ -126,8 +126,8 @@ def _draw(axis, rows: list[Row], measure: str, per: float, style: Style):
     return drawn, max(y for curve in curves for _, y in curve.values())
 
 
-def accuracy(results: Results) -> Table | None:
-    """The section of the report: the times from which on the validation mazes were solved. None without validation."""
+def accuracy_table(results: Results) -> Table | None:
+    """The times from which on the validation mazes were solved; None if the run has no validation."""
     rows = [(key, row) for key, rows in group_rows(results).items() for row in rows if row.validation]
     if not rows:
         return None
