@@ -92,13 +92,13 @@ def first_stray(passages: np.ndarray, goal: int, path: np.ndarray) -> int | None
     Steps are compared by distance instead of with one stored path, because a maze with loops has several shortest
     paths.
     """
-    distance = _maze(passages).distances(torch.tensor([int(goal)]))[0].numpy()
+    distance = _maze(passages).distances(torch.tensor([int(goal)], device="cpu"))[0].numpy()
     strays = np.flatnonzero(np.diff(distance[path[path >= 0]]) != -1)
     return int(strays[0]) + 1 if len(strays) else None
 
 
 def _maze(passages: np.ndarray) -> MazeBatch:
-    return MazeBatch(torch.tensor(passages[None]))
+    return MazeBatch(torch.tensor(passages[None], device="cpu"))
 
 
 def _walls(passages: np.ndarray) -> list:
