@@ -2,7 +2,9 @@
 
 import numpy as np
 import torch
+from matplotlib.image import imread
 
+from poh_ext._figures import save_png
 from poh_ext.environment import describe_environment
 from poh_ext.results import Results, Row
 from poh_ext.routing_records import over_mazes
@@ -195,3 +197,18 @@ def markdown(table):
     align = ["---"] * table.left + ["---:"] * (len(table.header) - table.left)
     lines = ["| " + " | ".join(cells) + " |" for cells in (table.header, align, *table.rows)]
     return "\n\n".join(["\n".join(lines), *table.notes])
+
+
+def decode(figure, path):
+    """PNG as float [height, width, 3] and a function from an axis' data coordinates to its pixel."""
+    image = imread(save_png(figure, path))[..., :3]
+
+    def pixel(axis, x, y):
+        column, row = axis.transData.transform((x, y))
+        return image[image.shape[0] - 1 - int(row), int(column)]
+
+    return image, pixel
+
+
+def is_dark(color):
+    return color.max() < 0.35
