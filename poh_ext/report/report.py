@@ -143,15 +143,16 @@ def write_report(results: Results, folder: str | os.PathLike, mazes: MazeSample 
         Paths of the files written, index.html first.
 
     Raises:
-        ValueError: `results` contradicts itself. ImportError: scipy or matplotlib is missing. Nothing is written then.
+        ValueError: `results` contradicts itself. ImportError: scipy, matplotlib or jinja2 is missing. Nothing is
+            written then.
 
     Example:
         >>> write_report(Results.load("run/results.json"), "run")
         [PosixPath('run/index.html'), PosixPath('run/report.md'), PosixPath('run/outcomes.png'), ...]
     """
     results.validate()
-    require("scipy.stats")
-    require("matplotlib.figure")
+    for package in ("scipy.stats", "matplotlib.figure", "jinja2"):
+        require(package)
     folder = Path(folder)
     figures = {name: kind.draw(results) for name, kind in FIGURES.items() if kind.draw}
     figures[MAZES_PNG] = maze_sheet(mazes) if mazes is not None else None
