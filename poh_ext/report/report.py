@@ -37,13 +37,11 @@ class Kind(NamedTuple):
 
 
 class _Drawn(NamedTuple):
-    """A figure beside the report, with its size in pixels."""
+    """A figure beside the report, with its size (width, height) in pixels."""
 
     file: str
-    alt: str
-    caption: str
-    width: int
-    height: int
+    kind: Kind
+    size: tuple[int, int]
 
 
 ACCURACY_PNG = "accuracy_over_training.png"  # has a section of its own
@@ -157,7 +155,7 @@ def write_report(results: Results, folder: str | os.PathLike, mazes: MazeSample 
     figures = {name: kind.draw(results) for name, kind in FIGURES.items() if kind.draw}
     figures[MAZES_PNG] = maze_sheet(mazes) if mazes is not None else None
     written = [save_png(figures[name], folder / name) for name in FIGURES if figures[name] is not None]
-    drawn = {p.name: _Drawn(p.name, FIGURES[p.name].alt, FIGURES[p.name].caption, *png_size(p)) for p in written}
+    drawn = {p.name: _Drawn(p.name, FIGURES[p.name], png_size(p)) for p in written}
     # A picture of an earlier call with more data would contradict this one: it is neither shown nor listed.
     files = {
         name: about

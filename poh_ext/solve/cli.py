@@ -28,7 +28,7 @@ from poh_ext.mazes import GENERATORS, generate_mazes
 from poh_ext.models.without_graph import SETTLED
 from poh_ext.rollout import greedy_rollout, solved_exactly
 from poh_ext.solve.animation import animate, passes_shown, save_gif
-from poh_ext.solve.evaluation import DEFAULT_SETS, MazeSet, Outcome, measure, save_json, states_after
+from poh_ext.solve.evaluation import DEFAULT_SETS, MazeSet, Outcome, measure, save_json
 from poh_ext.solve.evaluation_report import accuracy_over_passes, table_lines
 from poh_ext.solve.pretrained import load
 from poh_ext.tasks import STARTS, MazeTasks
@@ -117,7 +117,8 @@ def _demo(parser: Parser, arguments: Sequence[str]) -> int:
         after = passes_shown(int(task.mazes.distances(task.goal).max()), passes)
     began = time.perf_counter()
     with torch.no_grad():
-        scores = [model.head(state) for state in states_after(model, task, after, tolerance=options.tolerance)]
+        states = model.hidden_passes(task.mazes, task.start, task.goal, after=after, tolerance=options.tolerance)
+        scores = [model.head(state) for state in states]
     seconds = time.perf_counter() - began
     rollout = greedy_rollout(scores[-1], task, moves=True)
     moves, shortest = int(rollout.steps[0]), int(task.length[0]) - 1

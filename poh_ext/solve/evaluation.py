@@ -27,21 +27,12 @@ from poh_ext.tasks import MazeTasks, sample_tasks
 from poh_ext.training.every_cell import passes_to_know_paths
 
 __all__ = ["DEFAULT_SETS", "MazeSet", "Outcome", "exact_over_passes", "measure", "passes_given", "save_json",
-           "seen_in_training", "states_after"]
+           "seen_in_training"]
 
 CELLS_AT_ONCE = 16_384  # of a batch: large enough for the threads, small enough for a cache
 STATES_AT_ONCE = 3_000_000  # of cells, kept until a batch is done: some 600 MB
 FORMAT, VERSION = "poh_ext solve evaluation", 1
 TEST_SEED = 6_000_000  # plus the side: no training or choice of anything has looked at these
-
-
-def states_after(model: torch.nn.Module, tasks: MazeTasks, after: Sequence[int], *, tolerance: float = 0.0
-                 ) -> list[Tensor]:
-    """The state of every cell, [n, N, d], after each of the rising numbers of passes of one run.
-
-    `model.head` makes the scores of the moves from a state. `tolerance`: see the planners' forward.
-    """
-    return model.hidden_passes(tasks.mazes, tasks.start, tasks.goal, after=after, tolerance=tolerance)
 
 
 def _check_factors(factors: Sequence[float]) -> list[float]:
@@ -105,7 +96,7 @@ def _batch(model: torch.nn.Module, tasks: MazeTasks, factors: Sequence[float], t
     wanted = [passes_given(cells, factors) for cells in tasks.length.tolist()]
     after = sorted({passes for row in wanted for passes in row})
     place = {passes: i for i, passes in enumerate(after)}
-    states = states_after(model, tasks, after, tolerance=tolerance)
+    states = model.hidden_passes(tasks.mazes, tasks.start, tasks.goal, after=after, tolerance=tolerance)
     tables = []
     for row in zip(*wanted, strict=True):
         state = torch.stack([states[place[passes]][i] for i, passes in enumerate(row)])
@@ -195,14 +186,12 @@ class Outcome:
                            for factor, row in zip(self.factors, self.solved, strict=True)}}
 
 
-def _unwatched(label: str, mazes: int) -> AbstractContextManager[Callable[[int], None]]:
-    return nullcontext(lambda count: None)
+Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 def measure(model: torch.nn.Module, recipe: Recipe, sets: Sequence[MazeSet], factors: Sequence[float], *,
             algorithms: Sequence[str] = ("dfs",), starts: Sequence[str] = ("any",), tolerance: float = 0.0,
-            watch: Callable[[str, int], AbstractContextManager[Callable[[int], None]]] = _unwatched
-            ) -> Iterator[Outcome]:
+            watch: Watch = lambda label, mazes: nullcontext(lambda count: None)) -> Iterator[Outcome]:
     """Yield the outcome of every set, with every algorithm and every kind of start, as soon as it is known.
 
     `tolerance`: see the planners' forward. `watch` is entered for each outcome, with a label and the number of mazes.
@@ -216,7 +205,7 @@ def measure(model: torch.nn.Module, recipe: Recipe, sets: Sequence[MazeSet], fac
     return (_measured(model, recipe, factors, tolerance, watch, *which) for which in wanted)
 
 
-def _measured(model: torch.nn.Module, recipe: Recipe, factors: list[float], tolerance: float, watch: Callable,
+def _measured(model: torch.nn.Module, recipe: Recipe, factors: list[float], tolerance: float, watch: Watch,
               mazes: MazeSet, algorithm: str, start: str, tasks: MazeTasks) -> Outcome:
     began = time.perf_counter()
     with watch(_name(mazes.size, algorithm, start), len(tasks)) as done:
