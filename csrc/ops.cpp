@@ -2,7 +2,7 @@
 // Kernels register themselves for these schemas in csrc/cpu/<op>.cpp; Python meets them in poh_ext/ops/.
 #include <torch/csrc/stable/library.h>
 
-#include "python_module.h"
+#include "common/python_module.h"
 
 STABLE_TORCH_LIBRARY(poh_ext, m) {
   m.def(

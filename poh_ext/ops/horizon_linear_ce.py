@@ -1,5 +1,5 @@
 """Linear multi-horizon cross-entropy on kernels: matrix products of some rows at a time, the loss's kernel on each.
-Here for the CPU; for CUDA in csrc/cuda/horizon_linear_ce.cu, where how many rows are read is not known to the host.
+Here for the CPU; for CUDA in csrc/horizon_ce/cuda_linear.cu, where how many rows are read is not known to the host.
 
 The logits of all rows never exist: those of at most a chunk of the rows that are read do, and are overwritten by
 their gradient. With one horizon and candidates, only the logits of the candidates are formed.

@@ -12,7 +12,7 @@ from poh_ext.reference import routing as reference
 
 __all__ = ["route", "routing_entropy"]
 
-_REDUCTIONS = {"mean": 0, "sum": 1, "none": 2}  # csrc/cpu/routing.cpp
+_REDUCTIONS = {"mean": 0, "sum": 1, "none": 2}  # csrc/routing/
 
 
 def route(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
