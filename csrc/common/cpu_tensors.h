@@ -1,9 +1,6 @@
 // Tensors in the memory of the CPU: packed, and fresh ones.
 #pragma once
 
-#include <algorithm>
-#include <array>
-#include <cstring>
 #include <optional>
 
 #if defined(__linux__)
@@ -21,28 +18,6 @@ inline Tensor packed(const Tensor& t) {
 
 inline std::optional<Tensor> packed(const std::optional<Tensor>& t) {
   return t ? std::optional<Tensor>(packed(*t)) : std::nullopt;
-}
-
-// Uninitialised and contiguous. torch::stable::new_empty does the same, but looks the operator up by its name each
-// time: 2 us, where a small operator costs 10.
-inline Tensor new_empty(torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType dtype) {
-  std::array<int64_t, 64> strides;  // torch makes no tensor of more dimensions
-  const int64_t dims = static_cast<int64_t>(sizes.size());
-  for (int64_t d = dims - 1, stride = 1; d >= 0; --d) {
-    strides[d] = stride;
-    stride *= std::max<int64_t>(sizes[d], 1);
-  }
-  const int32_t code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
-  AtenTensorHandle made = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes.data(), strides.data(), code,
-                                                         aoti_torch_device_type_cpu(), 0, &made));
-  return Tensor(made);
-}
-
-inline Tensor new_zeros(torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarType dtype) {
-  Tensor out = new_empty(sizes, dtype);
-  if (out.numel() > 0) std::memset(out.data_ptr(), 0, out.numel() * out.element_size());
-  return out;
 }
 
 // Fresh memory, if large, is asked for in huge pages: the first write to it costs a page fault per 4 KiB else, which

@@ -5,9 +5,9 @@
 #include <cstdlib>
 #include <optional>
 
-#include "common/cuda_tensors.h"
+#include "common/device.h"
 #include "common/index_errors.h"
-#include "horizon_ce/math.h"
+#include "common/tensors.h"
 
 namespace poh::cuda {
 
@@ -31,10 +31,6 @@ __global__ void __launch_bounds__(256)
   if (mine != 0) atomicMax(last, mine);
 }
 
-struct Outside {
-  int64_t at, value;
-};
-
 // The first element of t (contiguous int64) that is neither `except` nor in [low, high). Waits for the device.
 inline std::optional<Outside> first_outside(const Tensor& t, int64_t low, int64_t high, int64_t except) {
   const int64_t n = t.numel();
@@ -48,24 +44,6 @@ inline std::optional<Outside> first_outside(const Tensor& t, int64_t low, int64_
   found.at = n - found.at;
   read_back(t, data<int64_t>(t) + found.at, &found.value);
   return found;
-}
-
-// Raises IndexError for the first target, row or candidate out of range.
-inline void check_indices(const Tensor& targets, const std::optional<Tensor>& rows,
-                          const std::optional<Tensor>& candidates, int64_t n_rows, int64_t classes, int64_t ignore) {
-  if (const auto bad = first_outside(targets, 0, classes, ignore)) {
-    target_error(bad->at, bad->value, targets.size(1), classes, ignore);
-  }
-  if (rows) {
-    if (const auto bad = first_outside(*rows, -1, n_rows, skipping_row(ignore))) {
-      row_error(bad->at, bad->value, rows->size(1), n_rows, ignore);
-    }
-  }
-  if (candidates) {
-    if (const auto bad = first_outside(*candidates, -1, classes, -1)) {
-      candidate_error(bad->at, bad->value, n_rows, candidates->size(2), classes);
-    }
-  }
 }
 
 }  // namespace poh::cuda

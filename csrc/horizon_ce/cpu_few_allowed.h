@@ -5,7 +5,7 @@
 
 #include <atomic>
 
-#include "horizon_ce/cpu_arguments.h"
+#include "horizon_ce/cpu_terms.h"
 #include "common/parallel.h"
 #include "common/log.h"
 
@@ -16,19 +16,14 @@ class FewAllowed {
  public:
   // Whether this form may do the call at all. It still gives up, by returning false, at a row that allows no class,
   // all, or more than kMost: the row-by-row form then does the whole call.
-  static bool suits(const Call& call) {
-    return call.asked.K == 1 && call.asked.states == 1 && !call.class_weight && call.softcap == 0 &&
-           (call.valid || (call.candidates && call.C <= kMost));
+  static bool suits(const LossCall<A>& call) {
+    return call.K == 1 && call.states == 1 && call.class_weight == nullptr && call.softcap == 0 &&
+           (call.valid != nullptr || (call.candidates != nullptr && call.C <= kMost));
   }
 
   // lse: those of horizon 1, [B, N].
-  FewAllowed(const Call& call, LogSumExp<A>* lse)
-      : a_(call.asked),
-        V_(call.V),
-        C_(call.C),
-        valid_(data<bool>(call.valid)),
-        candidates_(data<int64_t>(call.candidates)),
-        options_{static_cast<A>(call.smoothing), static_cast<A>(call.z_loss)},
+  FewAllowed(const LossCall<A>& call, LogSumExp<A>* lse)
+      : a_(call), V_(call.V), C_(call.C), valid_(call.valid), candidates_(call.candidates), options_(call.options),
         lse_(lse) {}
 
   // Writes terms [B, L] and the lse of the rows read.
@@ -96,12 +91,12 @@ class FewAllowed {
   bool for_tiles(int64_t b, const A* logits, Tile& t, const F& f) const {
     t.lanes = 0;
     for (int64_t i = 0; i + 1 < a_.L; ++i) {
-      const int64_t row = a_.row(b, i), y = a_.target(b, i, 1);
+      const int64_t row = a_.row_read(b, i), y = a_.target(b, i, 1);
       // Written in any case and kept only if it is a term: a branch here would be mispredicted at every path's end.
       t.i[t.lanes] = i, t.q[t.lanes] = b * a_.N + row, t.y[t.lanes] = static_cast<I>(y);
       t.lanes += (row >= 0) & (y >= 0);
       if (valid_ != nullptr && i + W < a_.L) {
-        const int64_t ahead = a_.row(b, i + W);
+        const int64_t ahead = a_.row_read(b, i + W);
         const char* at = reinterpret_cast<const char*>(valid_ + (b * a_.N + std::max(ahead, int64_t{0})) * V_);
         for (int64_t o = 0; o < std::min<int64_t>(V_, 256); o += 64) __builtin_prefetch(at + o);
       }
@@ -223,7 +218,7 @@ class FewAllowed {
     }
   }
 
-  const Asked& a_;
+  const LossTerms& a_;
   int64_t V_, C_;
   const bool* valid_;
   const int64_t* candidates_;

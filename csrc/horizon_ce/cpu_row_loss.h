@@ -3,14 +3,9 @@
 #pragma once
 
 #include <cstring>
-#include <optional>
 #include <vector>
 
-#include "common/checks.h"
-#include "horizon_ce/cpu_allowed.h"
 #include "horizon_ce/cpu_terms.h"
-#include "common/simd_loops.h"
-#include "horizon_ce/math.h"
 
 namespace poh {
 
@@ -32,16 +27,8 @@ struct RowScratch {
 // The loss of single rows. T is the dtype of the logits, A of all arithmetic.
 template <class T, class A = Accumulate<T>>
 struct RowLoss {
-  const Asked& asked;
+  LossCall<A> c;
   const Readers& readers;
-  int64_t V;
-  const bool* valid;          // [B, N, V] or null
-  const int64_t* candidates;  // [B, N, C] or null
-  int64_t C;
-  const A* class_weight;  // [V] or null
-  A total_mass;           // sum of class_weight, or V
-  A softcap;              // 0: none
-  TermOptions<A> options;
   LogSumExp<A>* lse;       // [B * N * states] of the rows
   LogSumExp<A>* near_lse;  // the same of the allowed classes alone, as horizon 1 sees it
   uint8_t* correct;        // [B, L, K] or null: whether the target has the largest logit (the first of equals)
@@ -53,15 +40,15 @@ struct RowLoss {
   };
 
   Need prepare(int64_t q, RowScratch<A>& s) const {
-    const int64_t row = asked.states == 1 ? q : q / asked.states, state = q - row * asked.states;
-    const int64_t b = s.b = row / asked.N;
-    const int64_t first = asked.states == 1 ? 1 : state + 1, last = asked.states == 1 ? asked.K : state + 1;
+    const int64_t row = c.states == 1 ? q : q / c.states, state = q - row * c.states;
+    const int64_t b = s.b = row / c.N;
+    const int64_t first = c.states == 1 ? 1 : state + 1, last = c.states == 1 ? c.K : state + 1;
     bool near = false, far = false;
     s.terms.clear();
     for (int64_t j = readers.start[q]; j < readers.start[q + 1]; ++j) {
       const int64_t i = readers.position[j];
-      for (int64_t k = first; k <= last && i + k < asked.L; ++k) {
-        const int64_t y = asked.target(b, i, k);
+      for (int64_t k = first; k <= last && i + k < c.L; ++k) {
+        const int64_t y = c.target(b, i, k);
         if (y < 0) continue;
         s.terms.push_back({i, k, y, A{0}});
         (k == 1 ? near : far) = true;
@@ -79,15 +66,15 @@ struct RowLoss {
     A best = 0;
     if (need.dense) {
       row = load_row(z, s);
-      const A max = best = row_max(row, V);
-      const RowSums<A> sums = options.smoothing == 0 ? row_sums<false, false>(row, class_weight, V, max)
-                              : class_weight == nullptr ? row_sums<true, false>(row, class_weight, V, max)
-                                                        : row_sums<true, true>(row, class_weight, V, max);
+      const A max = best = row_max(row, c.V);
+      const RowSums<A> sums = c.options.smoothing == 0 ? row_sums<false, false>(row, c.class_weight, c.V, max)
+                              : c.class_weight == nullptr ? row_sums<true, false>(row, c.class_weight, c.V, max)
+                                                        : row_sums<true, true>(row, c.class_weight, c.V, max);
       lse[q] = {max, std::log(sums.exp)};
-      all = {static_cast<A>(V), total_mass, sums.dot};
+      all = {static_cast<A>(c.V), c.mass(), sums.dot};
     }
     if (need.masked) {
-      s.allowed.gather(z, softcap);
+      s.allowed.gather(z, c.softcap);
       masked_forward(q, some, s.allowed);
     }
     write_terms(q, row, best, need.masked, all, some, terms, s);
@@ -105,35 +92,33 @@ struct RowLoss {
   void backward(int64_t q, const T* z, T* out, const Coefficient& coefficient, RowScratch<A>& s) const {
     const Need need = prepare(q, s);
     if (need.masked) {
-      s.allowed.gather(z, softcap);
+      s.allowed.gather(z, c.softcap);
       masked_backward(q, coefficient, s);
     }
     if (!need.dense) {
-      std::memset(static_cast<void*>(out), 0, V * sizeof(T));
+      std::memset(static_cast<void*>(out), 0, c.V * sizeof(T));
       for (int64_t j = 0; need.masked && j < s.allowed.n; ++j) {
-        A g = s.allowed.gradient[j];
-        if (softcap != 0) g *= cap_slope(s.allowed.logits[j]);
-        out[s.allowed.classes[j]] = static_cast<T>(g);
+        out[s.allowed.classes[j]] = static_cast<T>(s.allowed.gradient[j] * c.slope(s.allowed.logits[j]));
       }
       return;
     }
     RowGradient<A> sum;
     for (Term<A>& t : s.terms) {
       if (t.k == 1 && need.masked) continue;
-      t.hit = sum.add(coefficient(s.b, t.i, t.k), lse[q], weight(t.y), total_mass, static_cast<A>(V), options);
+      t.hit = sum.add(coefficient(s.b, t.i, t.k), lse[q], c.weight(t.y), c.mass(), static_cast<A>(c.V), c.options);
     }
     const A* row = load_row(z, s);
     A* g = gradient_row(out, s);
-    softmax_gradient(row, class_weight, g, V, lse[q].max, lse[q].log_sum, sum.prob, sum.spread);
+    softmax_gradient(row, c.class_weight, g, c.V, lse[q].max, lse[q].log_sum, sum.prob, sum.spread);
     for (const Term<A>& t : s.terms) {
       if (t.k > 1 || !need.masked) g[t.y] -= t.hit;
     }
     for (int64_t j = 0; need.masked && j < s.allowed.n; ++j) g[s.allowed.classes[j]] += s.allowed.gradient[j];
-    if (softcap != 0) {
+    if (const A cap = c.softcap; cap != 0) {
 #pragma omp simd
-      for (int64_t v = 0; v < V; ++v) g[v] *= cap_slope(row[v]);
+      for (int64_t v = 0; v < c.V; ++v) g[v] *= cap_slope(row[v], cap);
     }
-    if constexpr (!std::is_same_v<T, A>) convert(g, out, V);
+    if constexpr (!std::is_same_v<T, A>) convert(g, out, c.V);
   }
 
   // s.allowed.gradient: the gradient of horizon 1 to s.allowed.logits (before the slope of the soft cap).
@@ -141,10 +126,10 @@ struct RowLoss {
   void masked_backward(int64_t q, const Coefficient& coefficient, RowScratch<A>& s) const {
     Allowed<A>& set = s.allowed;
     const LogSumExp<A> lse1 = near_lse[q];
-    const A count = static_cast<A>(set.n), mass = set.mass(class_weight);
+    const A count = static_cast<A>(set.n), mass = set.mass(c.class_weight);
     RowGradient<A> sum;
     for (Term<A>& t : s.terms) {
-      if (t.k == 1) t.hit = sum.add(coefficient(s.b, t.i, t.k), lse1, weight(t.y), mass, count, options);
+      if (t.k == 1) t.hit = sum.add(coefficient(s.b, t.i, t.k), lse1, c.weight(t.y), mass, count, c.options);
     }
     A* g = set.gradient.data();
     const A* z = set.logits.data();
@@ -156,8 +141,8 @@ struct RowLoss {
 #pragma omp simd
       for (int64_t j = 0; j < whole; ++j) g[j] = slope(z[j]);
     }
-    if (class_weight != nullptr) {
-      for (int64_t j = 0; j < set.n; ++j) g[j] += sum.spread * (1 - class_weight[set.classes[j]]);
+    if (c.class_weight != nullptr) {
+      for (int64_t j = 0; j < set.n; ++j) g[j] += sum.spread * (1 - c.class_weight[set.classes[j]]);
     }
     for (const Term<A>& t : s.terms) {
       const int64_t j = t.k == 1 ? set.place(t.y) : -1;  // -1: not allowed, so that its logit is none of the row's
@@ -165,30 +150,26 @@ struct RowLoss {
     }
   }
 
-  A cap_slope(A capped) const { return 1 - (capped / softcap) * (capped / softcap); }
-
  private:
-  A weight(int64_t y) const { return class_weight ? class_weight[y] : A{1}; }
-
   // Lists the allowed classes of a row; false if all are.
   bool find_allowed(int64_t row, Allowed<A>& allowed) const {
     allowed.n = 0;
-    if (valid != nullptr) {
-      allowed.list(valid + row * V, V);
-    } else if (candidates != nullptr) {
-      allowed.list(candidates + row * C, C);
+    if (c.valid != nullptr) {
+      allowed.list(c.valid + row * c.V, c.V);
+    } else if (c.candidates != nullptr) {
+      allowed.list(c.candidates + row * c.C, c.C);
     }
-    return allowed.n > 0 && allowed.n < V;
+    return allowed.n > 0 && allowed.n < c.V;
   }
 
   // The row in A, soft-capped: the logits themselves where they are that already.
   const A* load_row(const T* z, RowScratch<A>& s) const {
     if constexpr (std::is_same_v<T, A>) {
-      if (softcap == 0) return z;
+      if (c.softcap == 0) return z;
     }
-    s.row.resize(V);
-    convert(z, s.row.data(), V);
-    if (softcap != 0) soft_cap(s.row.data(), V, softcap);
+    s.row.resize(c.V);
+    convert(z, s.row.data(), c.V);
+    if (c.softcap != 0) soft_cap(s.row.data(), c.V, c.softcap);
     return s.row.data();
   }
 
@@ -196,7 +177,7 @@ struct RowLoss {
     if constexpr (std::is_same_v<T, A>) {
       return out;
     } else {
-      s.gradient.resize(V);
+      s.gradient.resize(c.V);
       return s.gradient.data();
     }
   }
@@ -215,8 +196,8 @@ struct RowLoss {
       for (int64_t i = 0; i < set.n; i += W) exp += exp_nonpositive(load(z + i) - set.best);
       sum = fold_sum<A>(exp);
     }
-    some = {static_cast<A>(set.n), set.mass(class_weight), A{0}};
-    for (int64_t j = 0; j < set.n; ++j) some.dot += weight(set.classes[j]) * (z[j] - set.best);
+    some = {static_cast<A>(set.n), set.mass(c.class_weight), A{0}};
+    for (int64_t j = 0; j < set.n; ++j) some.dot += c.weight(set.classes[j]) * (z[j] - set.best);
     near_lse[q] = {set.best, std::log(sum)};
   }
 
@@ -224,18 +205,18 @@ struct RowLoss {
                    A* terms, const RowScratch<A>& s) const {
     const Allowed<A>& set = s.allowed;
     for (const Term<A>& t : s.terms) {
-      const int64_t at = t.i * asked.K + t.k - 1;
+      const int64_t at = t.i * c.K + t.k - 1;
       bool hit;
       if (t.k == 1 && masked) {
         const int64_t j = set.place(t.y);
         const A below = j >= 0 ? set.logits[j] - set.best : disallowed_below(set.best);
-        terms[at] = term_value(near_lse[q], below, weight(t.y), some, options);
+        terms[at] = term_value(near_lse[q], below, c.weight(t.y), some, c.options);
         hit = j >= 0 && is_first(set.logits.data(), j, set.best);
       } else {
-        terms[at] = term_value(lse[q], row[t.y] - lse[q].max, weight(t.y), all, options);
+        terms[at] = term_value(lse[q], row[t.y] - lse[q].max, c.weight(t.y), all, c.options);
         hit = correct != nullptr && is_first(row, t.y, best);
       }
-      if (correct != nullptr) correct[s.b * asked.L * asked.K + at] = hit;
+      if (correct != nullptr) correct[s.b * c.L * c.K + at] = hit;
     }
   }
 };

@@ -4,16 +4,11 @@
 
 #include <tuple>
 
-#include "horizon_ce/cuda_terms.h"
+#include "common/cuda_indices.h"
+#include "common/warp.h"
+#include "horizon_ce/arguments.h"
 
 namespace poh::cuda {
-
-enum Reduction : int64_t { kMean = 0, kSum = 1, kNone = 2, kPositionMean = 3 };
-
-inline Reduction to_reduction(int64_t code) {
-  check(code >= kMean && code <= kPositionMean, "reduction must be a code from 0 to 3, got ", code);
-  return static_cast<Reduction>(code);
-}
 
 // Sums over the batch for a place (i, k) = p / K, p % K + 1.
 struct PlaceSums {
@@ -23,7 +18,7 @@ struct PlaceSums {
 // A warp for each place, a lane for each entry of the batch.
 template <class A>
 __global__ void __launch_bounds__(128)
-    sum_places(Asked<A> c, const A* terms, const uint8_t* correct, PlaceSums* out) {
+    sum_places(LossCall<A> c, const A* terms, const uint8_t* correct, PlaceSums* out) {
   const int64_t places = c.L * c.K, step = gridDim.x * static_cast<int64_t>(blockDim.x / kWarp);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   for (int64_t p = blockIdx.x * static_cast<int64_t>(blockDim.x / kWarp) + threadIdx.x / kWarp; p < places; p += step) {
@@ -104,29 +99,45 @@ __global__ void __launch_bounds__(256) sum_weights(const A* w, int64_t n, A* out
   if (threadIdx.x == 0) *out = static_cast<A>(sum);
 }
 
-// Value (the terms themselves, weighted, for kNone), coefficients and metrics.
-template <class A>
-std::tuple<Tensor, Tensor, Tensor> reduce(const Asked<A>& c, const Tensor& terms,
-                                          const std::optional<Tensor>& correct,
-                                          const std::optional<Tensor>& horizon_weights, Reduction reduction) {
-  const int64_t places = c.L * c.K;
-  const Tensor coefficients = empty(terms, terms.scalar_type(), c.L, c.K);
-  const Tensor metrics = empty(terms, terms.scalar_type(), 2, correct ? c.K : 0);
-  const Tensor sums = empty(terms, ScalarType::Double, places * 4);
-  const A* const weights = data<A>(horizon_weights);
-  PlaceSums* const at = reinterpret_cast<PlaceSums*>(data<double>(sums));
-  if (places > 0 && (reduction != kNone || correct)) {
-    launch(&sum_places<A>, terms, Shape{blocks_for(terms, places, 128 / kWarp), 128}, c, data<A>(terms),
-           data<uint8_t>(correct), at);
+// What both forms ask of a device, on CUDA: as Cpu in cpu_reduce.h.
+struct Cuda {
+  static bool checks_indices() { return checks_wanted(); }
+
+  static optional<Outside> first_outside(const Tensor& t, int64_t low, int64_t high, int64_t except) {
+    return cuda::first_outside(t, low, high, except);
   }
-  const Tensor value = reduction == kNone ? terms : empty(terms, terms.scalar_type());
-  launch(&finish_reduction<A>, terms, Shape{1, 256}, at, c.L, c.K, weights, reduction, data<A>(coefficients),
-         data<A>(value), correct ? data<A>(metrics) : nullptr);
-  if (reduction == kNone && weights != nullptr && terms.numel() > 0) {
-    launch(&weight_terms<A>, terms, Shape{blocks_for(terms, terms.numel(), 256), 256}, data<A>(terms), terms.numel(),
-           c.K, weights);
+
+  template <class A>
+  static Tensor total(const Tensor& class_weight) {
+    const Tensor out = empty(class_weight, dtype_of<A>(), 1);
+    launch(&sum_weights<A>, class_weight, Shape{1, 256}, data<const A>(class_weight), class_weight.numel(),
+           data<A>(out));
+    return out;
   }
-  return {value, coefficients, metrics};
-}
+
+  template <class A>
+  static std::tuple<Tensor, Tensor, Tensor> reduce(const LossCall<A>& c, const optional<Tensor>& horizon_weights,
+                                                   Reduction reduction, const Tensor& terms,
+                                                   const optional<Tensor>& correct) {
+    const int64_t places = c.L * c.K;
+    const Tensor coefficients = empty(terms, terms.scalar_type(), c.L, c.K);
+    const Tensor metrics = empty(terms, terms.scalar_type(), 2, correct ? c.K : 0);
+    const Tensor sums = empty(terms, ScalarType::Double, places * 4);
+    const A* const weights = data<A>(horizon_weights);
+    PlaceSums* const at = reinterpret_cast<PlaceSums*>(data<double>(sums));
+    if (places > 0 && (reduction != kNone || correct)) {
+      launch(&sum_places<A>, terms, Shape{blocks_for(terms, places, 128 / kWarp), 128}, c, data<A>(terms),
+             data<uint8_t>(correct), at);
+    }
+    const Tensor value = reduction == kNone ? terms : empty(terms, terms.scalar_type());
+    launch(&finish_reduction<A>, terms, Shape{1, 256}, at, c.L, c.K, weights, reduction, data<A>(coefficients),
+           data<A>(value), correct ? data<A>(metrics) : nullptr);
+    if (reduction == kNone && weights != nullptr && terms.numel() > 0) {
+      launch(&weight_terms<A>, terms, Shape{blocks_for(terms, terms.numel(), 256), 256}, data<A>(terms), terms.numel(),
+             c.K, weights);
+    }
+    return {value, coefficients, metrics};
+  }
+};
 
 }  // namespace poh::cuda

@@ -3,8 +3,7 @@
 #pragma once
 
 #include "horizon_ce/cuda_group.h"
-#include "common/cuda_tensors.h"
-#include "horizon_ce/math.h"
+#include "horizon_ce/arguments.h"
 
 namespace poh::cuda {
 
@@ -15,79 +14,14 @@ struct Row {
   int only;
 
   __device__ bool none() const { return b < 0; }
-};
-
-// The arguments of a call but the logits. A is the dtype of all arithmetic.
-template <class A>
-struct Asked {
-  int64_t B, N, V, L, K, C;
-  int64_t states;             // rows of logits for each row: 1, or K when every horizon has its own
-  const int64_t* targets;     // [B, L]
-  const int64_t* rows;        // [B, L], or null: position i reads row i
-  const bool* valid;          // [B, N, V] or null
-  const int64_t* candidates;  // [B, N, C] or null
-  const A* class_weight;      // [V] or null
-  const A* total_mass;        // their sum, where they are
-  int64_t ignore;
-  TermOptions<A> options;
-  A softcap;  // 0: none
-
-  __device__ int64_t number(const Row& row) const { return row.b * N + row.r; }
-  __device__ int64_t first_horizon(const Row& row) const { return row.only == 0 ? 1 : row.only; }
-  __device__ int64_t last_horizon(const Row& row) const { return row.only == 0 ? K : row.only; }
-  __device__ bool has_mask() const { return valid != nullptr || candidates != nullptr; }
-  __device__ A weight(int64_t v) const { return class_weight == nullptr ? A(1) : class_weight[v]; }
-  __device__ A mass() const { return class_weight == nullptr ? static_cast<A>(V) : *total_mass; }
-  __device__ A cap(A z) const { return softcap == 0 ? z : softcap * fast_tanh(z / softcap); }
-  template <int kCount>
-  __device__ void cap_all(A (&z)[kCount]) const {
-    if (softcap == 0) return;
-    for (int j = 0; j < kCount; ++j) z[j] = cap(z[j]);
-  }
-  // d cap(z) / d z, from cap(z).
-  __device__ A slope(A z) const { return softcap == 0 ? A(1) : 1 - (z / softcap) * (z / softcap); }
-
-  // The class position i of batch b is asked for at horizon k <= K; -1: no term.
-  __device__ int64_t target(int64_t b, int64_t i, int64_t k) const {
-    if (i + k >= L) return -1;
-    const int64_t y = targets[b * L + i + k];
-    if (y == ignore) return -1;
-    POH_DEVICE_CHECK(y >= 0 && y < V, "targets: a class is out of range");
-    return y;
-  }
-  // The row that position i of batch b reads; -1: none.
-  __device__ int64_t row_read(int64_t b, int64_t i) const {
-    if (rows == nullptr) return i;
-    const int64_t r = rows[b * L + i];
-    if (skips_row(r, ignore)) return -1;
-    POH_DEVICE_CHECK(r >= 0 && r < N, "rows: a row is out of range");
-    return r;
-  }
-  __device__ int64_t candidate(int64_t q, int64_t j) const {
-    const int64_t v = candidates[q * C + j];
-    POH_DEVICE_CHECK(v >= -1 && v < V, "candidates: a class is out of range");
-    return v;
-  }
-  // Whether candidate j of row q = b * N + r is not a padding and the first of its kind.
-  __device__ bool counts(int64_t q, int64_t j) const {
-    const int64_t v = candidate(q, j);
-    for (int64_t i = 0; i < j; ++i) {
-      if (candidates[q * C + i] == v) return false;
-    }
-    return v >= 0;
-  }
-  __device__ bool allowed(int64_t q, int64_t v) const {
-    if (valid != nullptr) return valid[q * V + v];
-    for (int64_t j = 0; j < C; ++j) {
-      if (candidates[q * C + j] == v) return true;
-    }
-    return false;
-  }
+  __device__ int64_t number(const LossTerms& c) const { return b * c.N + r; }
+  __device__ int64_t first_horizon() const { return only == 0 ? 1 : only; }
+  __device__ int64_t last_horizon(const LossTerms& c) const { return only == 0 ? c.K : only; }
 };
 
 // With the logits, of dtype T: those of all rows, or of the rows that are listed.
 template <class T, class A>
-struct HorizonCall : Asked<A> {
+struct HorizonCall : LossCall<A> {
   const T* logits;      // [count, V]
   const int64_t* read;  // [count]: (b * N + r) * states + state of each, -1: of none; null: each its own number
   int64_t count;
@@ -107,23 +41,9 @@ struct HorizonCall : Asked<A> {
   __device__ bool idle() const { return work != nullptr && *work == 0; }
 };
 
-// d loss / d term: coefficients [L, K] times the gradient of the value: 1 (null), one number or [B, L, K].
-template <class A>
-struct Upstream {
-  const A* coefficients;
-  const A* grad;
-  bool per_term;
-
-  __device__ A operator()(const Asked<A>& c, int64_t b, int64_t i, int64_t k) const {
-    const int64_t place = i * c.K + k - 1;
-    if (grad == nullptr) return coefficients[place];
-    return coefficients[place] * grad[per_term ? b * c.L * c.K + place : 0];
-  }
-};
-
 // f(i) for each position i of batch b that reads row r, ascending; the whole warp goes along.
-template <class A, class F>
-__device__ void for_each_reader(const Asked<A>& c, int64_t b, int64_t r, int lane, const F& f) {
+template <class F>
+__device__ void for_each_reader(const LossTerms& c, int64_t b, int64_t r, int lane, const F& f) {
   if (c.rows == nullptr) {
     if (r < c.L) f(r);
     return;
@@ -138,11 +58,11 @@ __device__ void for_each_reader(const Asked<A>& c, int64_t b, int64_t r, int lan
 }
 
 // f(i, k, y) for each term of the row; lane by lane where the lanes of the warp take a horizon each (y: -1 for none).
-template <class A, class F>
-__device__ void for_each_term(const Asked<A>& c, const Row& row, int lane, bool by_lane, const F& f) {
+template <class F>
+__device__ void for_each_term(const LossTerms& c, const Row& row, int lane, bool by_lane, const F& f) {
   for_each_reader(c, row.b, row.r, lane, [&](int64_t i) {
-    const int64_t last = c.last_horizon(row);
-    for (int64_t k = c.first_horizon(row); k <= last; k += by_lane ? kWarp : 1) {
+    const int64_t last = row.last_horizon(c);
+    for (int64_t k = row.first_horizon(); k <= last; k += by_lane ? kWarp : 1) {
       const int64_t mine = by_lane ? k + lane : k;
       f(i, mine, mine <= last ? c.target(row.b, i, mine) : -1);
     }
@@ -154,8 +74,7 @@ struct Need {
   bool near, far;  // some term at horizon 1; at another
 };
 
-template <class A>
-__device__ Need find_need(const Asked<A>& c, const Row& row, int lane) {
+__device__ inline Need find_need(const LossTerms& c, const Row& row, int lane) {
   if (row.none()) return {false, false};
   bool near = false, far = false;
   for_each_term(c, row, lane, true, [&](int64_t, int64_t k, int64_t y) {
@@ -173,8 +92,8 @@ __device__ LogSumExp<A> sums_of_allowed(const OnlineRow<A>& some, Smoothed<A>* s
 }
 
 // f(v) for the classes allowed at horizon 1, shared out among the threads of the group.
-template <class A, class F>
-__device__ void for_each_allowed(const Asked<A>& c, int64_t q, const Group& g, const F& f) {
+template <class F>
+__device__ void for_each_allowed(const LossTerms& c, int64_t q, const Group& g, const F& f) {
   if (c.valid != nullptr) {
     for (int64_t v = g.thread; v < c.V; v += g.size()) {
       if (c.valid[q * c.V + v]) f(v);
@@ -185,5 +104,16 @@ __device__ void for_each_allowed(const Asked<A>& c, int64_t q, const Group& g, c
     }
   }
 }
+
+// The kernels of cuda.cu, for rows of logits of the dense and the linear form.
+//
+// Writes the term of every (i, k) that reads one of the rows, and to lse [2, count] what backward() needs: that of all
+// horizons, and that of horizon 1 under a mask. correct may be null.
+template <class T, class A>
+void forward(const Tensor& on, const HorizonCall<T, A>& c, LogSumExp<A>* lse, A* terms, uint8_t* correct);
+
+// Writes all of grad [count, V]: zeros where no term reads the row. It must not overlap the logits.
+template <class T, class A>
+void backward(const Tensor& on, const HorizonCall<T, A>& c, const LogSumExp<A>* lse, const Upstream<A>& up, T* grad);
 
 }  // namespace poh::cuda

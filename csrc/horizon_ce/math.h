@@ -81,6 +81,12 @@ struct RowGradient {
   }
 };
 
+// d cap(z) / d z from capped = cap(z) = cap tanh(z / cap).
+template <class A>
+POH_HOST_DEVICE A cap_slope(A capped, A cap) {
+  return 1 - (capped / cap) * (capped / cap);
+}
+
 // What turns a sum of terms of this weight into their mean; 0 where there is no term, or none of weight.
 POH_HOST_DEVICE double mean_factor(double weight) { return weight == 0 ? 0.0 : 1.0 / weight; }
 

@@ -3,7 +3,7 @@
 
 #include <limits>
 
-#include "common/cuda_tensors.h"
+#include "common/tensors.h"
 #include "common/warp.h"
 #include "neighbor_attention/math.h"
 

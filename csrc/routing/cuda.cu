@@ -4,7 +4,7 @@
 #include <tuple>
 #include <vector>
 
-#include "common/cuda_tensors.h"
+#include "common/tensors.h"
 #include "common/warp.h"
 #include "routing/math.h"
 

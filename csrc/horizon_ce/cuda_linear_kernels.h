@@ -1,14 +1,74 @@
-// The linear loss at one horizon with candidates: the logits of a row's candidates alone are formed, and its terms and
-// gradients, in one kernel, a warp per row. The gradient to `weight` is then summed class by class.
+// The kernels of the linear loss.
 //
-// A row that lists no candidate allows every class. Such rows are rare, but only the device knows whether there are
-// any: the last three kernels do for them what the matrix products do in the form without candidates, and return at
-// once where there are none.
+// How many rows are read is not known without waiting for the device. So there is a fixed number of places, an upper
+// bound (rows are read once however many positions read them), and a place without a row is filled with zeros, which
+// add nothing to any product.
+//
+// At one horizon with candidates, the logits of a row's candidates alone are formed, and its terms and gradients, in one
+// kernel, a warp per row. The gradient to `weight` is then summed class by class. A row that lists no candidate allows
+// every class. Such rows are rare, but only the device knows whether there are any: the last three kernels do for them
+// what the matrix products do in the form without candidates, and return at once where there are none.
 #pragma once
 
 #include "horizon_ce/cuda_terms.h"
 
 namespace poh::cuda {
+
+// read[count]: a place for each position where there are no more of them than rows, else for each row; times the
+// states. A row is at the place of the first position that reads it; -1 at all other places.
+template <class A>
+__global__ void __launch_bounds__(kRowThreads)
+    list_rows(LossCall<A> c, bool by_position, int64_t count, int64_t* read) {
+  const Group g(1);
+  const int64_t places = by_position ? c.L : c.N;
+  for (int64_t at = g.first_row(); at < count; at += g.row_step()) {
+    const int64_t state = at % c.states, place = at / c.states % places, b = at / c.states / places;
+    const int64_t r = by_position ? c.row_read(b, place) : place;
+    bool mine = r >= 0;
+    if (mine && by_position) {
+      for_each_reader(c, b, r, g.lane, [&](int64_t i) { mine &= i >= place; });
+    }
+    if (mine) {
+      const Need need = find_need(c, Row{at, b, r, c.states > 1 ? static_cast<int>(state) + 1 : 0}, g.lane);
+      mine = need.near || need.far;
+    }
+    if (g.lane == 0) read[at] = mine ? (b * c.N + r) * c.states + state : -1;
+  }
+}
+
+// out[j] = hidden[read[j]], zeros where that is -1. T is converted to A and back, which changes nothing.
+template <class T, class A>
+__global__ void __launch_bounds__(kRowThreads)
+    gather_states(const T* hidden, const int64_t* read, int64_t count, int64_t D, T* out) {
+  const Group g(1);
+  for (int64_t j = g.first_row(); j < count; j += g.row_step()) {
+    if (read[j] >= 0) {
+      for_each_class<true, true, T, A>(hidden + read[j] * D, out + j * D, D, g, [](int64_t, auto&) {});
+    } else {
+      for_each_class<false, true, T, A>(nullptr, out + j * D, D, g, [](int64_t, auto&) {});
+    }
+  }
+}
+
+// out[read[j]] = part[j]; no row is at two places.
+template <class T, class A>
+__global__ void __launch_bounds__(kRowThreads)
+    scatter_states(const T* part, const int64_t* read, int64_t count, int64_t D, T* out) {
+  const Group g(1);
+  for (int64_t j = g.first_row(); j < count; j += g.row_step()) {
+    if (read[j] < 0) continue;
+    for_each_class<true, true, T, A>(part + j * D, out + read[j] * D, D, g, [](int64_t, auto&) {});
+  }
+}
+
+// sum += part
+template <class T, class A>
+__global__ void __launch_bounds__(kRowThreads) accumulate(A* sum, const T* part, int64_t n) {
+  const int64_t step = gridDim.x * static_cast<int64_t>(blockDim.x);
+  for (int64_t j = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; j < n; j += step) {
+    sum[j] += static_cast<A>(part[j]);
+  }
+}
 
 template <class T, class A>
 struct Head {
@@ -46,7 +106,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const Group warp(1);
   for (int64_t place = warp.first_row(); place < c.count; place += warp.row_step()) {
     const Row row = c.row(place);
-    const int64_t q = c.number(row);
+    const int64_t q = row.number(c);
     OnlineRow<A> some;
     for (int64_t first = 0; first < c.C; first += kWarp) {
       const int64_t j = first + warp.lane;
@@ -78,7 +138,7 @@ __global__ void __launch_bounds__(kRowThreads)
         terms[row.b * c.L + i] = term_value(lse, below, c.weight(y), set, c.options);
         if (correct != nullptr) correct[row.b * c.L + i] = y == some.best;
       }
-      if (entries.classes != nullptr) sum.add(up(c, row.b, i, k), lse, c.weight(y), set.mass, set.count, c.options);
+      if (entries.classes != nullptr) sum.add(up(row.b, i, k), lse, c.weight(y), set.mass, set.count, c.options);
     });
     if (entries.classes == nullptr) continue;
     for (int64_t first = 0; first < c.C; first += kWarp) {
@@ -89,7 +149,7 @@ __global__ void __launch_bounds__(kRowThreads)
       for_each_term(c, row, warp.lane, false, [&](int64_t i, int64_t k, int64_t y) {
         if (y < 0 || y != v) return;  // a target that is no candidate has no logit here
         RowGradient<A> one;
-        g -= one.add(up(c, row.b, i, k), lse, c.weight(y), set.mass, set.count, c.options);
+        g -= one.add(up(row.b, i, k), lse, c.weight(y), set.mass, set.count, c.options);
       });
       if (j < c.C) entries.gradient[at] = g * c.slope(z);
     }
