@@ -81,7 +81,8 @@ def main() -> None:
                 continue
             seen.add((name, dtype, registers))
             threads, shared, warps = occupancy(name, registers, static)
-            row = (f"{source.parent.name}/{source.stem}", name, dtype, threads, registers, spilled, stack, shared, warps)
+            place = f"{source.parent.name}/{source.stem}"
+            row = (place, name, dtype, threads, registers, spilled, stack, shared, warps)
             print("| " + " | ".join(map(str, row)) + " |")
 
 
