@@ -46,4 +46,18 @@ inline void check_tensor(const Tensor& t, const char* name, ScalarType dtype, in
   check(t.is_contiguous(), name, " must be contiguous");
 }
 
+// An element of an index tensor that is out of range.
+struct Outside {
+  int64_t at, value;
+};
+
+[[noreturn]] inline void cell_error(const char* name, int64_t at, int64_t value, int64_t cells) {
+  index_error(name, "[", at, "] = ", value, " is out of range for ", cells, " cells");
+}
+
+[[noreturn]] inline void neighbor_error(int64_t at, int64_t value, int64_t cells, int64_t listed) {
+  index_error("candidates[", at / listed / cells, ", ", at / listed % cells, ", ", at % listed, "] is ", value,
+              ", but there are ", cells, " cells (-1 pads)");
+}
+
 }  // namespace poh

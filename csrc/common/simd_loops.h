@@ -14,8 +14,8 @@
 #include <immintrin.h>
 #endif
 
+#include "common/exp_log.h"
 #include "common/simd.h"
-#include "common/exp.h"
 #include "common/tensors.h"
 
 namespace poh {

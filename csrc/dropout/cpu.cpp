@@ -6,8 +6,7 @@
 #include <bit>
 #include <cmath>
 
-#include "common/cpu_tensors.h"
-#include "common/parallel.h"
+#include "common/cpu.h"
 #include "common/simd_loops.h"
 
 namespace poh {

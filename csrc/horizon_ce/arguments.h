@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "common/index_errors.h"
+#include "common/checks.h"
 #include "common/tensors.h"
 #include "horizon_ce/math.h"
 
@@ -100,7 +100,7 @@ struct Upstream {
   }
 };
 
-// The arguments of one call. Device: what the device has of its own, such as Cpu in cpu_reduce.h.
+// The arguments of one call. Device: what the device has of its own, such as Cpu in cpu_terms.h.
 struct LossArguments {
   const Tensor input;  // logits or hidden states [B, N, ...]: the device and dtype
   Tensor targets;

@@ -2,11 +2,10 @@
 // leaves few classes, cpu_few_allowed.h takes over.)
 #include <torch/csrc/stable/library.h>
 
-#include "common/cpu_tensors.h"
-#include "common/parallel.h"
+#include "common/cpu.h"
 #include "horizon_ce/cpu_few_allowed.h"
-#include "horizon_ce/cpu_reduce.h"
 #include "horizon_ce/cpu_row_loss.h"
+#include "horizon_ce/cpu_terms.h"
 #include "horizon_ce/dense.h"
 
 namespace poh {

@@ -5,9 +5,9 @@
 
 #include <atomic>
 
+#include "common/cpu.h"
+#include "common/exp_log.h"
 #include "horizon_ce/cpu_terms.h"
-#include "common/parallel.h"
-#include "common/log.h"
 
 namespace poh {
 

@@ -3,10 +3,9 @@
 
 #include <memory>
 
-#include "common/cpu_tensors.h"
-#include "common/parallel.h"
-#include "horizon_ce/cpu_reduce.h"
+#include "common/cpu.h"
 #include "horizon_ce/cpu_row_loss.h"
+#include "horizon_ce/cpu_terms.h"
 #include "horizon_ce/linear.h"
 
 namespace poh {

@@ -4,7 +4,7 @@
 
 #include <tuple>
 
-#include "common/cuda_indices.h"
+#include "common/device.h"
 #include "common/warp.h"
 #include "horizon_ce/arguments.h"
 
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(256) sum_weights(const A* w, int64_t n, A* out
   if (threadIdx.x == 0) *out = static_cast<A>(sum);
 }
 
-// What both forms ask of a device, on CUDA: as Cpu in cpu_reduce.h.
+// What both forms ask of a device, on CUDA: as Cpu in cpu_terms.h.
 struct Cuda {
   static bool checks_indices() { return checks_wanted(); }
 

@@ -2,7 +2,7 @@
 // logits they need, and the classes allowed at horizon 1.
 #pragma once
 
-#include "horizon_ce/cuda_group.h"
+#include "common/warp.h"
 #include "horizon_ce/arguments.h"
 
 namespace poh::cuda {
@@ -67,6 +67,36 @@ __device__ void for_each_term(const LossTerms& c, const Row& row, int lane, bool
       f(i, mine, mine <= last ? c.target(row.b, i, mine) : -1);
     }
   });
+}
+
+template <class A>
+__device__ OnlineRow<A> from_lane(const OnlineRow<A>& x, int bits, bool exchange) {
+  const auto get = [&](auto value) {
+    return exchange ? __shfl_xor_sync(kAllLanes, value, bits) : __shfl_sync(kAllLanes, value, 0);
+  };
+  OnlineRow<A> out;
+  out.max = get(x.max);
+  out.sum = get(x.sum);
+  out.dot = get(x.dot);
+  out.mass = get(x.mass);
+  out.count = get(x.count);
+  out.best = get(x.best);
+  return out;
+}
+
+// The union of what the threads of the group summed; each gets the same bits.
+template <class A>
+__device__ OnlineRow<A> merge_group(const Group& g, OnlineRow<A> x) {
+  for (int step = kWarp / 2; step > 0; step /= 2) x.merge(from_lane(x, step, true));
+  x = from_lane(x, 0, false);  // a.merge(b) and b.merge(a) may differ in the last bit
+  if (g.warps == 1) return x;
+  POH_SHARED(OnlineRow<A>, of_warp, kWarp);
+  if (g.lane == 0) of_warp[g.thread / kWarp] = x;
+  __syncthreads();
+  x = of_warp[0];
+  for (int w = 1; w < g.warps; ++w) x.merge(of_warp[w]);
+  __syncthreads();
+  return x;
 }
 
 // Which of the row's logits are needed, the same for all threads of the group.

@@ -2,9 +2,9 @@
 // Each thread works in scratch of its own, in shared memory while 32 mazes fit there, else in a global workspace.
 #pragma once
 
-#include "common/cuda_indices.h"
+#include "common/device.h"
 #include "maze/graph.h"
-#include "maze/checks.h"
+#include "maze/grid.h"
 
 namespace poh::cuda {
 

@@ -5,8 +5,8 @@
 #include <cstdint>
 
 #include "common/host_device.h"
-#include "maze/grid.h"
 #include "common/philox.h"
+#include "maze/grid.h"
 
 namespace poh {
 

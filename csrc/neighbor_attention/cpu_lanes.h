@@ -5,10 +5,9 @@
 #include <memory>
 #include <vector>
 
-#include "common/cpu_tensors.h"
-#include "common/parallel.h"
+#include "common/checks.h"
+#include "common/cpu.h"
 #include "common/simd_loops.h"
-#include "common/index_errors.h"
 #include "neighbor_attention/math.h"
 
 namespace poh {

@@ -3,9 +3,8 @@
 #include <optional>
 #include <tuple>
 
-#include "common/cuda_indices.h"
-#include "neighbor_attention/cuda_readers.h"
-#include "neighbor_attention/cuda_tables.h"
+#include "common/device.h"
+#include "neighbor_attention/cuda_sums.h"
 
 namespace poh::cuda {
 namespace {

@@ -16,7 +16,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "common/exp.h"
+#include "common/exp_log.h"
 #include "common/host_device.h"
 
 namespace poh {

@@ -3,7 +3,7 @@
 // done with its rows while they are there.
 //
 // With a tolerance, a cell that moved by no more keeps its state, and cells that would only repeat themselves are not
-// computed (cpu_front.h).
+// computed (PassFront).
 #include <torch/csrc/stable/library.h>
 
 #include "planner_inference/cpu_maze.h"

@@ -6,10 +6,8 @@
 #include <tuple>
 #include <vector>
 
-#include "common/cpu_tensors.h"
-#include "common/parallel.h"
-#include "routing/cpu_many_heads.h"
-#include "routing/cpu_few_heads.h"
+#include "common/cpu.h"
+#include "routing/cpu_rows.h"
 
 namespace poh {
 namespace {

@@ -9,9 +9,8 @@
 
 #include <limits>
 
-#include "common/exp.h"
+#include "common/exp_log.h"
 #include "common/host_device.h"
-#include "common/log.h"
 
 namespace poh {
 

@@ -1,17 +1,49 @@
-// Neighbours, masks, distances, shortest paths and endpoints of mazes: threads over mazes.
+// Mazes on the CPU, threads over mazes: their generation, their neighbours, masks, distances, shortest paths and endpoints,
+// and greedy rollouts, which read only the scores of the cells that are walked.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <cstring>
+#include <string>
 
 #include "common/checks.h"
+#include "common/cpu.h"
 #include "maze/cpu_batch.h"
-#include "common/cpu_tensors.h"
-#include "common/parallel.h"
+#include "maze/generate.h"
 #include "maze/graph.h"
 
 namespace poh {
+
 namespace {
+
+using Generator = void (*)(const GridTables&, uint64_t, uint64_t, const MazeScratch&, uint8_t*);
+
+Generator generator(const std::string& algorithm) {
+  if (algorithm == "dfs") return maze_dfs;
+  if (algorithm == "wilson") return maze_wilson;
+  if (algorithm == "prim") return maze_prim;
+  if (algorithm == "kruskal") return maze_kruskal;
+  check(algorithm == "percolation", "algorithm '", algorithm, "' is unknown");
+  return maze_percolation;
+}
+
+Tensor generate_mazes(const Tensor& indices, int64_t seed, int64_t height, int64_t width, std::string algorithm) {
+  check_tensor(indices, "indices", ScalarType::Long, 1);
+  const Grid grid = checked_grid(height, width);
+  const Generator make = generator(algorithm);
+  const int64_t batch = indices.size(0), n = grid.cells();
+  Tensor passages = new_empty({batch, height, width}, ScalarType::Byte);
+  const int64_t* index = indices.const_data_ptr<int64_t>();
+  uint8_t* out = passages.mutable_data_ptr<uint8_t>();
+  const GridTableStore tables(grid);
+  parallel(batch, std::max<int64_t>(1, 2048 / n), [&](int64_t begin, int64_t end) {
+    MazeScratchStore scratch(grid);
+    for (int64_t b = begin; b < end; ++b) {
+      make(tables.get(), static_cast<uint64_t>(seed), static_cast<uint64_t>(index[b]), scratch.get(), out + b * n);
+    }
+  });
+  return passages;
+}
 
 Tensor maze_neighbors(const Tensor& passages) {
   const MazeBatch mazes(passages);
@@ -123,13 +155,55 @@ std::tuple<Tensor, Tensor, Tensor> maze_endpoints(const Tensor& passages, const 
   return {starts, goals, longest};
 }
 
+template <class T>
+void walk_all(const MazeBatch& mazes, const T* logits, bool moves, const int64_t* start, const int64_t* goal,
+              int64_t max_steps, bool* reached, int64_t* path, int64_t* steps) {
+  using Value = std::conditional_t<std::is_same_v<T, double>, double, float>;
+  const int64_t n = mazes.n, columns = moves ? 4 : n;
+  parallel(mazes.batch, mazes.grain(), [&](int64_t begin, int64_t end) {
+    std::vector<uint8_t> open(n), visited(n);
+    for (int64_t b = begin; b < end; ++b) {
+      const T* table = logits + b * n * columns;
+      const auto score = [&](int32_t cell, int direction, int32_t to) {
+        return static_cast<Value>(table[cell * columns + (moves ? direction : to)]);
+      };
+      int64_t* row = path + b * (max_steps + 1);
+      steps[b] = maze_walk(mazes.view(b, open.data()), score, static_cast<int32_t>(start[b]),
+                           static_cast<int32_t>(goal[b]), max_steps, visited.data(), row);
+      reached[b] = row[steps[b]] == goal[b];
+    }
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor> greedy_rollout(const Tensor& logits, const Tensor& passages, const Tensor& start,
+                                                  const Tensor& goal, int64_t max_steps, bool moves) {
+  const MazeBatch mazes(passages);
+  const int64_t *from = mazes.cells("start", start), *to = mazes.cells("goal", goal);
+  check(logits.is_cpu() && logits.is_contiguous(), "logits must be contiguous, on the CPU");
+  check(logits.dim() == 3 && logits.size(0) == mazes.batch && logits.size(1) == mazes.n &&
+            logits.size(2) == (moves ? 4 : mazes.n),
+        "logits must be [", mazes.batch, ", ", mazes.n, ", ", moves ? 4 : mazes.n, "]");
+  check(max_steps >= 0, "max_steps must be at least 0, got ", max_steps);
+  Tensor reached = new_empty({mazes.batch}, ScalarType::Bool);
+  Tensor path = new_empty({mazes.batch, max_steps + 1}, ScalarType::Long);
+  Tensor steps = new_empty({mazes.batch}, ScalarType::Long);
+  dispatch(logits.scalar_type(), "logits", [&](auto zero) {
+    walk_all(mazes, data<decltype(zero)>(logits), moves, from, to, max_steps, data<bool>(reached),
+             data<int64_t>(path), data<int64_t>(steps));
+  });
+  return {reached, path, steps};
+}
+
 }  // namespace
+
 }  // namespace poh
 
 STABLE_TORCH_LIBRARY_IMPL(poh_ext, CPU, m) {
+  m.impl("generate_mazes", TORCH_BOX(&poh::generate_mazes));
   m.impl("maze_neighbors", TORCH_BOX(&poh::maze_neighbors));
   m.impl("maze_valid_mask", TORCH_BOX(&poh::maze_valid_mask));
   m.impl("maze_distances", TORCH_BOX(&poh::maze_distances));
   m.impl("maze_shortest_paths", TORCH_BOX(&poh::maze_shortest_paths));
   m.impl("maze_endpoints", TORCH_BOX(&poh::maze_endpoints));
+  m.impl("greedy_rollout", TORCH_BOX(&poh::greedy_rollout));
 }
