@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poh_ext._loss_checks import (
+from poh_ext._checks import (
     FLOATS,
     autocast_together,
     check_indices,

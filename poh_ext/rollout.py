@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poh_ext._arguments import check_int, work_device
+from poh_ext._checks import check_int, work_device
 from poh_ext.mazes import MazeBatch
-from poh_ext.ops import maze_rollout
-from poh_ext.reference.maze_rollout import walk
+from poh_ext.ops import maze
+from poh_ext.reference.maze_graph import walk
 from poh_ext.reference.philox import STREAM_POLICY, philox4x32
 from poh_ext.tasks import MazeTasks
 
@@ -104,7 +104,7 @@ def greedy_rollout(
     if policy_logits.device != tasks.mazes.device:
         raise ValueError(f"policy_logits is on {policy_logits.device}, the tasks are on {tasks.mazes.device}")
     steps = _check_steps(max_steps, tasks)
-    walked = maze_rollout.greedy_rollout(
+    walked = maze.greedy_rollout(
         policy_logits.detach(), tasks.mazes.passages, tasks.start, tasks.goal, steps, moves
     )
     return _rollout(*walked, tasks)
