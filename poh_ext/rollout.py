@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poh_ext._checks import check_int, work_device
+from poh_ext._checks import FLOATS, check_int, work_device
 from poh_ext.mazes import MazeBatch
 from poh_ext.ops import maze
 from poh_ext.reference.maze_graph import walk
@@ -18,7 +18,6 @@ from poh_ext.tasks import MazeTasks
 __all__ = ["Rollout", "beeline_policy", "best_neighbors", "greedy_rollout", "is_optimal", "random_policy",
            "random_rollout", "recondition_rollout", "solved_exactly"]
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class Rollout(NamedTuple):
@@ -92,7 +91,7 @@ def greedy_rollout(
         >>> greedy_rollout(model(tasks.mazes, tasks.start, tasks.goal), tasks).reached.float().mean()
     """
     n, cells = len(tasks), tasks.mazes.n_cells
-    if not isinstance(policy_logits, Tensor) or policy_logits.dtype not in _DTYPES:
+    if not isinstance(policy_logits, Tensor) or policy_logits.dtype not in FLOATS:
         given = policy_logits.dtype if isinstance(policy_logits, Tensor) else type(policy_logits).__name__
         raise TypeError(f"policy_logits must be a float32, float64, bfloat16 or float16 tensor, got {given}")
     shape = tuple(policy_logits.shape)

@@ -17,6 +17,10 @@ namespace poh {
 
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
+using std::optional;
+
+// How terms make up a value; the codes are those of REDUCTIONS in poh_ext/ops/horizon_ce.py.
+enum Reduction : int64_t { kMean, kSum, kNone, kPositionMean };
 
 // The dtype of all arithmetic on numbers stored as T.
 template <class T>
@@ -34,7 +38,7 @@ T* data(const Tensor& t) {
 }
 
 template <class T>
-T* data(const std::optional<Tensor>& t) {
+T* data(const optional<Tensor>& t) {
   return t ? data<T>(*t) : nullptr;
 }
 
@@ -55,14 +59,19 @@ inline Tensor new_empty(torch::headeronly::IntHeaderOnlyArrayRef sizes, ScalarTy
   return Tensor(made);
 }
 
-// On the device of `like`. (A braced list of sizes would be mangled by nvcc inside templates.)
-template <class... Sizes>
-Tensor empty(const Tensor& like, ScalarType dtype, Sizes... sizes) {
-  const std::array<int64_t, sizeof...(Sizes)> shape{static_cast<int64_t>(sizes)...};
+// On the device of `like`.
+inline Tensor empty_of(const Tensor& like, ScalarType dtype, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
   int32_t device_type = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   const int32_t index = device_type == aoti_torch_device_type_cpu() ? 0 : like.get_device_index();
-  return new_empty({shape.data(), shape.size()}, dtype, device_type, index);
+  return new_empty(sizes, dtype, device_type, index);
+}
+
+// The same with the sizes one by one. (A braced list of them would be mangled by nvcc inside templates.)
+template <class... Sizes>
+Tensor empty(const Tensor& like, ScalarType dtype, Sizes... sizes) {
+  const std::array<int64_t, sizeof...(Sizes)> shape{static_cast<int64_t>(sizes)...};
+  return empty_of(like, dtype, {shape.data(), shape.size()});
 }
 
 template <class... Sizes>
@@ -82,8 +91,8 @@ inline Tensor packed(const Tensor& t, const Tensor& like, const char* name) {
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }
 
-inline std::optional<Tensor> packed(const std::optional<Tensor>& t, const Tensor& like, const char* name) {
-  return t ? std::optional<Tensor>(packed(*t, like, name)) : std::nullopt;
+inline optional<Tensor> packed(const optional<Tensor>& t, const Tensor& like, const char* name) {
+  return t ? optional<Tensor>(packed(*t, like, name)) : std::nullopt;
 }
 
 inline Tensor to_dtype(const Tensor& t, ScalarType dtype) {

@@ -17,10 +17,6 @@
 
 namespace poh {
 
-using std::optional;
-
-enum Reduction : int64_t { kMean, kSum, kNone, kPositionMean };  // as in poh_ext/ops/horizon_ce.py
-
 // The terms: position i of batch b at horizon k = 1..K is asked for a class, and reads a row.
 struct LossTerms {
   int64_t B, N, V, L, K, C;

@@ -1,19 +1,13 @@
 // Softmax over heads with its entropy, forward and backward: each logit is read once and each result written once.
 // A row of up to 32 heads is held by as many lanes as the next power of two, one head each, so that a warp reads
 // several rows in one go; longer rows are walked by a warp and found in the first cache the second time.
-#include <tuple>
-#include <vector>
-
-#include "common/tensors.h"
 #include "common/warp.h"
-#include "routing/math.h"
+#include "routing/ops.h"
 
 namespace poh::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-
-enum Reduction : int64_t { kMean = 0, kSum = 1, kNone = 2 };
 
 // The rows a warp works on at a time, lane by lane.
 struct Place {
@@ -122,100 +116,45 @@ __global__ void sum_entropies(const A* x, int64_t n, double divisor, T* out) {
   if (threadIdx.x == 0) *out = static_cast<T>(static_cast<A>(sum / divisor));
 }
 
-struct Geometry {
-  int64_t rows;
-  int heads;
-  int lanes = 1;
-
-  explicit Geometry(const Tensor& logits) {
-    check(logits.dim() >= 1 && logits.size(logits.dim() - 1) >= 1, "logits must have shape [..., H] with H >= 1");
-    const int64_t last = logits.size(logits.dim() - 1);
-    check(last < (int64_t{1} << 30), "logits must have fewer than 2^30 heads");
-    heads = static_cast<int>(last);
-    rows = logits.numel() / heads;
-    while (lanes < heads && lanes < kWarp) lanes *= 2;
+struct CudaRouting {
+  template <class T, class A>
+  static void forward(const RouteRows& in, A inverse, T* weights, T* entropy, A* wide_entropy = nullptr) {
+    launch(&route_forward<T, A>, in.logits, shape(in), data<const T>(in.logits), in.rows, static_cast<int>(in.heads),
+           lanes(in), inverse, weights, entropy, wide_entropy);
   }
-  Shape shape(const Tensor& on) const { return {blocks_for(on, rows, kThreads / lanes), kThreads}; }
+
+  template <class T, class A>
+  static void sum(const RouteRows& in, A inverse, double divisor, T* out) {
+    const Tensor wide = empty(in.logits, dtype_of<A>(), in.rows);
+    if (in.rows > 0) forward(in, inverse, static_cast<T*>(nullptr), static_cast<T*>(nullptr), data<A>(wide));
+    launch(&sum_entropies<T, A>, in.logits, Shape{1, 1024}, data<const A>(wide), in.rows, divisor, out);
+  }
+
+  // The weights of the forward pass are not read: here, exponentials are cheaper than another read.
+  template <class T, class A>
+  static void backward(const RouteRows& in, A inverse, const T*, const T* grad_weights, const T* grad_entropy, bool one,
+                       double scale, T* out) {
+    launch(&route_gradients<T, A>, in.logits, shape(in), data<const T>(in.logits), grad_weights, grad_entropy, one,
+           static_cast<A>(scale), in.rows, static_cast<int>(in.heads), lanes(in), inverse, out);
+  }
+
+ private:
+  // Of each row: a power of two.
+  static int lanes(const RouteRows& in) {
+    check(in.heads < (int64_t{1} << 30), "logits must have fewer than 2^30 heads");
+    int lanes = 1;
+    while (lanes < in.heads && lanes < kWarp) lanes *= 2;
+    return lanes;
+  }
+  static Shape shape(const RouteRows& in) { return {blocks_for(in.logits, in.rows, kThreads / lanes(in)), kThreads}; }
 };
-
-Tensor empty_rows(const Tensor& logits) {
-  const auto sizes = logits.sizes();
-  return torch::stable::new_empty(logits, std::vector<int64_t>(sizes.begin(), sizes.end() - 1));
-}
-
-std::tuple<Tensor, Tensor> route(const Tensor& logits_in, double temperature) {
-  const Tensor logits = packed(logits_in, logits_in, "logits");
-  const Geometry g(logits);
-  const Tensor weights = torch::stable::new_empty(logits, logits.sizes()), entropy = empty_rows(logits);
-  if (g.rows == 0) return {weights, entropy};
-  dispatch(logits.scalar_type(), "logits", [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulate<T>;
-    launch(&route_forward<T, A>, logits, g.shape(logits), data<T>(logits), g.rows, g.heads, g.lanes,
-           route_inverse_temperature<A>(temperature), data<T>(weights), data<T>(entropy), static_cast<A*>(nullptr));
-  });
-  return {weights, entropy};
-}
-
-Tensor routing_entropy(const Tensor& logits_in, double temperature, int64_t reduction) {
-  check(reduction >= kMean && reduction <= kNone, "reduction must be 0 (mean), 1 (sum) or 2 (none)");
-  const Tensor logits = packed(logits_in, logits_in, "logits");
-  const Geometry g(logits);
-  const bool reduced = reduction != kNone;
-  const Tensor out = reduced ? empty(logits, logits.scalar_type()) : empty_rows(logits);
-  if (!reduced && g.rows == 0) return out;
-  dispatch(logits.scalar_type(), "logits", [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulate<T>;
-    T* const none = nullptr;
-    const Tensor wide = empty(logits, dtype_of<A>(), reduced ? g.rows : 0);
-    if (g.rows > 0) {
-      launch(&route_forward<T, A>, logits, g.shape(logits), data<T>(logits), g.rows, g.heads, g.lanes,
-             route_inverse_temperature<A>(temperature), none, reduced ? none : data<T>(out),
-             reduced ? data<A>(wide) : static_cast<A*>(nullptr));
-    }
-    if (!reduced) return;
-    const double divisor = reduction == kMean && g.rows > 0 ? static_cast<double>(g.rows) : 1.0;
-    launch(&sum_entropies<T, A>, logits, Shape{1, 1024}, data<A>(wide), g.rows, divisor, data<T>(out));
-  });
-  return out;
-}
-
-// grad_entropy: one value per row, or a single one for all rows (of a reduced entropy); times entropy_scale.
-// The weights of the forward pass are checked and not read: here, exponentials are cheaper than another read.
-Tensor route_backward(const std::optional<Tensor>& grad_weights_in, const Tensor& grad_entropy_in,
-                      double entropy_scale, const Tensor& logits_in, const std::optional<Tensor>& weights,
-                      double temperature) {
-  const Tensor logits = packed(logits_in, logits_in, "logits");
-  const auto grad_weights = packed(grad_weights_in, logits, "grad_weights");
-  const Tensor grad_entropy = packed(grad_entropy_in, logits, "grad_entropy");
-  const Geometry g(logits);
-  const bool one = grad_entropy.dim() == 0;
-  check(one || grad_entropy.numel() == g.rows, "grad_entropy must have one value, or one per row of logits");
-  check(grad_entropy.scalar_type() == logits.scalar_type(), "grad_entropy must have the dtype of logits");
-  const auto check_like = [&](const std::optional<Tensor>& t, const char* name) {
-    check(!t || t->numel() == logits.numel(), name, " must have the shape of logits");
-    check(!t || t->scalar_type() == logits.scalar_type(), name, " must have the dtype of logits");
-  };
-  check_like(grad_weights, "grad_weights");
-  check_like(weights, "weights");
-  const Tensor out = torch::stable::new_empty(logits, logits.sizes());
-  if (g.rows == 0) return out;
-  dispatch(logits.scalar_type(), "logits", [&](auto zero) {
-    using T = decltype(zero);
-    using A = Accumulate<T>;
-    launch(&route_gradients<T, A>, logits, g.shape(logits), data<T>(logits), data<T>(grad_weights),
-           data<T>(grad_entropy), one, static_cast<A>(entropy_scale), g.rows, g.heads, g.lanes,
-           route_inverse_temperature<A>(temperature), data<T>(out));
-  });
-  return out;
-}
 
 }  // namespace
 }  // namespace poh::cuda
 
 POH_CUDA_LIBRARY(m) {
-  m.impl("route", TORCH_BOX(&poh::cuda::route));
-  m.impl("route_backward", TORCH_BOX(&poh::cuda::route_backward));
-  m.impl("routing_entropy", TORCH_BOX(&poh::cuda::routing_entropy));
+  using Ops = poh::RoutingOps<poh::cuda::CudaRouting>;
+  m.impl("route", TORCH_BOX(&Ops::route));
+  m.impl("route_backward", TORCH_BOX(&Ops::backward));
+  m.impl("routing_entropy", TORCH_BOX(&Ops::entropy));
 }

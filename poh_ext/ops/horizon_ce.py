@@ -12,7 +12,7 @@ from poh_ext.reference import horizon_ce as reference
 
 __all__ = ["horizon_ce"]
 
-REDUCTIONS = {"mean": 0, "sum": 1, "none": 2, "position_mean": 3}  # as in csrc/horizon_ce/arguments.h
+REDUCTIONS = {"mean": 0, "sum": 1, "none": 2, "position_mean": 3}  # as in csrc/common/tensors.h
 
 
 def horizon_ce(
