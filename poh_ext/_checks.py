@@ -8,14 +8,17 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from numbers import Real
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from poh_ext._backend import has_kernel
+from poh_ext.reference.horizon_ce import check_targets
 
 MAX_CELLS = 2**26  # the kernels pack a cell and four bits into an int32
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+INDICES = (torch.int64, torch.int32)
 _LARGEST = 1e30  # beyond, float32 has no number for an option or for its inverse
 _REDUCTIONS = ("mean", "sum", "none", "position_mean")
 
@@ -86,19 +89,49 @@ def check_tensor(name: str, t, shape: tuple, dtypes: tuple, like: Tensor) -> Non
         raise ValueError(f"{name} must be on {like.device}, as the first argument is, got {t.device}")
 
 
-def check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap) -> None:
-    if isinstance(horizons, bool) or not isinstance(horizons, int):
-        raise TypeError(f"horizons must be an int, got {type(horizons).__name__}")
-    if horizons < 1:
-        raise ValueError(f"horizons must be at least 1, got {horizons}")
+class Checked(NamedTuple):
+    """Options as plain ints. offsets: how far ahead the target of each horizon is."""
+
+    offsets: range | tuple[int, ...]
+    ignore_index: int
+
+
+def _integer(value) -> int | None:
+    """`value` as an int, if it is an integer of any library but no bool."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def _offsets(horizons) -> range | tuple[int, ...]:
+    """A range where they are 1, 2, ..., K."""
+    if (number := _integer(horizons)) is not None:
+        if number < 1:
+            raise ValueError(f"horizons must be at least 1, got {number}")
+        return range(1, number + 1)
+    if not isinstance(horizons, Sequence) or isinstance(horizons, str):
+        raise TypeError(f"horizons must be an int or a sequence of ints, got {type(horizons).__name__}")
+    numbers = [_integer(offset) for offset in horizons]
+    offsets = tuple(number for number in numbers if number is not None)
+    if len(offsets) < len(numbers):
+        raise TypeError(f"horizons must be an int or a sequence of ints, got {horizons!r}")
+    if not offsets or min(offsets) < 0 or len(set(offsets)) < len(offsets):
+        raise ValueError(f"horizons must be distinct offsets of at least 0, and one at least, got {horizons!r}")
+    consecutive = range(1, len(offsets) + 1)
+    return consecutive if offsets == tuple(consecutive) else offsets
+
+
+def check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap) -> Checked:
+    offsets = _offsets(horizons)
     for name, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss), ("softcap", softcap)):
         if (isinstance(value, bool) or not isinstance(value, Real)) and not (name == "softcap" and value is None):
             raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+    if (ignored := _integer(ignore_index)) is None:
         raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
-    if not -(2**63) <= ignore_index < 2**63:
+    if not -(2**63) <= ignored < 2**63:
         raise ValueError(f"ignore_index must be a 64-bit integer, got {ignore_index}")
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
@@ -106,6 +139,7 @@ def check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, so
         raise ValueError(f"z_loss must be from 0 to {_LARGEST:g}, got {z_loss}")
     if softcap is not None and not 1 / _LARGEST <= softcap <= _LARGEST:
         raise ValueError(f"softcap must be from {1 / _LARGEST:g} to {_LARGEST:g}, or None for no cap, got {softcap}")
+    return Checked(offsets, ignored)
 
 
 def check_weights(name: str, weights, shape: tuple, like: Tensor) -> Tensor | None:
@@ -126,7 +160,7 @@ def check_weights(name: str, weights, shape: tuple, like: Tensor) -> Tensor | No
     return weights.to(dtype)
 
 
-def _autocasts(device: str) -> bool:
+def autocasts(device: str) -> bool:
     try:
         return torch.is_autocast_enabled(device)
     except RuntimeError:  # a device without autocast, as "meta"
@@ -139,7 +173,7 @@ def autocast_together(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     if any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in tensors):
         return tensors
     device = next((t.device.type for t in tensors if isinstance(t, Tensor)), "cpu")
-    if not _autocasts(device):
+    if not autocasts(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     casts = (torch.float32, torch.bfloat16, torch.float16)
@@ -151,17 +185,43 @@ def listed(candidates: Tensor | None) -> Tensor | None:
     return None if candidates is None or candidates.shape[2] == 0 else candidates
 
 
-def check_indices(targets, rows, valid, candidates, n_rows: int, n_classes: int, like: Tensor) -> None:
-    """Shapes and dtypes of the tensors that say what is asked; their values are checked by the backends."""
+def check_indices(targets, rows, valid, candidates, segments, n_rows: int, n_classes: int, reach: int, like: Tensor):
+    """Shapes and dtypes of the tensors that say what is asked; their values are checked by the backends.
+
+    Returns targets, rows, candidates and segments in int64. reach: the largest offset of a horizon.
+    """
     batch = like.shape[0]
-    check_tensor("targets", targets, (batch, "L"), (torch.int64,), like)
+    check_tensor("targets", targets, (batch, "L"), INDICES, like)
     if rows is not None:
-        check_tensor("rows", rows, tuple(targets.shape), (torch.int64,), like)
-    elif targets.shape[1] > n_rows:
+        check_tensor("rows", rows, tuple(targets.shape), INDICES, like)
+    elif targets.shape[1] > n_rows + reach:
         raise ValueError(f"targets have {targets.shape[1]} positions but there are only {n_rows} rows: pass rows")
     if valid is not None:
         if candidates is not None:
             raise ValueError("valid and candidates say the same: give at most one of the two")
         check_tensor("valid", valid, (batch, n_rows, n_classes), (torch.bool,), like)
     elif candidates is not None:
-        check_tensor("candidates", candidates, (batch, n_rows, "C"), (torch.int64,), like)
+        check_tensor("candidates", candidates, (batch, n_rows, "C"), INDICES, like)
+    if segments is not None:
+        check_tensor("segments", segments, tuple(targets.shape), INDICES, like)
+    return [None if t is None else t.long() for t in (targets, rows, candidates, segments)]
+
+
+class named_by_its_place:
+    """A context in which an index error of the table that the backends are given names the place in `targets` instead.
+
+    It costs nothing as long as there is no error.
+    """
+
+    def __init__(self, name: str, targets: Tensor, n_classes: int, ignore_index: int):
+        self.name, self.targets, self.n_classes, self.ignore_index = name, targets, n_classes, ignore_index
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if kind is IndexError and str(error).startswith("targets["):
+            try:
+                check_targets(self.name, self.targets, self.n_classes, self.ignore_index)
+            except IndexError as named:
+                raise named from None

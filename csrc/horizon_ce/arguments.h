@@ -17,23 +17,30 @@
 
 namespace poh {
 
-// The terms: position i of batch b at horizon k = 1..K is asked for a class, and reads a row.
+// The terms: position i of batch b at horizon k = 1..K is asked for a class, and reads a row. The class is that of
+// position i + k, or stands in a table by itself.
 struct LossTerms {
   int64_t B, N, V, L, K, C;
+  bool table;
   int64_t states;             // rows of logits for each row: 1, or K when every horizon has its own
   int64_t ignore;
-  const int64_t* targets;     // [B, L]
+  const int64_t* targets;     // [B, L], or the table [B, L, K]
   const int64_t* rows;        // [B, L], or null: position i reads row i
   const bool* valid;          // [B, N, V] or null
   const int64_t* candidates;  // [B, N, C] or null
 
   // The class position i of batch b is asked for at horizon k <= K; -1: no term.
   POH_HOST_DEVICE int64_t target(int64_t b, int64_t i, int64_t k) const {
-    if (i + k >= L) return -1;
-    const int64_t y = targets[b * L + i + k];
+    if (i >= end(k)) return -1;
+    const int64_t y = targets[place(b, i, k)];
     if (y == ignore) return -1;
     POH_DEVICE_CHECK(y >= 0 && y < V, "targets: a class is out of range");
     return y;
+  }
+  // The positions i that horizon k has a target for are those before.
+  POH_HOST_DEVICE int64_t end(int64_t k) const { return table ? L : L - k; }
+  POH_HOST_DEVICE int64_t place(int64_t b, int64_t i, int64_t k) const {
+    return table ? (b * L + i) * K + k - 1 : b * L + i + k;
   }
   // The row that position i of batch b reads; -1: none.
   POH_HOST_DEVICE int64_t row_read(int64_t b, int64_t i) const {
@@ -117,7 +124,9 @@ struct LossArguments {
                            {&class_weight, "weight"}, {&horizon_weights, "horizon_weights"}}) {
       if (*t) *t = packed(**t, input, name);
     }
-    check_form(targets, "targets", ScalarType::Long, 2);
+    const bool table = targets.dim() == 3;
+    check_form(targets, "targets", ScalarType::Long, table ? 3 : 2);
+    check(!table || targets.size(2) == K, "targets must have ", K, " horizons");
     L = targets.size(1);
     check(targets.size(0) == B, "targets must have ", B, " sequences, got ", targets.size(0));
     check(K >= 1, "horizons must be at least 1, got ", K);
@@ -152,7 +161,7 @@ struct LossArguments {
   template <class Device, class A>
   LossCall<A> call(optional<Tensor>& mass) const {
     if (class_weight) mass = Device::template total<A>(*class_weight);
-    return {{B, N, V, L, K, C, states, ignore, data<int64_t>(targets), data<int64_t>(rows), data<bool>(valid),
+    return {{B, N, V, L, K, C, targets.dim() == 3, states, ignore, data<int64_t>(targets), data<int64_t>(rows), data<bool>(valid),
              data<int64_t>(candidates)},
             data<A>(class_weight),
             data<A>(mass),
@@ -177,11 +186,12 @@ struct LossArguments {
   template <class Device>
   void check_indices() const {
     const int64_t skipping = skipping_row(ignore);
-    const auto place = [this](const char* name, int64_t at, int64_t value) {
-      return message(name, "[", at / L, ", ", at % L, "] is ", value, ", but there are ");
+    const auto place = [this](const char* name, int64_t at, int64_t value, bool table = false) {
+      const int64_t k = table ? at % K : 0, i = table ? at / K : at;
+      return message(name, "[", i / L, ", ", i % L, table ? message(", ", k) : "", "] is ", value, ", but there are ");
     };
     if (const auto bad = Device::first_outside(targets, 0, V, ignore)) {
-      index_error(place("targets", bad->at, bad->value), V, " classes (ignore_index is ", ignore, ")");
+      index_error(place("targets", bad->at, bad->value, targets.dim() == 3), V, " classes (ignore_index is ", ignore, ")");
     }
     if (rows) {
       if (const auto bad = Device::first_outside(*rows, -1, N, skipping)) {

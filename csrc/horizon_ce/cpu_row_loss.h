@@ -47,7 +47,7 @@ struct RowLoss {
     s.terms.clear();
     for (int64_t j = readers.start[q]; j < readers.start[q + 1]; ++j) {
       const int64_t i = readers.position[j];
-      for (int64_t k = first; k <= last && i + k < c.L; ++k) {
+      for (int64_t k = first; k <= last; ++k) {
         const int64_t y = c.target(b, i, k);
         if (y < 0) continue;
         s.terms.push_back({i, k, y, A{0}});

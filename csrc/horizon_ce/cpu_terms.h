@@ -26,14 +26,16 @@ struct Readers {
       int64_t next = a.L;  // the nearest position after i with a target
       for (int64_t i = a.L - 1; i >= 0; --i) {
         const int64_t r = a.row_read(b, i);
-        if (r >= 0 && a.states == 1) {
+        if (r >= 0 && a.states == 1 && !a.table) {
           if (next < a.L && next - i <= a.K) f(b * a.N + r, i);
         } else if (r >= 0) {
-          for (int64_t k = 1; k <= a.K && i + k < a.L; ++k) {
-            if (a.target(b, i, k) >= 0) f((b * a.N + r) * a.states + k - 1, i);
+          for (int64_t k = 1; k <= a.K; ++k) {
+            if (a.target(b, i, k) < 0) continue;
+            f((b * a.N + r) * a.states + (a.states == 1 ? 0 : k - 1), i);
+            if (a.states == 1) break;
           }
         }
-        if (a.targets[b * a.L + i] != a.ignore) next = i;
+        if (!a.table && a.targets[b * a.L + i] != a.ignore) next = i;
       }
     };
     const int64_t n = a.B * a.N * a.states;
@@ -146,7 +148,7 @@ struct Cpu {
     return out;
   }
 
-  // Value (the terms [B, L, K] themselves, weighted, for kNone), coefficients [L, K], and metrics [2, K] where there is
+  // Value (the terms [B, L, K] themselves, weighted, for kNone), coefficients [L, K], and metrics [3, K] where there is
   // `correct` [B, L, K]. Always in the same order.
   template <class A>
   static std::tuple<Tensor, Tensor, Tensor> reduce(const LossCall<A>& a, const optional<Tensor>& horizon_weights,
@@ -189,22 +191,29 @@ struct Cpu {
     if (per_place || reduction == kMean) {
       count.assign(places, 0.0);  // per (i, k), the weights of the targets in the batch: how many, without weights
       for (int64_t b = 0; b < a.B; ++b) {
-        const int64_t *y = a.targets + b * a.L, *row = a.rows == nullptr ? nullptr : a.rows + b * a.L;
-        for (int64_t k = 1; k <= a.K; ++k) {
+        const int64_t* const row = a.rows == nullptr ? nullptr : a.rows + b * a.L;
+        const auto add_horizon = [&](int64_t k, auto step) {  // step: from one position's target to the next one's
+          const int64_t *const y = a.targets + a.place(b, 0, k), end = a.end(k);
           double* at = count.data() + k - 1;
           const auto add = [&](const auto& weight_of) {  // without branches, which every path's end would mispredict
 #pragma omp simd
-            for (int64_t i = 0; i < a.L - k; ++i) at[i * a.K] += weight_of(i);
+            for (int64_t i = 0; i < end; ++i) at[i * a.K] += weight_of(i, y[i * step]);
           };
-          const auto live = [&](int64_t i) { return (y[i + k] != a.ignore) & !skips_row(row[i], a.ignore); };
           if (a.class_weight != nullptr) {
-            add([&](int64_t i) {
-              return a.row_read(b, i) >= 0 && y[i + k] != a.ignore ? double{a.class_weight[y[i + k]]} : 0.0;
+            add([&](int64_t i, int64_t c) {
+              return a.row_read(b, i) >= 0 && c != a.ignore ? double{a.class_weight[c]} : 0.0;
             });
           } else if (row != nullptr) {
-            add([&](int64_t i) { return live(i) ? 1.0 : 0.0; });
+            add([&](int64_t i, int64_t c) { return (c != a.ignore) & !skips_row(row[i], a.ignore) ? 1.0 : 0.0; });
           } else {
-            add([&](int64_t i) { return y[i + k] != a.ignore ? 1.0 : 0.0; });
+            add([&](int64_t, int64_t c) { return c != a.ignore ? 1.0 : 0.0; });
+          }
+        };
+        for (int64_t k = 1; k <= a.K; ++k) {
+          if (a.table && a.K > 1) {
+            add_horizon(k, a.K);
+          } else {
+            add_horizon(k, std::integral_constant<int64_t, 1>());
           }
         }
       }
@@ -220,16 +229,16 @@ struct Cpu {
     return out;
   }
 
-  // Per horizon: the share of terms whose target has the largest logit, and their mean (weighted by class). NaN where no
-  // term occurs, a mean of 0 where none has weight.
+  // Per horizon: the share of terms whose target has the largest logit, their mean (weighted by class), and their
+  // weight. The first two are NaN where no term occurs, and the mean is 0 where none has weight.
   template <class A>
   static Tensor measure(const LossCall<A>& a, const Tensor& terms, const optional<Tensor>& correct) {
     const int64_t K = correct ? a.K : 0;
-    const Tensor out = empty(terms, dtype_of<A>(), 2, K);
+    const Tensor out = empty(terms, dtype_of<A>(), 3, K);
     for (int64_t k = 1; k <= K; ++k) {
       double count = 0, weight = 0, hits = 0, sum = 0;
       for (int64_t b = 0; b < a.B; ++b) {
-        for (int64_t i = 0; i + k < a.L; ++i) {
+        for (int64_t i = 0; i < a.end(k); ++i) {
           const int64_t y = a.row_read(b, i) < 0 ? -1 : a.target(b, i, k);
           if (y < 0) continue;
           const int64_t at = (b * a.L + i) * K + k - 1;
@@ -241,6 +250,7 @@ struct Cpu {
       }
       data<A>(out)[k - 1] = static_cast<A>(hits / count);
       data<A>(out)[K + k - 1] = static_cast<A>(count == 0 ? NAN : sum * mean_factor(weight));
+      data<A>(out)[2 * K + k - 1] = static_cast<A>(weight);
     }
     return out;
   }

@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(128)
   }
 }
 
-// One block. coefficients [L, K]; value: null for kNone; metrics [2, K]: null if not asked for.
+// One block. coefficients [L, K]; value: null for kNone; metrics [3, K]: null if not asked for.
 template <class A>
 __global__ void __launch_bounds__(256)
     finish_reduction(const PlaceSums* places, int64_t L, int64_t K, const A* horizon_weights, Reduction reduction,
@@ -58,6 +58,7 @@ __global__ void __launch_bounds__(256)
     if (threadIdx.x == 0) {
       metrics[k] = static_cast<A>(hits / count);
       metrics[K + k] = static_cast<A>(count == 0 ? NAN : sum * mean_factor(all));
+      metrics[2 * K + k] = static_cast<A>(all);
     }
   }
   if (reduction == kNone) {
@@ -121,7 +122,7 @@ struct Cuda {
                                                    const optional<Tensor>& correct) {
     const int64_t places = c.L * c.K;
     const Tensor coefficients = empty(terms, terms.scalar_type(), c.L, c.K);
-    const Tensor metrics = empty(terms, terms.scalar_type(), 2, correct ? c.K : 0);
+    const Tensor metrics = empty(terms, terms.scalar_type(), 3, correct ? c.K : 0);
     const Tensor sums = empty(terms, ScalarType::Double, places * 4);
     const A* const weights = data<A>(horizon_weights);
     PlaceSums* const at = reinterpret_cast<PlaceSums*>(data<double>(sums));

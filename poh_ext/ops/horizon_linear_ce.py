@@ -46,9 +46,9 @@ def _has(wanted: int) -> tuple[bool, bool, bool]:
 def _fake(hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight, horizons,
           label_smoothing, ignore_index, reduction, z_loss, softcap, metrics, wanted):  # fmt: skip
     dtype = accumulate_dtype(hidden.dtype)
-    loss = hidden.new_empty((*targets.shape, horizons) if reduction == REDUCTIONS["none"] else (), dtype=dtype)
+    loss = hidden.new_empty((*targets.shape[:2], horizons) if reduction == REDUCTIONS["none"] else (), dtype=dtype)
     coefficients = hidden.new_empty((targets.shape[1], horizons), dtype=dtype)
-    measured = hidden.new_empty((2, horizons if metrics else 0), dtype=dtype)
+    measured = hidden.new_empty((3, horizons if metrics else 0), dtype=dtype)
     return loss, coefficients, measured, *_fake_gradients(hidden, weight, bias, wanted)
 
 

@@ -36,7 +36,7 @@ def horizon_linear_ce(
 ) -> tuple[Tensor, Tensor]:
     """Arguments as in losses.multi_horizon_linear_cross_entropy, checked there; [B, L, V] logits at most.
 
-    softcap 0 is none. Returns the loss and the metrics [2, K], [2, 0] without `metrics`.
+    targets and softcap as in horizon_ce. Returns the loss and the metrics [3, K], [3, 0] without `metrics`.
     """
     n_rows, n_classes, length = hidden.shape[1], weight.shape[0], targets.shape[1]
     check_indices(targets, rows, candidates, n_rows, n_classes, ignore_index)
