@@ -78,20 +78,17 @@ def cross_entropy(
         >>> poh_ext.cross_entropy(logits, labels).backward()        # was: F.cross_entropy(logits, labels).backward()
     """
     ignore_index = _check(ignore_index, reduction, label_smoothing, z_loss, softcap)
-    if isinstance(target, Tensor) and isinstance(input, Tensor) and target.is_floating_point():
-        _refuse_options(z_loss=z_loss != 0, softcap=softcap is not None, valid=valid is not None,
-                        candidates=candidates is not None, return_metrics=return_metrics)  # fmt: skip
-        weights = check_weights("weight", weight, (input.shape[min(1, input.dim() - 1)],), input)
-        return F.cross_entropy(input, target, None if weights is None else weights.to(input.dtype),
-                               ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
     if not isinstance(input, Tensor):
         raise TypeError(f"input must be a tensor, got {type(input).__name__}")
     if input.dim() == 0:
         raise ValueError("input must have shape [C], [N, C] or [N, C, d1, ...], got []")
     check_tensor("input", input, tuple(input.shape), FLOATS, input)
     axis = min(1, input.dim() - 1)
-    asked = _asked(target, valid, candidates, tuple(input.shape), axis, input)
     weights = check_weights("weight", weight, (input.shape[axis],), input)
+    if isinstance(target, Tensor) and target.is_floating_point():
+        _refuse(z_loss=z_loss, softcap=softcap, valid=valid, candidates=candidates, return_metrics=return_metrics)
+        return _of_probabilities(input, target, weights, ignore_index, reduction, label_smoothing)
+    asked = _asked(target, valid, candidates, tuple(input.shape), axis, input)
     rows = input.movedim(axis, -1).reshape(*asked.targets.shape[:2], input.shape[axis])
     options = (1, label_smoothing, ignore_index, reduction, z_loss, softcap or 0.0, return_metrics)
     with named_by_its_place("target", target, input.shape[axis], ignore_index):
@@ -150,8 +147,15 @@ def linear_cross_entropy(
     check_tensor("input", input, tuple(input.shape), (linear_weight.dtype,), linear_weight)
     if linear_bias is not None:
         check_tensor("linear_bias", linear_bias, (classes,), (linear_weight.dtype,), linear_weight)
-    asked = _asked(target, valid, candidates, (*input.shape[:-1], classes), input.dim() - 1, input)
     weights = check_weights("weight", weight, (classes,), input)
+    if isinstance(target, Tensor) and target.is_floating_point():
+        _refuse(z_loss=z_loss, softcap=softcap, valid=valid, candidates=candidates, return_metrics=return_metrics)
+        logits = F.linear(input, linear_weight, linear_bias)
+        check_tensor("target", target, tuple(logits.shape), FLOATS, logits)
+        flat = (logits, target) if logits.dim() < 3 else (logits.flatten(0, -2), target.flatten(0, -2))
+        loss = _of_probabilities(*flat, weights, ignore_index, reduction, label_smoothing)
+        return loss.reshape(logits.shape[:-1]) if reduction == "none" else loss
+    asked = _asked(target, valid, candidates, (*input.shape[:-1], classes), input.dim() - 1, input)
     rows = input.reshape(*asked.targets.shape[:2], width)
     options = (1, label_smoothing, ignore_index, reduction, z_loss, softcap or 0.0, return_metrics)
     with named_by_its_place("target", target, classes, ignore_index):
@@ -194,16 +198,21 @@ def _check(ignore_index, reduction, label_smoothing, z_loss, softcap) -> int:
     return check_options(1, label_smoothing, ignore_index, reduction, z_loss, softcap).ignore_index
 
 
-def _refuse_options(**given: bool) -> None:
-    """For targets that are probabilities, which torch's own function serves. Says so once."""
-    global _said
-    for name, flag in given.items():
-        if flag:
+def _refuse(**given) -> None:
+    """Options that F.cross_entropy, which serves targets that are probabilities, does not have."""
+    for name, value in given.items():
+        if value is not None and value is not False and not (isinstance(value, (float, int)) and value == 0):
             raise ValueError(f"{name} needs targets that are classes, got probabilities of classes")
+
+
+def _of_probabilities(logits, target, weights, ignore_index, reduction, label_smoothing) -> Tensor:
+    global _said
     if not _said:
         _said = True
         warnings.warn("poh_ext: F.cross_entropy computes for targets that are probabilities, slower",
                       RuntimeWarning, stacklevel=3)
+    return F.cross_entropy(logits, target, None if weights is None else weights.to(logits.dtype),
+                           ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
 
 
 def _finish(loss: Tensor, measured: Tensor, target: Tensor, given: Tensor, return_metrics: bool):
