@@ -53,7 +53,7 @@ def test_samples_that_torch_publishes(name, dtype, note):
             assert grad.dtype == dtype
             for a, b in ((loss.double(), exact), (grad.double(), want)):
                 if name.endswith("linear_cross_entropy") and dtype in HALF:  # which rounds its logits
-                    assert (a - b).norm() <= 0.03 * b.norm() + 1e-3
+                    assert (a - b).norm() <= 0.03 * b.norm() + 0.02
                 else:
                     torch.testing.assert_close(a, b, **HALF.get(dtype, tolerance(dtype)))
         equal += 1
