@@ -177,7 +177,7 @@ def _asked(target, valid, candidates, shape: tuple[int, ...], axis: int, like: T
     before, classes, after = shape[:axis], shape[axis], shape[axis + 1 :]
     check_tensor("target", target, (*before, *after), INDICES, like)
     if classes == 0 and target.numel():
-        raise ValueError(f"there must be a class at least, got logits of shape {list(shape)}")
+        raise ValueError(f"{'input' if like.shape == shape else 'linear_weight'} must have a class at least, got none")
     if valid is not None and candidates is not None:
         raise ValueError("valid and candidates say the same: give at most one of the two")
     # Sequences of any length would do. The kernels do some sums over both: neither is to be long.

@@ -201,7 +201,7 @@ BAD = {
     "two masks": (lambda: cross_entropy(X, Y, valid=X > 0, candidates=Y[:, None]), ValueError, "at most one of"),
     "valid": (lambda: cross_entropy(X, Y, valid=X[:3] > 0), ValueError, r"valid must have shape \[4, 5\], got \[3"),
     "candidates": (lambda: cross_entropy(X, Y, candidates=Y), ValueError, r"candidates must have shape \[4, n\], got"),
-    "C = 0": (lambda: cross_entropy(X[:, :0], Y), ValueError, r"there must be a class at least, .* \[4, 0\]"),
+    "C = 0": (lambda: cross_entropy(X[:, :0], Y), ValueError, "input must have a class at least"),
     "probabilities": (lambda: cross_entropy(X, X, z_loss=0.1), ValueError, "z_loss needs targets that are classes"),
     "head": (lambda: linear_cross_entropy(X, torch.zeros(9, 4), Y), ValueError, "same number of features D"),
     "head dtype": (lambda: linear_cross_entropy(X, torch.zeros(9, 5).double(), Y), TypeError, "input must be float64"),
