@@ -208,6 +208,7 @@ def random_rollout(tasks: MazeTasks, seed: int, *, max_steps: int | None = None)
     Example:
         >>> random_rollout(sample_tasks(1000, 12, min_path=51), 0).reached.float().mean()
     """
+    _check_tasks(tasks)
     draws = torch.Generator().manual_seed(check_int("seed", seed, 0))
 
     def policy(mazes, *_):

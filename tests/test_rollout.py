@@ -195,7 +195,7 @@ def test_beeline_knows_nothing_of_walls():
         (lambda t: greedy_rollout(torch.zeros(3, 16, 16), t, moves=True), ValueError, "with moves=True"),
         (lambda t: greedy_rollout(torch.zeros(3, 16, 4).int(), t), TypeError, "got torch.int32"),
         (lambda t: greedy_rollout([1], t), TypeError, "got list"),
-        (lambda t: greedy_rollout(torch.zeros(3, 16, 4), t.mazes), TypeError, "tasks must be MazeTasks, .* got MazeBatch"),
+        (lambda t: greedy_rollout(torch.zeros(3, 16, 4), t.mazes), TypeError, "tasks must be MazeTasks, as"),
         (lambda t: random_rollout(None, 1), TypeError, "tasks must be MazeTasks"),
         (lambda t: random_policy(None, 1), TypeError, "tasks must be MazeTasks"),
         (lambda t: greedy_rollout(torch.zeros(3, 16, 4, device="meta"), t), ValueError, "policy_logits is on meta"),
