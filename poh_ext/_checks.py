@@ -122,8 +122,10 @@ def _offsets(horizons) -> range | tuple[int, ...]:
     return consecutive if offsets == tuple(consecutive) else offsets
 
 
-def check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap) -> Checked:
+def check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics) -> Checked:
     offsets = _offsets(horizons)
+    if not isinstance(return_metrics, bool):
+        raise TypeError(f"return_metrics must be a bool, got {type(return_metrics).__name__}")
     for name, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss), ("softcap", softcap)):
         if (isinstance(value, bool) or not isinstance(value, Real)) and not (name == "softcap" and value is None):
             raise TypeError(f"{name} must be a number, got {type(value).__name__}")

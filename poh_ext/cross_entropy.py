@@ -77,7 +77,7 @@ def cross_entropy(
         >>> logits, labels = torch.randn(8, 1000, requires_grad=True), torch.randint(1000, (8,))
         >>> poh_ext.cross_entropy(logits, labels).backward()        # was: F.cross_entropy(logits, labels).backward()
     """
-    ignore_index = _check(ignore_index, reduction, label_smoothing, z_loss, softcap)
+    ignore_index = _check(ignore_index, reduction, label_smoothing, z_loss, softcap, return_metrics)
     if not isinstance(input, Tensor):
         raise TypeError(f"input must be a tensor, got {type(input).__name__}")
     if input.dim() == 0:
@@ -134,7 +134,8 @@ def linear_cross_entropy(
         >>> labels = torch.randint(1000, (4, 16))
         >>> poh_ext.linear_cross_entropy(hidden, head.weight, labels, head.bias).backward()
     """
-    ignore_index = _check(-100 if ignore_index is None else ignore_index, reduction, label_smoothing, z_loss, softcap)
+    ignore_index = _check(-100 if ignore_index is None else ignore_index, reduction, label_smoothing, z_loss, softcap,
+                          return_metrics)
     given = input
     input, linear_weight, linear_bias = autocast_together(input, linear_weight, linear_bias)
     check_tensor("linear_weight", linear_weight, ("C", "D"), FLOATS, linear_weight)
@@ -192,10 +193,10 @@ def _asked(target, valid, candidates, shape: tuple[int, ...], axis: int, like: T
     return _Asked(target.long().reshape(batch, target.numel() // batch, 1), valid, candidates)
 
 
-def _check(ignore_index, reduction, label_smoothing, z_loss, softcap) -> int:
+def _check(ignore_index, reduction, label_smoothing, z_loss, softcap, return_metrics) -> int:
     if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
-    return check_options(1, label_smoothing, ignore_index, reduction, z_loss, softcap).ignore_index
+    return check_options(1, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics).ignore_index
 
 
 def _refuse(**given) -> None:

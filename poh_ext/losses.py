@@ -136,7 +136,8 @@ def multi_horizon_cross_entropy(
     ``F.cross_entropy(logits[:, :L - 1].flatten(0, 1), targets[:, 1:].flatten(), ...)``.
     """
     check_tensor("logits", logits, ("B", "N", "V"), FLOATS, logits)
-    offsets, ignore_index = check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap)
+    offsets, ignore_index = check_options(
+        horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics)
     n_rows, n_classes = logits.shape[1:]
     targets, rows, candidates, segments = check_indices(
         targets, rows, valid, candidates, segments, n_rows, n_classes, max(offsets), logits)
@@ -199,7 +200,8 @@ def multi_horizon_linear_cross_entropy(
         ...                                           horizons=2, ignore_index=-1)
         >>> loss.backward()
     """
-    offsets, ignore_index = check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap)
+    offsets, ignore_index = check_options(
+        horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics)
     hidden, weight, bias = autocast_together(hidden, weight, bias)
     check_tensor("weight", weight, ("V", "D"), FLOATS, weight)
     n_classes, width = weight.shape
@@ -272,7 +274,8 @@ class _Loss(nn.Module):
         class_weight: Tensor | Sequence[float] | None = None,
     ):
         super().__init__()
-        offsets, _ = check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap)
+        offsets, _ = check_options(
+        horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics)
         self.options = {
             "horizons": horizons,
             "label_smoothing": label_smoothing,

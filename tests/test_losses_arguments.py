@@ -46,6 +46,7 @@ BAD_CALLS = {
     "weights grad": ({"horizon_weights": torch.ones(1, requires_grad=True)}, ValueError, "must not require a gradient"),
     "weight number": ({"weight": [1.0]}, ValueError, r"weight must have shape \[11\], got \[1\]"),
     "weight grad": ({"weight": torch.ones(11, requires_grad=True)}, ValueError, "weight must not require a gradient"),
+    "metrics type": ({"return_metrics": "yes"}, TypeError, "return_metrics must be a bool, got str"),
     "z_loss": ({"z_loss": -1.0}, ValueError, r"z_loss must be from 0 to 1e\+30, got -1.0"),
     "z_loss of no float32": ({"z_loss": 1e39}, ValueError, r"z_loss must be from 0 to 1e\+30, got 1e\+39"),
     "z_loss type": ({"z_loss": torch.tensor(0.1)}, TypeError, "z_loss must be a number, got Tensor"),
