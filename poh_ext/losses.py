@@ -275,7 +275,7 @@ class _Loss(nn.Module):
     ):
         super().__init__()
         offsets, _ = check_options(
-        horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics)
+            horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics)
         self.options = {
             "horizons": horizons,
             "label_smoothing": label_smoothing,

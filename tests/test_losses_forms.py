@@ -144,3 +144,17 @@ def test_sizes_of_zero(offsets, shape):
     assert loss.isfinite() and logits.grad.isfinite().all() and metrics.weight.shape == (len(offsets),)
     if batch * length == 0 or offsets == [40]:
         assert loss == 0 and metrics.weight.sum() == 0 and metrics.loss.isnan().all()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none", "position_mean"])
+def test_an_infinite_term_of_no_weight_counts_for_nothing(reduction):
+    """The target of horizon 2 has a logit of -inf."""
+    logits = torch.zeros(1, 3, 3)
+    logits[0, :, 2] = -torch.inf
+    targets = torch.tensor([[0, 1, 2]])
+    options = {"horizons": 2, "reduction": reduction}
+    loss = multi_horizon_cross_entropy(logits[:, :1].expand(1, 3, 3), targets, horizon_weights=[1.0, 0.0],
+                                       rows=torch.tensor([[0, -1, -1]]), **options)  # fmt: skip
+    assert loss.isfinite().all()
+    nothing = multi_horizon_cross_entropy(logits, targets, horizon_weights=[0.0, 0.0], **options)
+    assert not nothing.any()

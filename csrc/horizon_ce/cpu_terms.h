@@ -161,7 +161,7 @@ struct Cpu {
     A* const term = data<A>(terms);
     if (reduction == kNone) {
       for (int64_t b = 0; b < a.B; ++b) {
-        for (int64_t j = 0; j < places; ++j) term[b * places + j] *= c[j];
+        for (int64_t j = 0; j < places; ++j) term[b * places + j] = weighed(c[j], term[b * places + j]);
       }
       return {terms, each, measured};
     }
@@ -170,7 +170,7 @@ struct Cpu {
       for (int64_t j = 0; j < places; ++j) sum[j] += term[b * places + j];
     }
     double value = 0;
-    for (int64_t j = 0; j < places; ++j) value += c[j] * sum[j];
+    for (int64_t j = 0; j < places; ++j) value += weighed<double>(c[j], sum[j]);
     const Tensor out = empty(terms, dtype_of<A>());
     *data<A>(out) = static_cast<A>(value);
     return {out, each, measured};

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(256)
   for (int64_t p = threadIdx.x; p < n; p += blockDim.x) {
     const double each = weight(p) * *factor * (per_place ? mean_factor(places[p].weight) : 1.0);
     coefficients[p] = static_cast<A>(each);
-    sum += each * places[p].sum;
+    sum += weighed(each, places[p].sum);
   }
   sum = block_sum(sum);
   if (threadIdx.x == 0) *value = static_cast<A>(sum);
@@ -88,7 +88,7 @@ template <class A>
 __global__ void __launch_bounds__(256) weight_terms(A* terms, int64_t n, int64_t K, const A* horizon_weights) {
   const int64_t step = gridDim.x * static_cast<int64_t>(blockDim.x);
   for (int64_t j = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; j < n; j += step) {
-    terms[j] *= horizon_weights[j % K];
+    terms[j] = weighed(horizon_weights[j % K], terms[j]);
   }
 }
 

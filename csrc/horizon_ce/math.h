@@ -88,6 +88,12 @@ POH_HOST_DEVICE A cap_slope(A capped, A cap) {
   return 1 - (capped / cap) * (capped / cap);
 }
 
+// A term of no weight counts for nothing, even where it is infinite.
+template <class A>
+POH_HOST_DEVICE A weighed(A coefficient, A term) {
+  return coefficient == 0 ? A(0) : coefficient * term;
+}
+
 // What turns a sum of terms of this weight into their mean; 0 where there is no term, or none of weight.
 POH_HOST_DEVICE double mean_factor(double weight) { return weight == 0 ? 0.0 : 1.0 / weight; }
 

@@ -126,16 +126,18 @@ def reduce_terms(terms: Tensor, weight: Tensor, horizon_weights: Tensor | None, 
 
     terms and weight, the class weight of the target of each, are 0 where no term occurs.
     """
-    by_horizon = 1 if horizon_weights is None else horizon_weights.to(terms)
+    by_horizon = terms.new_ones(()) if horizon_weights is None else horizon_weights.to(terms)
+    # A horizon of no weight counts for nothing, even where a term of it is infinite.
+    weighed = terms if horizon_weights is None else torch.where(by_horizon == 0, 0, terms * by_horizon)
     if reduction == "none":
-        return terms * by_horizon
+        return weighed
     if reduction == "sum":
-        return (terms * by_horizon).sum()
+        return weighed.sum()
     if reduction == "position_mean":
         total = weight.sum(0)
-        terms = mean_of(terms.sum(0), total)
+        weighed = mean_of(weighed.sum(0), total)
         weight = (total != 0).to(terms.dtype)
-    return mean_of((terms * by_horizon).sum(), (weight * by_horizon).sum())
+    return mean_of(weighed.sum(), (weight * by_horizon).sum())
 
 
 def disallowed_below(top: Tensor) -> Tensor:
