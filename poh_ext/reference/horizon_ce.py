@@ -273,7 +273,7 @@ def horizon_ce(
     length = targets.shape[1]
     asked, occurs = gather_terms(targets, rows, horizons, ignore_index)
     if logits.numel() == 0 or length == 0:
-        read, allowed, nothing = None, None, logits.sum() * 0
+        read, allowed, nothing = None, None, logits[:0].sum()
     else:
         read, nothing = gather_rows(logits, rows, length, ignore_index).to(accumulate_dtype(logits.dtype)), None
         # A position without terms reads nothing: its NaN must reach neither the loss nor the gradient.
