@@ -83,8 +83,8 @@ new_environment = rm -rf $(1) && $(PYTHON) -m venv $(1) && $(1)/bin/python $(PIP
 # The tests $(2) by the Python of $(1), away from the sources: they import what is installed there.
 run_installed = rm -rf build/installed && mkdir -p build/installed && cp -r tests csrc pyproject.toml build/installed \
 	&& cd build/installed && $(abspath $(1))/bin/python -m pytest -q $(2)
-OPERATORS := $(patsubst %,tests/test_%.py,backend losses losses_arguments losses_extremes losses_few linear_losses \
-	other_trainers routing attention dropout mazes maze_kernels rollout tasks philox)
+OPERATORS := $(patsubst %,tests/test_%.py,backend cross_entropy losses losses_arguments losses_extremes losses_few \
+	losses_forms linear_losses other_trainers routing attention dropout mazes maze_kernels rollout tasks philox)
 
 # The sdist is built with the tools of .venv, which is all that an isolated build would add, and for one CPU level.
 test-sdist: sdist

@@ -1,6 +1,6 @@
 // The module _cpu_level: what this CPU and its system can run, asked of the CPU itself. It is compiled for the baseline
 // and loaded before any other, because a module compiled for AVX-512 may end the process while it is being loaded.
-#include "python_module.h"
+#include "common/python_module.h"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 

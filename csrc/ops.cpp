@@ -1,8 +1,8 @@
 // Every operator schema of poh_ext, and the Python module itself (what was built, and how).
-// Kernels register themselves for these schemas in csrc/cpu/<op>.cpp; Python meets them in poh_ext/ops/.
+// Kernels register themselves for these schemas in the folder of their operator; Python meets them in poh_ext/ops/.
 #include <torch/csrc/stable/library.h>
 
-#include "python_module.h"
+#include "common/python_module.h"
 
 STABLE_TORCH_LIBRARY(poh_ext, m) {
   m.def(
@@ -25,27 +25,6 @@ STABLE_TORCH_LIBRARY(poh_ext, m) {
       "Tensor? rows, Tensor? valid, Tensor? candidates, Tensor? class_weight, Tensor coefficients, "
       "float label_smoothing, int ignore_index, float z_loss, float softcap, int wanted) -> "
       "(Tensor grad_hidden, Tensor grad_weight, Tensor grad_bias)");
-  // The parts of the two above, without autograd.
-  m.def(
-      "horizon_ce_read(Tensor targets, Tensor? rows, Tensor? candidates, int n_rows, int n_classes, int horizons, "
-      "int states, int ignore_index) -> Tensor");
-  m.def(
-      "horizon_ce_coefficients(Tensor terms, Tensor targets, Tensor? rows, Tensor? horizon_weights, "
-      "Tensor? class_weight, int n_rows, int n_classes, int ignore_index, int reduction) -> Tensor");
-  m.def(
-      "horizon_ce_chunk(Tensor(a!) logits, Tensor read, Tensor targets, Tensor? rows, Tensor? valid, "
-      "Tensor? candidates, Tensor? class_weight, Tensor? upstream, Tensor coefficients, Tensor(b!) terms, "
-      "Tensor(c!)? correct, int n_rows, int states, float label_smoothing, int ignore_index, float z_loss, "
-      "float softcap) -> ()");
-  m.def(
-      "horizon_ce_candidates(Tensor hidden, Tensor weight, Tensor? bias, Tensor read, Tensor targets, Tensor? rows, "
-      "Tensor candidates, Tensor? class_weight, Tensor? upstream, Tensor coefficients, Tensor(a!) terms, "
-      "Tensor(b!)? correct, Tensor(c!)? grad_hidden, Tensor(d!)? grad_weight, Tensor(e!)? grad_bias, int n_rows, "
-      "float label_smoothing, int ignore_index, float z_loss, float softcap) -> ()");
-  m.def(
-      "horizon_ce_finish(Tensor terms, Tensor? correct, Tensor coefficients, Tensor targets, Tensor? rows, "
-      "Tensor? class_weight, int n_rows, int n_classes, int ignore_index, int reduction) -> (Tensor, Tensor)");
-  m.def("large_zeros(Tensor like) -> Tensor");
   // out [B, N, H, Dh]; weights [B, H, C + 1, N] if save, else empty.
   m.def(
       "neighbor_attention(Tensor q, Tensor k, Tensor v, Tensor candidates, Tensor? bias, Tensor? key_offset, "

@@ -15,6 +15,7 @@ except ImportError as _error:
         raise SystemExit(2) from None
     raise
 from poh_ext.attention import neighbor_attention
+from poh_ext.cross_entropy import cross_entropy, linear_cross_entropy
 from poh_ext.losses import (
     HorizonMetrics,
     MultiHorizonCrossEntropy,
@@ -49,8 +50,10 @@ __all__ = [
     "Rollout",
     "backend_info",
     "beeline_policy",
+    "cross_entropy",
     "generate_mazes",
     "greedy_rollout",
+    "linear_cross_entropy",
     "multi_horizon_cross_entropy",
     "multi_horizon_linear_cross_entropy",
     "neighbor_attention",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from poh_ext._loss_checks import FLOATS, autocast_together, check_tensor
+from poh_ext._checks import FLOATS, autocast_together, check_tensor
 from poh_ext.ops import neighbor_attention as ops
 from poh_ext.reference.horizon_ce import accumulate_dtype
 

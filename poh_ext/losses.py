@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poh_ext._loss_checks import (
+from poh_ext._checks import (
     FLOATS,
     autocast_together,
     check_indices,
@@ -18,9 +18,11 @@ from poh_ext._loss_checks import (
     check_tensor,
     check_weights,
     listed,
+    named_by_its_place,
 )
 from poh_ext.ops.horizon_ce import horizon_ce
 from poh_ext.ops.horizon_linear_ce import horizon_linear_ce
+from poh_ext.reference.horizon_ce import asked_table
 
 __all__ = [
     "HorizonMetrics",
@@ -34,10 +36,13 @@ class HorizonMetrics(NamedTuple):
     """Metrics of each horizon, which ``return_metrics=True`` returns beside the loss. They have no gradients.
 
     Attributes:
-        accuracy: [K], the share of terms whose target has the largest logit (at horizon 1: the largest allowed one).
+        accuracy: [K], the share of terms whose target has the largest logit (under a mask: the largest allowed one).
         loss: [K], the mean of the terms, without ``horizon_weights``; 0 where they occur but have no weight.
+        weight: [K], the sum of the weights of the terms (``horizon_weights`` times the ``weight`` of the target; the
+            number of the terms, if neither is given). Its sum is what "mean" divides by: a batch that is split among
+            steps or processes has reduction="sum" divided by the weight of all its parts together.
 
-    Both are float64 for float64 logits, else float32, and NaN at a horizon that has no terms.
+    They are float64 for float64 logits, else float32. Accuracy and loss are NaN at a horizon that has no terms.
 
     Example:
         >>> path = torch.tensor([[0, 1, 2, 5]])
@@ -48,17 +53,19 @@ class HorizonMetrics(NamedTuple):
 
     accuracy: Tensor
     loss: Tensor
+    weight: Tensor
 
 
 def multi_horizon_cross_entropy(
     logits: Tensor,
     targets: Tensor,
     *,
-    horizons: int = 1,
+    horizons: int | Sequence[int] = 1,
     rows: Tensor | None = None,
     label_smoothing: float = 0.0,
     valid: Tensor | None = None,
     candidates: Tensor | None = None,
+    segments: Tensor | None = None,
     horizon_weights: Tensor | Sequence[float] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -70,30 +77,35 @@ def multi_horizon_cross_entropy(
     """Cross-entropy of one sequence of logits against its targets 1, 2, ..., K steps ahead, in one pass.
 
     The target of position i at horizon k is ``targets[:, i + k]``. A term (i, k) exists if ``i + k < L``, its target
-    is not ``ignore_index`` and its row is not skipped. All horizons of a row share one log-sum-exp.
+    is not ``ignore_index``, its row is not skipped, and both are in one segment. All horizons of a row share one
+    log-sum-exp.
 
     Args:
         logits: [B, N, V] float32, float64, bfloat16 or float16. Half types are accumulated in float32.
-        targets: [B, L] int64, each in [0, V) or ``ignore_index``.
-        horizons: K >= 1. K may exceed L - 1: a horizon without terms has no effect.
-        rows: [B, L] int64, the row in [0, N) that position i reads, or -1 to skip the position (a negative
-            ``ignore_index`` skips it, too). Several positions may read the same row. None: position i reads row i,
-            which needs L <= N.
+        targets: [B, L] int64 or int32, each in [0, V) or ``ignore_index``.
+        horizons: K >= 1, for 1, 2, ..., K steps ahead, or a sequence of K distinct offsets: [0] is plain cross-entropy
+            of row i with target i (labels that were shifted before), [1, 2, 4, 8] that of Medusa-like heads. A horizon
+            without terms, as one of L steps ahead, has no effect. "Horizon 1" below is the first in the sequence.
+        rows: [B, L] int64 or int32, the row in [0, N) that position i reads, or -1 to skip the position (a negative
+            ``ignore_index`` skips it, too). Several positions may read the same row. None: position i reads row i;
+            then there are min(L, N) positions, and L may exceed N by the largest offset.
         label_smoothing: in [0, 1], the share of the target distribution spread evenly over the classes.
         valid: [B, N, V] bool, the classes that each row allows at horizon 1. There, softmax and smoothing run over
             them alone, whatever the other logits are. A target that is not allowed counts as one of logit -1e4 or,
             if the largest allowed logit is below -5000, of that logit less 1e4. A row that allows no class allows
             all. Horizons 2, 3, ... see the plain logits.
-        candidates: [B, N, C] int64, the allowed classes as a list, padded with -1. Give ``valid`` or
+        candidates: [B, N, C] int64 or int32, the allowed classes as a list, padded with -1. Give ``valid`` or
             ``candidates``, not both.
+        segments: [B, L] int64 or int32, the document of each position and target in packed sequences. No term goes
+            from one into another, as if each had a row of the batch for itself.
         horizon_weights: [K] floats, not negative, the weight of each horizon (default 1). It gets no gradient.
         ignore_index: as in ``F.cross_entropy``, for targets. For rows only if it is negative: an index >= 0 is that
             of a class, and a row of the same number is read like any other.
         reduction: "mean": the sum of the weighted terms over the sum of their weights. "sum": the sum of the
-            weighted terms. "none": the weighted terms, [B, L, K], 0 where a term is skipped. "position_mean": the
-            mean over the batch at each (i, k), then the weighted mean over the (i, k) that occur. Both means are 0,
-            and so are their gradients, where there is no term, or none of weight (the ``weight`` of every target
-            or the weight of every horizon is 0).
+            weighted terms. "none": the weighted terms of each position, [B, L, K], 0 where a term is skipped.
+            "position_mean": the mean over the batch at each (i, k), then the weighted mean over the (i, k) that
+            occur. Both means are 0, and so are their gradients, where there is no term, or none of weight (the
+            ``weight`` of every target or the weight of every horizon is 0).
         weight: [V] floats, not negative, a weight of each class, as in ``F.cross_entropy``: "mean" divides by the
             weights of the targets (times those of the horizons), "position_mean" weights the mean over the batch by
             them.
@@ -124,17 +136,20 @@ def multi_horizon_cross_entropy(
     ``F.cross_entropy(logits[:, :L - 1].flatten(0, 1), targets[:, 1:].flatten(), ...)``.
     """
     check_tensor("logits", logits, ("B", "N", "V"), FLOATS, logits)
-    check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap)
+    offsets, ignore_index = check_options(
+        horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics)
     n_rows, n_classes = logits.shape[1:]
-    check_indices(targets, rows, valid, candidates, n_rows, n_classes, logits)
-    horizon_weights = check_weights("horizon_weights", horizon_weights, (horizons,), logits)
+    targets, rows, candidates, segments = check_indices(
+        targets, rows, valid, candidates, segments, n_rows, n_classes, max(offsets), logits)
+    horizon_weights = check_weights("horizon_weights", horizon_weights, (len(offsets),), logits)
     weight = check_weights("weight", weight, (n_classes,), logits)
-    used, horizon_weights = _used_horizons(horizons, horizon_weights, targets, reduction)
-    loss, measured = horizon_ce(
-        logits, targets, rows, valid, listed(candidates), horizon_weights, weight, used, label_smoothing, ignore_index,
-        reduction, z_loss, softcap or 0.0, return_metrics,
-    )  # fmt: skip
-    return _with_metrics(loss, measured, horizons) if return_metrics else loss
+    used, asked = _asked(offsets, targets, rows, segments, n_rows, reduction, ignore_index)
+    with named_by_its_place("targets", targets, n_classes, ignore_index):
+        loss, measured = horizon_ce(
+            logits, asked, rows, valid, listed(candidates), _first(used, horizon_weights), weight, used,
+            label_smoothing, ignore_index, reduction, z_loss, softcap or 0.0, return_metrics,
+        )  # fmt: skip
+    return (loss, metrics_of(measured, horizon_weights, len(offsets))) if return_metrics else loss
 
 
 def multi_horizon_linear_cross_entropy(
@@ -143,11 +158,12 @@ def multi_horizon_linear_cross_entropy(
     targets: Tensor,
     *,
     bias: Tensor | None = None,
-    horizons: int = 1,
+    horizons: int | Sequence[int] = 1,
     rows: Tensor | None = None,
     label_smoothing: float = 0.0,
     valid: Tensor | None = None,
     candidates: Tensor | None = None,
+    segments: Tensor | None = None,
     horizon_weights: Tensor | Sequence[float] | None = None,
     ignore_index: int = -100,
     reduction: str = "mean",
@@ -163,8 +179,9 @@ def multi_horizon_linear_cross_entropy(
     PyTorch reference, which serves where there are no kernels, forms the logits that are read: [B, L, V].)
 
     Args:
-        hidden: [B, N, D], or [B, N, K, D] with one state per horizon (multi-token-prediction heads). float32,
-            float64, bfloat16 or float16. Under autocast hidden, weight and bias are cast together, as F.linear casts.
+        hidden: [B, N, D], or [B, N, K, D] with one state per horizon, in their order (multi-token-prediction heads).
+            float32, float64, bfloat16 or float16. Under autocast hidden, weight and bias are cast together, as F.linear
+            casts them.
         weight: [V, D], of the dtype of hidden.
         bias: [V], of the dtype of hidden, or None.
         class_weight: [V] floats, a weight of each class (named ``weight`` in the dense form).
@@ -183,39 +200,61 @@ def multi_horizon_linear_cross_entropy(
         ...                                           horizons=2, ignore_index=-1)
         >>> loss.backward()
     """
-    check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap)
+    offsets, ignore_index = check_options(
+        horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics)
     hidden, weight, bias = autocast_together(hidden, weight, bias)
     check_tensor("weight", weight, ("V", "D"), FLOATS, weight)
     n_classes, width = weight.shape
     states = isinstance(hidden, Tensor) and hidden.dim() == 4
-    shape = ("B", "N", horizons, width) if states else ("B", "N", width)
+    shape = ("B", "N", len(offsets), width) if states else ("B", "N", width)
     if isinstance(hidden, Tensor) and hidden.dim() in (3, 4) and hidden.shape[-1] != width:
         raise ValueError(f"hidden {list(hidden.shape)} and weight {list(weight.shape)} must have the same number of "
                          "features D, in their last dimension: weight is [V, D], as in nn.Linear")
     check_tensor("hidden", hidden, shape, (weight.dtype,), weight)
     if bias is not None:
         check_tensor("bias", bias, (n_classes,), (weight.dtype,), weight)
-    check_indices(targets, rows, valid, candidates, hidden.shape[1], n_classes, hidden)
-    horizon_weights = check_weights("horizon_weights", horizon_weights, (horizons,), hidden)
+    n_rows = hidden.shape[1]
+    targets, rows, candidates, segments = check_indices(
+        targets, rows, valid, candidates, segments, n_rows, n_classes, max(offsets), hidden)
+    horizon_weights = check_weights("horizon_weights", horizon_weights, (len(offsets),), hidden)
     class_weight = check_weights("class_weight", class_weight, (n_classes,), hidden)
-    used, horizon_weights = _used_horizons(horizons, horizon_weights, targets, reduction)
-    if states and used < horizons:
+    used, asked = _asked(offsets, targets, rows, segments, n_rows, reduction, ignore_index)
+    if states and used < len(offsets):
         hidden = hidden[:, :, :used]
-    loss, measured = horizon_linear_ce(
-        hidden, weight, bias, targets, rows, valid, listed(candidates), horizon_weights, class_weight, used,
-        label_smoothing, ignore_index, reduction, z_loss, softcap or 0.0, return_metrics,
-    )  # fmt: skip
-    return _with_metrics(loss, measured, horizons) if return_metrics else loss
+    with named_by_its_place("targets", targets, n_classes, ignore_index):
+        loss, measured = horizon_linear_ce(
+            hidden, weight, bias, asked, rows, valid, listed(candidates), _first(used, horizon_weights), class_weight,
+            used, label_smoothing, ignore_index, reduction, z_loss, softcap or 0.0, return_metrics,
+        )  # fmt: skip
+    return (loss, metrics_of(measured, horizon_weights, len(offsets))) if return_metrics else loss
 
 
-def _used_horizons(horizons: int, horizon_weights: Tensor | None, targets: Tensor, reduction: str):
-    """Horizons and weights without the horizons that have no terms, unless each term is returned."""
-    used = horizons if reduction == "none" else min(horizons, max(targets.shape[1] - 1, 1))
-    return used, None if horizon_weights is None else horizon_weights[:used]
+def _asked(offsets, targets, rows, segments, n_rows: int, reduction: str, ignore_index: int) -> tuple[int, Tensor]:
+    """How many horizons there are, and what the backends take for targets.
+
+    Horizons 1 to K need no table: the backends look ahead in targets [B, L]. The last of these may have no terms, and
+    are left out unless each term is returned.
+    """
+    length = targets.shape[1]
+    used = len(offsets)
+    if isinstance(offsets, range) and reduction != "none":
+        used = min(used, max(length - 1, 1))
+    positions = length if rows is not None else min(length, n_rows)
+    if isinstance(offsets, range) and segments is None and positions == length:
+        return used, targets
+    return used, asked_table(targets, segments, offsets[:used], positions, ignore_index)
 
 
-def _with_metrics(loss: Tensor, measured: Tensor, horizons: int) -> tuple[Tensor, HorizonMetrics]:
-    return loss, HorizonMetrics(*F.pad(measured, (0, horizons - measured.shape[1]), value=math.nan).unbind())
+def _first(used: int, horizon_weights: Tensor | None) -> Tensor | None:
+    return None if horizon_weights is None else horizon_weights[:used]
+
+
+def metrics_of(measured: Tensor, horizon_weights: Tensor | None, horizons: int) -> HorizonMetrics:
+    """From the backends' [3, used], for all horizons."""
+    missing = (0, horizons - measured.shape[1])
+    accuracy, loss, weight = (F.pad(row, missing, value=fill) for row, fill in
+                              zip(measured.unbind(), (math.nan, math.nan, 0.0), strict=True))  # fmt: skip
+    return HorizonMetrics(accuracy, loss, weight if horizon_weights is None else weight * horizon_weights)
 
 
 class _Loss(nn.Module):
@@ -224,7 +263,7 @@ class _Loss(nn.Module):
     def __init__(
         self,
         *,
-        horizons: int = 1,
+        horizons: int | Sequence[int] = 1,
         label_smoothing: float = 0.0,
         horizon_weights: Tensor | Sequence[float] | None = None,
         ignore_index: int = -100,
@@ -235,7 +274,8 @@ class _Loss(nn.Module):
         class_weight: Tensor | Sequence[float] | None = None,
     ):
         super().__init__()
-        check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap)
+        offsets, _ = check_options(
+            horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics)
         self.options = {
             "horizons": horizons,
             "label_smoothing": label_smoothing,
@@ -245,7 +285,7 @@ class _Loss(nn.Module):
             "softcap": softcap,
             "return_metrics": return_metrics,
         }
-        buffers = ("horizon_weights", horizon_weights, (horizons,)), ("class_weight", class_weight, ("V",))
+        buffers = ("horizon_weights", horizon_weights, (len(offsets),)), ("class_weight", class_weight, ("V",))
         for name, given, shape in buffers:
             like = given if isinstance(given, Tensor) else torch.empty(0)
             self.register_buffer(name, check_weights(name, given, shape, like))
@@ -273,10 +313,10 @@ class MultiHorizonCrossEntropy(_Loss):
     def __init__(self, *, weight: Tensor | Sequence[float] | None = None, **options):
         super().__init__(class_weight=weight, **options)
 
-    def forward(self, logits: Tensor, targets: Tensor, *, rows=None, valid=None, candidates=None):
+    def forward(self, logits: Tensor, targets: Tensor, *, rows=None, valid=None, candidates=None, segments=None):
         """The loss, as :func:`multi_horizon_cross_entropy` returns it."""
         return multi_horizon_cross_entropy(
-            logits, targets, rows=rows, valid=valid, candidates=candidates,
+            logits, targets, rows=rows, valid=valid, candidates=candidates, segments=segments,
             horizon_weights=self.horizon_weights, weight=self.class_weight, **self.options,
         )  # fmt: skip
 
@@ -300,10 +340,11 @@ class MultiHorizonLinearCrossEntropy(_Loss):
         super().__init__(class_weight=class_weight, **options)
 
     def forward(
-        self, hidden: Tensor, weight: Tensor, targets: Tensor, *, bias=None, rows=None, valid=None, candidates=None
-    ):
+        self, hidden: Tensor, weight: Tensor, targets: Tensor, *, bias=None, rows=None, valid=None, candidates=None,
+        segments=None,
+    ):  # fmt: skip
         """The loss, as :func:`multi_horizon_linear_cross_entropy` returns it."""
         return multi_horizon_linear_cross_entropy(
-            hidden, weight, targets, bias=bias, rows=rows, valid=valid, candidates=candidates,
+            hidden, weight, targets, bias=bias, rows=rows, valid=valid, candidates=candidates, segments=segments,
             horizon_weights=self.horizon_weights, class_weight=self.class_weight, **self.options,
         )  # fmt: skip

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from poh_ext._arguments import check_int, check_size, one_as_slice, work_device
-from poh_ext.ops import maze_generate, maze_graph
+from poh_ext._checks import check_int, check_size, one_as_slice, work_device
+from poh_ext.ops import maze
 from poh_ext.reference.philox import philox4x32
 
 __all__ = ["GENERATORS", "MazeBatch", "generate_mazes"]
@@ -160,11 +160,11 @@ class MazeBatch:
     def neighbors(self) -> Tensor:
         """int64 [B, N, 4]: the cells above, below, left and right of each cell, -1 at a wall. The loss takes them as
         `candidates`."""
-        return maze_graph.neighbors(self.passages)
+        return maze.neighbors(self.passages)
 
     def valid_mask(self) -> Tensor:
         """bool [B, N, N]: [b, i, j] is True if a step leads from cell i to cell j. The loss takes it as `valid`."""
-        return maze_graph.valid_mask(self.passages)
+        return maze.valid_mask(self.passages)
 
     def raster(self) -> Tensor:
         """uint8 [B, 2H+1, 2W+1], an image, 1 = wall. Cell (r, c) is pixel (2r+1, 2c+1); its walls lie around it."""
@@ -186,7 +186,7 @@ class MazeBatch:
             IndexError: goal is no cell.
         """
         self._check_cells("goal", goal)
-        return maze_graph.distances(self.passages, goal)
+        return maze.distances(self.passages, goal)
 
     def shortest_paths(self, start: Tensor, goal: Tensor, *, length: int | None = None) -> Tensor:
         """int64 [B, L]: the cells of a shortest path from start to goal, both included, padded with -1.
@@ -207,7 +207,7 @@ class MazeBatch:
         self._check_cells("goal", goal)
         if length is not None and length < 1:
             raise ValueError(f"length must be >= 1, got {length}")
-        path, cells = maze_graph.shortest_paths(self.passages, start, goal, self.n_cells if length is None else length)
+        path, cells = maze.shortest_paths(self.passages, start, goal, self.n_cells if length is None else length)
         if length is None:
             path = path[:, : int(cells.max()) if len(self) else 0].contiguous()
         return path
@@ -283,5 +283,5 @@ def generate_mazes(
     seed, n = check_int("seed", seed, 0), check_int("n", n, 0)
     start_index = check_int("start_index", start_index, 0, 2**63 - 1 - n)
     index = torch.arange(start_index, start_index + n, device=work_device(device))
-    passages = maze_generate.generate_mazes(index, seed, height, width, algorithm)
+    passages = maze.generate_mazes(index, seed, height, width, algorithm)
     return MazeBatch(passages, seed=seed, algorithm=algorithm, index=index, check=False).to(device)

@@ -8,17 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poh_ext._arguments import check_int, work_device
+from poh_ext._checks import FLOATS, check_int, work_device
 from poh_ext.mazes import MazeBatch
-from poh_ext.ops import maze_rollout
-from poh_ext.reference.maze_rollout import walk
+from poh_ext.ops import maze
+from poh_ext.reference.maze_graph import walk
 from poh_ext.reference.philox import STREAM_POLICY, philox4x32
 from poh_ext.tasks import MazeTasks
 
 __all__ = ["Rollout", "beeline_policy", "best_neighbors", "greedy_rollout", "is_optimal", "random_policy",
            "random_rollout", "recondition_rollout", "solved_exactly"]
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class Rollout(NamedTuple):
@@ -58,6 +57,11 @@ def is_optimal(reached: Tensor, steps: Tensor, length: Tensor, *, count_start: b
     return reached & (20 * (steps + start) <= 21 * (length - 1 + start))  # 1.05 = 21 / 20, in whole numbers
 
 
+def _check_tasks(tasks: MazeTasks) -> None:
+    if not isinstance(tasks, MazeTasks):
+        raise TypeError(f"tasks must be MazeTasks, as sample_tasks returns them, got {type(tasks).__name__}")
+
+
 def _check_steps(max_steps: int | None, tasks: MazeTasks) -> int:
     return tasks.mazes.n_cells if max_steps is None else check_int("max_steps", max_steps, 0)
 
@@ -91,8 +95,9 @@ def greedy_rollout(
         >>> tasks = sample_tasks(100, 12, seed=1)
         >>> greedy_rollout(model(tasks.mazes, tasks.start, tasks.goal), tasks).reached.float().mean()
     """
+    _check_tasks(tasks)
     n, cells = len(tasks), tasks.mazes.n_cells
-    if not isinstance(policy_logits, Tensor) or policy_logits.dtype not in _DTYPES:
+    if not isinstance(policy_logits, Tensor) or policy_logits.dtype not in FLOATS:
         given = policy_logits.dtype if isinstance(policy_logits, Tensor) else type(policy_logits).__name__
         raise TypeError(f"policy_logits must be a float32, float64, bfloat16 or float16 tensor, got {given}")
     shape = tuple(policy_logits.shape)
@@ -104,7 +109,7 @@ def greedy_rollout(
     if policy_logits.device != tasks.mazes.device:
         raise ValueError(f"policy_logits is on {policy_logits.device}, the tasks are on {tasks.mazes.device}")
     steps = _check_steps(max_steps, tasks)
-    walked = maze_rollout.greedy_rollout(
+    walked = maze.greedy_rollout(
         policy_logits.detach(), tasks.mazes.passages, tasks.start, tasks.goal, steps, moves
     )
     return _rollout(*walked, tasks)
@@ -133,6 +138,7 @@ def recondition_rollout(
         >>> policy = lambda mazes, position, goal: model(mazes, position, goal)[torch.arange(len(mazes)), position]
         >>> recondition_rollout(policy, tasks).optimal.float().mean()
     """
+    _check_tasks(tasks)
     mazes = tasks.mazes
 
     def scores_at(active: Tensor, position: Tensor) -> Tensor:
@@ -178,6 +184,7 @@ def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
     Example:
         >>> solved_exactly(model.policy(tasks.mazes, tasks.start, tasks.goal), tasks).float().mean()
     """
+    _check_tasks(tasks)
     following, at, moves = best_neighbors(table, tasks.mazes), tasks.start, tasks.length - 1
     for step in range(int(moves.max()) if len(tasks) else 0):
         at = torch.where(step < moves, following.gather(1, at[:, None]).squeeze(1), at)
@@ -201,6 +208,7 @@ def random_rollout(tasks: MazeTasks, seed: int, *, max_steps: int | None = None)
     Example:
         >>> random_rollout(sample_tasks(1000, 12, min_path=51), 0).reached.float().mean()
     """
+    _check_tasks(tasks)
     draws = torch.Generator().manual_seed(check_int("seed", seed, 0))
 
     def policy(mazes, *_):
@@ -218,6 +226,7 @@ def beeline_policy(tasks: MazeTasks) -> Tensor:
     Returns:
         float32 [n, N, 4] of the moves up, down, left, right, on the device of the tasks.
     """
+    _check_tasks(tasks)
     width = tasks.mazes.width
     cell, goal = torch.arange(tasks.mazes.n_cells, device=tasks.mazes.device), tasks.goal[:, None]
     down, right = (goal // width - cell // width).sign(), (goal % width - cell % width).sign()
@@ -245,6 +254,7 @@ def random_policy(tasks: MazeTasks, seed: int, *, start_index: int = 0, shared: 
         TypeError, ValueError: seed or start_index is no int or is out of range.
     """
     seed, first = check_int("seed", seed, 0), check_int("start_index", start_index, 0)
+    _check_tasks(tasks)
     device = work_device(tasks.mazes.device)
     task = torch.arange(first, first + len(tasks), device=device)[:, None]
     if shared:

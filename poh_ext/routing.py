@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from numbers import Real
 
-import torch
 from torch import Tensor
 
+from poh_ext._checks import FLOATS
 from poh_ext.ops import routing as ops
 
 __all__ = ["route", "routing_entropy"]
@@ -15,14 +15,13 @@ __all__ = ["route", "routing_entropy"]
 # The sum of weights of heads is 1 up to this: weights may have been averaged and saved in bfloat16, whose steps near 1
 # are 0.004.
 SUM_TOLERANCE = 0.02
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _REDUCTIONS = ("mean", "sum", "none")
 
 
 def _check(logits: Tensor, temperature: float) -> float:
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
-    if logits.dtype not in _DTYPES:
+    if logits.dtype not in FLOATS:
         raise TypeError(f"logits must be float32, float64, bfloat16 or float16, got {logits.dtype}")
     if logits.dim() < 1 or logits.shape[-1] < 1:
         raise ValueError(f"logits must have shape [..., H] with H >= 1, got {tuple(logits.shape)}")

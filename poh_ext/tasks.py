@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from poh_ext._arguments import check_int, check_size, one_as_slice, work_device
+from poh_ext._checks import check_int, check_size, one_as_slice, work_device
 from poh_ext.mazes import MazeBatch, check_algorithm, generate_mazes
-from poh_ext.ops import maze_graph
+from poh_ext.ops import maze
 from poh_ext.reference.philox import STREAM_CANDIDATE, below, words
 
 __all__ = ["STARTS", "MazeTasks", "sample_tasks", "sample_tasks_as_published"]
@@ -88,19 +88,19 @@ class MazeTasks:
 
 
 def _solved(mazes: MazeBatch, start: Tensor, goal: Tensor) -> MazeTasks:
-    path, length = maze_graph.shortest_paths(mazes.passages, start, goal, mazes.n_cells)
+    path, length = maze.shortest_paths(mazes.passages, start, goal, mazes.n_cells)
     longest = int(length.max()) if len(mazes) else 0
     return MazeTasks(mazes, start, goal, path[:, :longest].contiguous(), length)
 
 
 def _endpoints(mazes: MazeBatch, seed: int, least: int, most: int, kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    """ops.maze_graph.endpoints with starts of that kind."""
-    start, goal, seen = maze_graph.endpoints(mazes.passages, mazes.index, seed, least, most)
+    """ops.maze.endpoints with starts of that kind."""
+    start, goal, seen = maze.endpoints(mazes.passages, mazes.index, seed, least, most)
     if kind != "any":
         some = (start >= 0).nonzero()[:, 0]  # the search among some starts has no kernel: not where there is none
         ways = sum((mazes.passages[some].flatten(1) >> bit) & 1 for bit in range(4))
         allowed = {"dead-end": ways == 1, "corridor": ways == 2, "junction": ways >= 3}[kind]
-        start[some], goal[some], further = maze_graph.endpoints(mazes.passages[some], mazes.index[some], seed, least,
+        start[some], goal[some], further = maze.endpoints(mazes.passages[some], mazes.index[some], seed, least,
                                                                 most, allowed)
         seen[some] = torch.maximum(seen[some], further)
     return start, goal, seen

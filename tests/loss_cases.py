@@ -10,20 +10,25 @@ from poh_ext import multi_horizon_cross_entropy
 
 
 def truth(logits, targets, *, horizons=1, rows=None, label_smoothing=0.0, valid=None, candidates=None,
-          horizon_weights=None, ignore_index=-100, reduction="mean", weight=None, z_loss=0.0, softcap=None):
+          horizon_weights=None, ignore_index=-100, reduction="mean", weight=None, z_loss=0.0, softcap=None,
+          segments=None):
     """The definition, term by term: F.cross_entropy of the allowed logits with a class distribution over them."""
     batch, length = targets.shape
     classes = logits.shape[-1]
-    weights = [1.0] * horizons if horizon_weights is None else [float(w) for w in horizon_weights]
+    offsets = range(1, horizons + 1) if isinstance(horizons, int) else horizons
+    positions = length if rows is not None else min(length, logits.shape[1])
+    weights = [1.0] * len(offsets) if horizon_weights is None else [float(w) for w in horizon_weights]
     weight = torch.ones(classes, dtype=torch.float64) if weight is None else weight.double()
     terms, shares = {}, {}
-    for b, i, k in itertools.product(range(batch), range(length), range(1, horizons + 1)):
-        if i + k >= length or targets[b, i + k] == ignore_index:
+    for b, i, (k, offset) in itertools.product(range(batch), range(positions), enumerate(offsets, 1)):
+        if i + offset >= length or targets[b, i + offset] == ignore_index:
+            continue
+        if segments is not None and segments[b, i] != segments[b, i + offset]:
             continue
         row = i if rows is None else int(rows[b, i])
         if row < 0:
             continue
-        z, y = logits[b, row].double(), targets[b, i + k]
+        z, y = logits[b, row].double(), targets[b, i + offset]
         allowed = torch.ones(classes, dtype=torch.bool)
         if k == 1 and valid is not None and valid[b, row].any():
             allowed = valid[b, row]
@@ -42,7 +47,7 @@ def truth(logits, targets, *, horizons=1, rows=None, label_smoothing=0.0, valid=
             terms[b, i, k] += (1 - label_smoothing) * weight[y] * ((z - top).logsumexp(-1) - below)
         shares[b, i, k] = weight[y]
     if reduction == "none":
-        out = torch.zeros(batch, length, horizons, dtype=torch.float64)
+        out = torch.zeros(batch, positions, len(offsets), dtype=torch.float64)
         for (b, i, k), term in terms.items():
             out[b, i, k - 1] = weights[k - 1] * term
         return out

@@ -84,8 +84,8 @@ def test_planted_out_of_bounds_accesses_are_found(kernel):
 INDICES = "(bad_arguments and (target or row or candidate)) or (bad_input and IndexError) or cells_out_of_range "
 INDICES += "or candidates_out_of_range"
 SKIPPED = f"not compile and not opcheck and not out_of_range and not threads and not ({INDICES})"
-NAMES = ("losses", "losses_extremes", "losses_arguments", "linear_losses", "routing", "attention", "mazes", "tasks",
-         "rollout")  # fmt: skip
+NAMES = ("cross_entropy", "losses", "losses_forms", "losses_extremes", "losses_arguments", "linear_losses", "routing",
+         "attention", "mazes", "tasks", "rollout")  # fmt: skip
 OPERATORS = [f"tests/test_{name}.py" for name in NAMES]
 COUNT = """
 import ctypes, os, sys, pytest

@@ -1,4 +1,4 @@
-"""The loss at horizon 1 where every row read allows few classes: a kernel of its own, csrc/cpu/horizon_ce_few.h."""
+"""The loss at horizon 1 where every row read allows few classes: a kernel of its own, cpu_few_allowed.h."""
 
 import math
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from poh_ext import GENERATORS, MazeTasks, generate_mazes, sample_tasks, sample_tasks_as_published
-from poh_ext.ops.maze_graph import endpoints
+from poh_ext.ops.maze import endpoints
 
 
 def check(tasks: MazeTasks, n: int, low: int, high: int) -> None:

@@ -29,7 +29,11 @@ from poh_ext.bench.limits import Allowance, TimeIsUp
 from poh_ext.bench.measure import Bench, show
 
 PROGRAM = "python -m poh_ext.bench"
-TOO_LONG_FOR_QUICK = {("loss", "lm"), ("linear", "lm"), ("train", "poh"), ("passes", "poh30"), ("passes", "baseline60")}
+TOO_LONG_FOR_QUICK = {
+    *(("loss", size) for size in ("lm", "plain1k", "plain32k")),
+    *(("linear", size) for size in ("lm", "plain32k", "plain128k")),
+    ("train", "poh"), ("passes", "poh30"), ("passes", "baseline60"),
+}  # fmt: skip
 QUICK_SECONDS, QUICK_ROUNDS, QUICK_LIMIT = 0.3, 3, 115.0  # the last call's end makes two minutes of it
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPILERS = 0.35  # of a limited run's time may go into them

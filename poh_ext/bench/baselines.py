@@ -87,6 +87,16 @@ def torch_linear_cross_entropy(hidden, weight, targets, *, horizons, label_smoot
     return total / count
 
 
+def linear_then_cross_entropy(input, weight, target):
+    """All logits, then torch's loss."""
+    return F.cross_entropy(F.linear(input, weight), target)
+
+
+def chunked_linear_cross_entropy(input, weight, target):
+    """torch's own linear_cross_entropy in chunks of its choice (PyTorch >= 2.13)."""
+    return F.linear_cross_entropy(input, weight, target, options=torch.nn.LinearCrossEntropyOptions())
+
+
 def eager_route(logits, temperature):
     """Softmax weights and their entropy in nats."""
     log_p = F.log_softmax(logits / temperature, -1)

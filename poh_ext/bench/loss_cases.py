@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+import torch.nn.functional as F
 
 import poh_ext
 from poh_ext.bench import baselines
@@ -63,9 +64,28 @@ def loss_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, 
 
         return size, build
 
+    def plain(size, rows, classes):
+        """F.cross_entropy, as others' training code calls it."""
+
+        def build() -> Case:
+            generator = torch.Generator().manual_seed(0)
+            logits = torch.randn(rows, classes, generator=generator).to(device, dtype).requires_grad_()
+            target = torch.randint(classes, (rows,), generator=generator).to(device)
+            forms = {OURS: poh_ext.cross_entropy, "F.cross_entropy": F.cross_entropy,
+                     "torch.compile": torch.compile(F.cross_entropy)}  # fmt: skip
+            variants = {name: with_gradients(form, (logits, target), label_smoothing=SMOOTHING)
+                        for name, form in forms.items()}  # fmt: skip
+            # The forward pass reads the logits, the backward pass reads them and writes the gradient.
+            traffic, label = 3 * logits.element_size() * logits.numel(), f"cross_entropy [{rows}, {classes}]"
+            return Case("loss", label, variants, close(TOLERANCE.get(dtype, 2e-2)), traffic)
+
+        return size, build
+
     yield case("maze12", 32, 144, 144, 65, 1, "masked")
     yield case("maze30", 64, 900, 900, 200, 3, "paths")
     yield case("lm", 8, 512, 32000, 512, 4, "text")
+    yield plain("plain1k", 65536, 1024)
+    yield plain("plain32k", 4096, 32000)
 
 
 def linear_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Case]]]:
@@ -96,9 +116,28 @@ def linear_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str
 
         return size, build
 
+    def plain(size, rows, classes, width):
+        """F.linear_cross_entropy, and its chunked form."""
+
+        def build() -> Case:
+            generator = torch.Generator().manual_seed(0)
+            state = torch.randn(rows, width, generator=generator).to(device, dtype).requires_grad_()
+            head = (torch.randn(classes, width, generator=generator) * width**-0.5).to(device, dtype).requires_grad_()
+            target = torch.randint(classes, (rows,), generator=generator).to(device)
+            forms = {OURS: poh_ext.linear_cross_entropy,
+                     "F.linear + cross_entropy": baselines.linear_then_cross_entropy,
+                     "chunked": baselines.chunked_linear_cross_entropy}  # fmt: skip
+            variants = {name: with_gradients(f, (state, head, target)) for name, f in forms.items()}
+            return Case("linear", f"linear_cross_entropy [{rows}, {width}] x [{classes}, {width}]", variants,
+                        close(TOLERANCE.get(dtype, 2e-2) * 10), flops=6 * rows * classes * width)
+
+        return size, build
+
     yield case("maze30", 64, 900, 900, 200, 3, 512, "paths")
     yield case("maze30-moves", 64, 900, 900, 200, 1, 512, "moves")
     yield case("lm", 8, 512, 32000, 512, 4, 1024, "text")
+    yield plain("plain32k", 4096, 32000, 1024)
+    yield plain("plain128k", 2048, 128256, 1024)
 
 
 def routing_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Case]]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from poh_ext.models.embedding import CellEmbedding, MazeEncoder, passage_bits
-from poh_ext.ops import maze_graph
+from poh_ext.ops import maze
 
 __all__ = ["Planner", "choice", "positive", "probability"]
 
@@ -158,7 +158,7 @@ class Planner(nn.Module):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite, got {value}")
         self._check(mazes, start, goal)
-        neighbors = maze_graph.neighbors(mazes.passages) if self.valid_heads else None
+        neighbors = maze.neighbors(mazes.passages) if self.valid_heads else None
         tokens = self.embed(mazes.passages, start, goal)
         if self.encoder is not None:
             tokens = tokens + self.encoder(mazes.raster()).unsqueeze(1)

@@ -31,7 +31,7 @@ class Block(nn.Module):
         self.dropout = Dropout(dropout)
 
     def parameters_in_order(self) -> list[Tensor]:
-        """As poh_ext.ops.neighbor_passes wants them, of a block whose heads all see neighbours."""
+        """As poh_ext.ops.planner_inference wants them, of a block whose heads all see neighbours."""
         a = self.attention
         bias = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
                    for layer in (self.expand, self.contract)]
@@ -89,7 +89,7 @@ class Router(nn.Module):
         self.logits = nn.Linear(d_control, n_heads)
 
     def parameters_in_order(self) -> list[Tensor]:
-        """As poh_ext.ops.neighbor_passes wants them."""
+        """As poh_ext.ops.planner_inference wants them."""
         cells = [p for cell, norm in ((self.slow, self.slow_norm), (self.fast, self.fast_norm))
                  for p in (cell.weight_ih, cell.bias_ih, cell.weight_hh, cell.bias_hh, norm.weight, norm.bias)]
         return [self.project.weight, self.project.bias, *cells, self.mix.weight, self.logits.weight, self.logits.bias]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from poh_ext.ops.neighbor_passes import Routers, has_passes, neighbor_passes
+from poh_ext.ops.planner_inference import Routers, has_passes, neighbor_passes
 
 if TYPE_CHECKING:
     from poh_ext.models.base import Planner
@@ -35,7 +35,7 @@ def kernel_serves(planner: Planner, x: Tensor, tolerance: float) -> bool:
 
 def fused_passes(planner: Planner, x: Tensor, tokens: Tensor, neighbors: Tensor, step: int, after: Sequence[int],
                  tolerance: float, routers: Routers | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """See ops.neighbor_passes."""
+    """See ops.planner_inference."""
     block = planner.blocks[0]
     return neighbor_passes(
         x, tokens, neighbors, [block.parameters_in_order() for block in planner.blocks], heads=planner.valid_heads,

@@ -12,7 +12,7 @@ from poh_ext.reference import horizon_ce as reference
 
 __all__ = ["horizon_ce"]
 
-REDUCTIONS = {"mean": 0, "sum": 1, "none": 2, "position_mean": 3}  # as in csrc/cpu/horizon_ce_reduce.h
+REDUCTIONS = {"mean": 0, "sum": 1, "none": 2, "position_mean": 3}  # as in csrc/common/tensors.h
 
 
 def horizon_ce(
@@ -46,9 +46,9 @@ def horizon_ce(
 def _fake(logits, targets, rows, valid, candidates, horizon_weights, class_weight, horizons, label_smoothing,
           ignore_index, reduction, z_loss, softcap, metrics):  # fmt: skip
     dtype = reference.accumulate_dtype(logits.dtype)
-    batch, length = targets.shape
+    batch, length = targets.shape[:2]
     shape = (batch, length, horizons) if reduction == REDUCTIONS["none"] else ()
-    shapes = shape, (2, batch, logits.shape[1], 2), (length, horizons), (2, horizons if metrics else 0)
+    shapes = shape, (2, batch, logits.shape[1], 2), (length, horizons), (3, horizons if metrics else 0)
     return tuple(logits.new_empty(s, dtype=dtype) for s in shapes)
 
 

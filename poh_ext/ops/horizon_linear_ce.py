@@ -1,8 +1,7 @@
-"""Linear multi-horizon cross-entropy on kernels: matrix products of some rows at a time, the loss's kernel on each.
-Here for the CPU; for CUDA in csrc/cuda/horizon_linear_ce.cu, where how many rows are read is not known to the host.
+"""Linear multi-horizon cross-entropy: the kernels as a torch op, or the PyTorch reference where there are none.
 
-The logits of all rows never exist: those of at most a chunk of the rows that are read do, and are overwritten by
-their gradient. With one horizon and candidates, only the logits of the candidates are formed.
+csrc/horizon_ce/linear.h says how. The logits of all rows never exist: those of at most a chunk of the rows that are
+read do. With one horizon and candidates, only the logits of the candidates are formed.
 """
 
 from __future__ import annotations
@@ -18,20 +17,11 @@ from poh_ext.reference.horizon_ce import accumulate_dtype
 
 __all__ = ["horizon_linear_ce"]
 
-# Logits of a chunk: 8 MB stay in the caches between product and loss, but fewer than 512 rows make slow products.
-_CHUNK_BYTES, _CHUNK_ROWS = 1 << 23, 512
-
-
-def _is_served(device: torch.device) -> bool:
-    """True if kernels serve the whole op (CUDA) or the parts that it is composed of below (CPU)."""
-    return kernel_serves(device, "horizon_linear_ce") or kernel_serves(device, "horizon_ce_chunk")
-
-
 def horizon_linear_ce(hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight,
                       horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, metrics):  # fmt: skip
     """Arguments and results as in reference.horizon_linear_ce.horizon_linear_ce."""
     tensors = (hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight)
-    if not _is_served(hidden.device):
+    if not kernel_serves(hidden.device):
         options = (horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, metrics)
         return reference.horizon_linear_ce(*tensors, *options)
     # One pass gives the loss and its gradients, unless the gradient of each term is still to come; float16 waits
@@ -53,82 +43,12 @@ def _has(wanted: int) -> tuple[bool, bool, bool]:
     return bool(wanted & 1), bool(wanted & 2), bool(wanted & 4)
 
 
-def _each_row(hidden, weight, bias, targets, rows, valid, candidates, class_weight, upstream, coefficients, terms,
-              correct, label_smoothing, ignore_index, z_loss, softcap, wanted):  # fmt: skip
-    """Write terms [B, L, K] and correct; with upstream return the gradients of hidden, weight and bias, those that are
-    not wanted empty: a frozen head costs neither their time nor their memory."""
-    ops = torch.ops.poh_ext
-    n_rows, horizons = hidden.shape[1], terms.shape[2]
-    states = hidden.shape[2] if hidden.dim() == 4 else 1
-    # Not -1: a size cannot be inferred where states have no elements.
-    flat = hidden.reshape(hidden.shape[0] * n_rows * states, hidden.shape[-1]).contiguous()
-    weight = weight.contiguous()
-    classes = weight.shape[0]
-    options = (label_smoothing, ignore_index, z_loss, softcap)
-    read = ops.horizon_ce_read(targets, rows, candidates, n_rows, classes, horizons, states, ignore_index)
-    grad_hidden = grad_weight = grad_bias = None
-    if upstream is not None:
-        of_hidden, of_weight, of_bias = _has(wanted)
-        grad_hidden = ops.large_zeros(flat) if of_hidden else None
-        grad_weight = ops.large_zeros(weight.new_empty(weight.shape, dtype=terms.dtype)) if of_weight else None
-        grad_bias = bias.new_zeros(bias.shape, dtype=terms.dtype) if of_bias else None
-    if candidates is not None and horizons == 1 and candidates.shape[2] < classes:
-        listed = (candidates.reshape(-1, candidates.shape[2])[read] >= 0).any(1)
-        ops.horizon_ce_candidates(
-            flat, weight, bias, read[listed], targets, rows, candidates, class_weight, upstream, coefficients, terms,
-            correct, grad_hidden, grad_weight, grad_bias, n_rows, *options,
-        )  # fmt: skip
-        read = read[~listed]  # these allow every class
-    length = max(_CHUNK_BYTES // max(1, classes * flat.element_size()), _CHUNK_ROWS)
-    for part in read.split(length) if len(read) else ():
-        state = flat.index_select(0, part)
-        logits = torch.mm(state, weight.t()) if bias is None else torch.addmm(bias, state, weight.t())
-        ops.horizon_ce_chunk(
-            logits, part, targets, rows, valid, candidates, class_weight, upstream, coefficients, terms, correct,
-            n_rows, states, *options,
-        )  # fmt: skip
-        if upstream is None:
-            continue
-        if grad_hidden is not None:
-            grad_hidden.index_copy_(0, part, torch.mm(logits, weight))
-        if grad_weight is not None and grad_weight.dtype == logits.dtype:
-            grad_weight.addmm_(logits.t(), state)
-        elif grad_weight is not None:
-            grad_weight += torch.mm(logits.t(), state)
-        if grad_bias is not None:
-            grad_bias += logits.sum(0, dtype=grad_bias.dtype)
-    found = zip((grad_hidden, grad_weight, grad_bias), (hidden, weight, bias), strict=True)
-    return tuple(flat.new_empty(0) if g is None else g.view(t.shape).to(t.dtype) for g, t in found)
-
-
-def _forward(hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight, horizons,
-             label_smoothing, ignore_index, reduction, z_loss, softcap, metrics, wanted):  # fmt: skip
-    ops = torch.ops.poh_ext
-    n_rows, classes = hidden.shape[1], weight.shape[0]
-    terms = hidden.new_zeros(*targets.shape, horizons, dtype=accumulate_dtype(hidden.dtype))
-    correct = torch.zeros_like(terms, dtype=torch.uint8) if metrics else None
-    shape = (n_rows, classes, ignore_index, reduction)
-    coefficients = ops.horizon_ce_coefficients(terms, targets, rows, horizon_weights, class_weight, *shape)
-    upstream = terms.new_ones(()) if wanted else None
-    grads = _each_row(hidden, weight, bias, targets, rows, valid, candidates, class_weight, upstream, coefficients,
-                      terms, correct, label_smoothing, ignore_index, z_loss, softcap, wanted)  # fmt: skip
-    loss, measured = ops.horizon_ce_finish(terms, correct, coefficients, targets, rows, class_weight, *shape)
-    return loss, coefficients, measured, *grads
-
-
-def _backward_op(grad, hidden, weight, bias, targets, rows, valid, candidates, class_weight, coefficients,
-                 label_smoothing, ignore_index, z_loss, softcap, wanted):  # fmt: skip
-    terms = coefficients.new_zeros(*targets.shape, coefficients.shape[1])
-    return _each_row(hidden, weight, bias, targets, rows, valid, candidates, class_weight, grad.contiguous(),
-                     coefficients, terms, None, label_smoothing, ignore_index, z_loss, softcap, wanted)  # fmt: skip
-
-
 def _fake(hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight, horizons,
           label_smoothing, ignore_index, reduction, z_loss, softcap, metrics, wanted):  # fmt: skip
     dtype = accumulate_dtype(hidden.dtype)
-    loss = hidden.new_empty((*targets.shape, horizons) if reduction == REDUCTIONS["none"] else (), dtype=dtype)
+    loss = hidden.new_empty((*targets.shape[:2], horizons) if reduction == REDUCTIONS["none"] else (), dtype=dtype)
     coefficients = hidden.new_empty((targets.shape[1], horizons), dtype=dtype)
-    measured = hidden.new_empty((2, horizons if metrics else 0), dtype=dtype)
+    measured = hidden.new_empty((3, horizons if metrics else 0), dtype=dtype)
     return loss, coefficients, measured, *_fake_gradients(hidden, weight, bias, wanted)
 
 
@@ -213,9 +133,6 @@ class _HorizonLinearCE(torch.autograd.Function):
 if has_kernel(torch.device("cpu")):
     _op = torch.ops.poh_ext.horizon_linear_ce.default
     _op_backward = torch.ops.poh_ext.horizon_linear_ce_backward.default
-    if has_kernel(torch.device("cpu"), "horizon_ce_chunk"):
-        torch.library.impl("poh_ext::horizon_linear_ce", "CPU")(_forward)
-        torch.library.impl("poh_ext::horizon_linear_ce_backward", "CPU")(_backward_op)
     torch.library.register_fake("poh_ext::horizon_linear_ce", _fake)
     torch.library.register_autograd("poh_ext::horizon_linear_ce", _backward, setup_context=_save)
     torch.library.register_fake("poh_ext::horizon_linear_ce_backward", _fake_backward)

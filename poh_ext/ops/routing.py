@@ -8,11 +8,10 @@ from torch import Tensor
 from poh_ext._backend import has_kernel
 from poh_ext.ops._compiled import Twin
 from poh_ext.ops._derivatives import first_derivative, kernel_serves, no_second_derivative
+from poh_ext.ops.horizon_ce import REDUCTIONS
 from poh_ext.reference import routing as reference
 
 __all__ = ["route", "routing_entropy"]
-
-_REDUCTIONS = {"mean": 0, "sum": 1, "none": 2}  # csrc/cpu/routing.cpp
 
 
 def route(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -26,7 +25,7 @@ def routing_entropy(logits: Tensor, temperature: float, reduction: str) -> Tenso
     """Reduced entropy of checked arguments; the weights never reach memory."""
     if not kernel_serves(logits.device):
         return reference.routing_entropy(logits, temperature, reduction)
-    arguments = logits, temperature, _REDUCTIONS[reduction]
+    arguments = logits, temperature, REDUCTIONS[reduction]
     return _compiled_entropy(*arguments) if torch.compiler.is_compiling() else _RoutingEntropy.apply(*arguments)
 
 
@@ -53,7 +52,7 @@ def _gradient_of_route(temperature, grad_weights, grad_entropy, logits, weights)
 def _entropy_save(ctx, inputs, output):
     logits, ctx.temperature, reduction = inputs
     rows = logits.numel() // logits.shape[-1]
-    ctx.scale = 1.0 / max(rows, 1) if reduction == _REDUCTIONS["mean"] else 1.0
+    ctx.scale = 1.0 / max(rows, 1) if reduction == REDUCTIONS["mean"] else 1.0
     ctx.save_for_backward(logits)
 
 
@@ -99,7 +98,7 @@ def _fake_route(logits, temperature):
 
 
 def _fake_entropy(logits, temperature, reduction):
-    return logits.new_empty(logits.shape[:-1] if reduction == _REDUCTIONS["none"] else ())
+    return logits.new_empty(logits.shape[:-1] if reduction == REDUCTIONS["none"] else ())
 
 
 def _fake_backward(grad_weights, grad_entropy, entropy_scale, logits, weights, temperature):

@@ -6,9 +6,9 @@ Shapes are checked by poh_ext.losses; here stand only the checks that must look 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
@@ -43,10 +43,14 @@ def skips_row(rows: Tensor, ignore_index: int) -> Tensor:
     return rows == -1 if ignore_index >= 0 else (rows == -1) | (rows == ignore_index)
 
 
+def check_targets(name: str, targets: Tensor, n_classes: int, ignore_index: int) -> None:
+    bad = ((targets < 0) | (targets >= n_classes)) & (targets != ignore_index)
+    raise_first(name, targets, bad, f"there are {n_classes} classes (ignore_index is {ignore_index})")
+
+
 def check_indices(targets, rows, candidates, n_rows: int, n_classes: int, ignore_index: int) -> None:
     """Raise IndexError for the first target, row or candidate out of range; the kernels say the same."""
-    bad = ((targets < 0) | (targets >= n_classes)) & (targets != ignore_index)
-    raise_first("targets", targets, bad, f"there are {n_classes} classes (ignore_index is {ignore_index})")
+    check_targets("targets", targets, n_classes, ignore_index)
     if rows is not None:
         bad = ((rows < 0) | (rows >= n_rows)) & ~skips_row(rows, ignore_index)
         also = f", and so does the ignore_index {ignore_index}" if ignore_index < -1 else ""
@@ -56,14 +60,32 @@ def check_indices(targets, rows, candidates, n_rows: int, n_classes: int, ignore
         raise_first("candidates", candidates, bad, f"there are {n_classes} classes (-1 pads)")
 
 
+def asked_table(
+    targets: Tensor, segments: Tensor | None, offsets: Sequence[int], positions: int, ignore_index: int
+) -> Tensor:
+    """The class that each position asks for at each offset, [B, positions, K], ignore_index where there is none.
+
+    targets and segments are [B, L], L >= positions. A target in another segment than its position is none.
+    """
+    outside = max(0, positions + max(offsets) - targets.shape[1])
+    # Not F.pad, which takes the value as a float: an ignore_index beyond 2^53 would become another number.
+    wide = torch.cat([targets, targets.new_full((targets.shape[0], outside), ignore_index)], 1)
+    table = torch.stack([wide[:, o : o + positions] for o in offsets], -1)
+    if segments is None:
+        return table
+    wide = torch.cat([segments, segments.new_zeros(segments.shape[0], outside)], 1)
+    same = torch.stack([wide[:, o : o + positions] == segments[:, :positions] for o in offsets], -1)
+    return torch.where(same, table, ignore_index)
+
+
 def gather_terms(targets: Tensor, rows: Tensor | None, horizons: int, ignore_index: int) -> tuple[Tensor, Tensor]:
     """The class asked for by every term and whether the term occurs: int64 and bool [B, L, horizons].
 
-    The class is 0 where the term does not occur, so that it can be used as an index.
+    The class is 0 where the term does not occur, so that it can be used as an index. targets may be an asked_table.
     """
-    # One column more than needed: unfold wants a window even where there is no position.
-    padded = F.pad(targets, (0, horizons + 1), value=ignore_index)
-    asked = padded[:, 1:].unfold(1, horizons, 1)[:, : targets.shape[1]]
+    if targets.dim() == 2:
+        targets = asked_table(targets, None, range(1, horizons + 1), targets.shape[1], ignore_index)
+    asked = targets
     occurs = asked != ignore_index
     if rows is not None:
         occurs = occurs & ~skips_row(rows, ignore_index).unsqueeze(-1)
@@ -104,16 +126,18 @@ def reduce_terms(terms: Tensor, weight: Tensor, horizon_weights: Tensor | None, 
 
     terms and weight, the class weight of the target of each, are 0 where no term occurs.
     """
-    by_horizon = 1 if horizon_weights is None else horizon_weights.to(terms)
+    by_horizon = terms.new_ones(()) if horizon_weights is None else horizon_weights.to(terms)
+    # A horizon of no weight counts for nothing, even where a term of it is infinite.
+    weighed = terms if horizon_weights is None else torch.where(by_horizon == 0, 0, terms * by_horizon)
     if reduction == "none":
-        return terms * by_horizon
+        return weighed
     if reduction == "sum":
-        return (terms * by_horizon).sum()
+        return weighed.sum()
     if reduction == "position_mean":
         total = weight.sum(0)
-        terms = mean_of(terms.sum(0), total)
+        weighed = mean_of(weighed.sum(0), total)
         weight = (total != 0).to(terms.dtype)
-    return mean_of((terms * by_horizon).sum(), (weight * by_horizon).sum())
+    return mean_of(weighed.sum(), (weight * by_horizon).sum())
 
 
 def disallowed_below(top: Tensor) -> Tensor:
@@ -167,7 +191,7 @@ def cross_entropy_terms(
 
 
 def measure(logits, asked, occurs, allowed, terms, weight) -> Tensor:
-    """[2, K]: the share of terms whose target has the largest (allowed) logit, and their mean loss."""
+    """[3, K]: the share of terms whose target has the largest (allowed) logit, their mean loss, and their weight."""
     correct = logits.argmax(-1, keepdim=True) == asked
     if allowed is not None:
         first = torch.where(allowed, logits, -torch.inf).argmax(-1, keepdim=True) == asked[..., :1]
@@ -175,7 +199,7 @@ def measure(logits, asked, occurs, allowed, terms, weight) -> Tensor:
     correct = (correct & occurs).sum((0, 1)).to(terms.dtype)
     count = occurs.sum((0, 1))
     mean = torch.where(count == 0, torch.nan, mean_of(terms.sum((0, 1)), weight.sum((0, 1))))
-    return torch.stack([correct / count, mean])
+    return torch.stack([correct / count, mean, weight.sum((0, 1))])
 
 
 def loss_of_read(
@@ -199,7 +223,8 @@ def loss_of_read(
     """
     if read is None:
         terms = torch.zeros_like(asked, dtype=accumulate_dtype(nothing.dtype)) + nothing
-        unmeasured = terms.new_full((2, terms.shape[-1] if metrics else 0), torch.nan)
+        unmeasured = terms.new_full((3, terms.shape[-1] if metrics else 0), torch.nan)
+        unmeasured[2] = 0
         return reduce_terms(terms, torch.zeros_like(terms), None, reduction), unmeasured
     if softcap != 0:
         read = softcap * torch.tanh(read / softcap)
@@ -218,7 +243,7 @@ def loss_of_read(
         weights.append(weight)
         if metrics:
             measured.append(measure(z.detach(), asked, occurs, allowed, terms[-1].detach(), weight))
-    measured = torch.cat(measured, -1) if metrics else read.new_empty(2, 0)
+    measured = torch.cat(measured, -1) if metrics else read.new_empty(3, 0)
     return reduce_terms(torch.cat(terms, -1), torch.cat(weights, -1), horizon_weights, reduction), measured
 
 
@@ -240,14 +265,15 @@ def horizon_ce(
 ) -> tuple[Tensor, Tensor]:
     """Arguments as in losses.multi_horizon_cross_entropy, checked there; any device, differentiable.
 
-    softcap 0 is none. Returns the loss and measure(), which is [2, 0] without `metrics`.
+    targets may be an asked_table, too. softcap 0 is none. Returns the loss and measure(), which is [3, 0] without
+    `metrics`.
     """
     n_rows, n_classes = logits.shape[1:]
     check_indices(targets, rows, candidates, n_rows, n_classes, ignore_index)
     length = targets.shape[1]
     asked, occurs = gather_terms(targets, rows, horizons, ignore_index)
     if logits.numel() == 0 or length == 0:
-        read, allowed, nothing = None, None, logits.sum() * 0
+        read, allowed, nothing = None, None, logits[:0].sum()
     else:
         read, nothing = gather_rows(logits, rows, length, ignore_index).to(accumulate_dtype(logits.dtype)), None
         # A position without terms reads nothing: its NaN must reach neither the loss nor the gradient.

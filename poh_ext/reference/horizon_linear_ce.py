@@ -36,7 +36,7 @@ def horizon_linear_ce(
 ) -> tuple[Tensor, Tensor]:
     """Arguments as in losses.multi_horizon_linear_cross_entropy, checked there; [B, L, V] logits at most.
 
-    softcap 0 is none. Returns the loss and the metrics [2, K], [2, 0] without `metrics`.
+    targets and softcap as in horizon_ce. Returns the loss and the metrics [3, K], [3, 0] without `metrics`.
     """
     n_rows, n_classes, length = hidden.shape[1], weight.shape[0], targets.shape[1]
     check_indices(targets, rows, candidates, n_rows, n_classes, ignore_index)
@@ -48,7 +48,7 @@ def horizon_linear_ce(
         read = F.linear(torch.where(is_read, state, 0), weight, bias).to(accumulate_dtype(hidden.dtype))
     allowed = allowed_classes(valid, candidates, rows, length, n_classes, ignore_index) if read is not None else None
     # Where there is nothing to read, the loss is 0 and still depends on its inputs.
-    inputs = sum(t.sum() * 0 for t in (hidden, weight, bias) if t is not None) if read is None else None
+    inputs = sum(t[:0].sum() for t in (hidden, weight, bias) if t is not None) if read is None else None
     return loss_of_read(
         read, inputs, asked, occurs, allowed, horizon_weights, class_weight, label_smoothing, reduction, z_loss,
         softcap, metrics,

@@ -1,4 +1,4 @@
-"""PyTorch maze generators: vectorised over the batch, one loop over steps. csrc/math/maze_generate.h is the same
+"""PyTorch maze generators: vectorised over the batch, one loop over steps. csrc/maze/generate.h is the same
 in C++, one maze at a time; each draw is taken from the place in the Philox stream that is written here.
 """
 

@@ -2,7 +2,7 @@
 
 Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. Key = the 64-bit seed; counter =
 (block, stream, low and high half of the maze's index). So a draw depends on nothing but what it is for, and
-mazes may be made in any order, batch or thread. csrc/math/philox.h is the same in C++.
+mazes may be made in any order, batch or thread. csrc/common/philox.h is the same in C++.
 """
 
 from __future__ import annotations

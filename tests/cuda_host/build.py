@@ -1,4 +1,4 @@
-"""Builds csrc/cuda/*.cu for the host against cuda_emulation.h, as the `_C` module of a copy of the package.
+"""Builds csrc/*/*.cu for the host against cuda_emulation.h, as the `_C` module of a copy of the package.
 
 In that copy the CUDA kernels serve CPU tensors, so the tests of the operators run on them as they are. Objects are
 kept in build/cuda_host by the hash of what they are made from, and made once: other processes wait for them.
@@ -118,7 +118,7 @@ def module(variant: str, sources: list[Path], name: str) -> Path:
 
 def package(variant: str, folder: Path) -> Path:
     """A copy of the package and its tests in `folder`, with the emulated CUDA kernels as its compiled module."""
-    built = module(variant, [ROOT / "csrc" / "ops.cpp", *sorted(ROOT.glob("csrc/cuda/*.cu"))], "_C")
+    built = module(variant, [ROOT / "csrc" / "ops.cpp", *sorted(ROOT.glob("csrc/*/*.cu"))], "_C")
     ignored = shutil.ignore_patterns("*.so", "*.pyd", "__pycache__", "_build*", "cuda_host")
     for name in ("poh_ext", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)

@@ -1,4 +1,4 @@
-// CUDA on the host, for tests: compiles csrc/cuda/*.cu unchanged with a C++ compiler and runs the kernels.
+// CUDA on the host, for tests: compiles csrc/*/*.cu unchanged with a C++ compiler and runs the kernels.
 //
 // Every CUDA thread is a fiber with a stack of its own; all of them run on one OS thread, which makes a barrier a few
 // hundred instructions and every run reproducible. ThreadSanitizer and AddressSanitizer know fibers: a switch between

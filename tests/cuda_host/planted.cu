@@ -1,6 +1,7 @@
 // Kernels with planted faults, each beside its correct form: what the emulation and the sanitizers must tell apart.
 // Every op runs one kernel on x, int64 [blocks * 64], in blocks of 64 threads.
-#include "cuda/tensors.h"
+#include "common/device.h"
+#include "common/tensors.h"
 
 namespace poh::cuda {
 namespace {

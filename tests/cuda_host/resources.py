@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WARPS, BLOCKS, REGISTERS, SHARED, SHARED_RESERVED = 64, 32, 65536, 228 * 1024, 1024
 # Others: 256.
 THREADS = {"each_maze": 32, "sum_entropies": 1024, "sum_places": 128, "sum_entries": 128, "dense_weights": 128}
-# Dynamic shared memory of a block of 32 mazes of 12 x 12 cells (csrc/cuda/maze_threads.h); 0: workspace.
+# Dynamic shared memory of a block of 32 mazes of 12 x 12 cells (csrc/maze/cuda_threads.h); 0: workspace.
 SCRATCH_12X12 = {
     "Generate dfs": 1472, "Generate wilson": 576 + 576 + 1152 + 144 + 144,
     "Generate prim": 1072 + 1072 + 176 + 144, "Generate kruskal": 1056 + 1056 + 576 + 144,
@@ -75,13 +75,14 @@ def main() -> None:
     print("| source | kernel | dtype | threads | registers | spilled | stack | shared | warps of 64 |")
     print("|---|---|---|---|---|---|---|---|---|")
     seen = set()  # what two sources share stands once
-    for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
+    for source in sorted(ROOT.glob("csrc/*/*.cu")):
         for name, dtype, registers, spilled, stack, static in sorted(kernels(compiled(source))):
             if (name, dtype, registers) in seen:
                 continue
             seen.add((name, dtype, registers))
             threads, shared, warps = occupancy(name, registers, static)
-            row = (source.stem, name, dtype, threads, registers, spilled, stack, shared, warps)
+            place = f"{source.parent.name}/{source.stem}"
+            row = (place, name, dtype, threads, registers, spilled, stack, shared, warps)
             print("| " + " | ".join(map(str, row)) + " |")
 
 

@@ -1,0 +1,110 @@
+// One thread per maze: walks and searches are chains of dependent steps, so what fills a GPU is many mazes at once.
+// Each thread works in scratch of its own, in shared memory while 32 mazes fit there, else in a global workspace.
+#pragma once
+
+#include "common/device.h"
+#include "maze/graph.h"
+#include "maze/grid.h"
+
+namespace poh::cuda {
+
+// Hands out scratch memory, aligned for the type asked for.
+class Scratch {
+ public:
+  POH_HOST_DEVICE explicit Scratch(unsigned char* at) : at_(at) {}
+  template <class T>
+  POH_HOST_DEVICE T* take(int64_t count) {
+    T* const taken = reinterpret_cast<T*>(at_ + used_);
+    used_ += bytes<T>(count);
+    return taken;
+  }
+  // Every piece takes a multiple of 8 bytes, so that the order of pieces does not matter.
+  template <class T>
+  POH_HOST_DEVICE static int64_t bytes(int64_t count) {
+    return (count * static_cast<int64_t>(sizeof(T)) + 7) / 8 * 8;
+  }
+
+ private:
+  unsigned char* at_;
+  int64_t used_ = 0;
+};
+
+constexpr int kMazeThreads = 32;
+
+// job(b, scratch) for every maze b.
+template <class Job>
+__global__ void __launch_bounds__(kMazeThreads)
+    each_maze(Job job, int64_t batch, int64_t stride, unsigned char* workspace) {
+  POH_DYNAMIC_SHARED(unsigned char, shared);
+  const int64_t thread = blockIdx.x * static_cast<int64_t>(kMazeThreads) + threadIdx.x;
+  unsigned char* const own = workspace == nullptr ? shared + threadIdx.x * stride : workspace + thread * stride;
+  const int64_t threads = gridDim.x * static_cast<int64_t>(kMazeThreads);
+  for (int64_t b = thread; b < batch; b += threads) job(b, Scratch(own));
+}
+
+// scratch: bytes for one maze.
+template <class Job>
+void launch_mazes(const Tensor& on, const Job& job, int64_t batch, int64_t scratch) {
+  if (batch == 0) return;
+  // 8 bytes beside a multiple of 128: neighbouring threads then meet in different banks.
+  const int64_t stride = (scratch + 127) / 128 * 128 + 8;
+  constexpr int64_t kMostShared = 96 * 1024;  // two blocks on a multiprocessor of compute capability 9.0
+  if (stride * kMazeThreads <= kMostShared) {
+    const Shape shape{blocks_for(on, batch, kMazeThreads, 32), kMazeThreads,
+                      static_cast<size_t>(stride * kMazeThreads)};
+    launch(&each_maze<Job>, on, shape, job, batch, stride, static_cast<unsigned char*>(nullptr));
+    return;
+  }
+  constexpr int64_t kMostWorkspace = int64_t{256} << 20;
+  const int64_t most = std::max<int64_t>(1, kMostWorkspace / (stride * kMazeThreads));
+  const int64_t blocks = std::min(most, blocks_for(on, batch, kMazeThreads, 8));
+  const Tensor workspace = empty(on, ScalarType::Byte, blocks * kMazeThreads * stride);
+  launch(&each_maze<Job>, on, Shape{blocks, kMazeThreads}, job, batch, stride, data<unsigned char>(workspace));
+}
+
+// A batch of mazes as the kernels see it.
+struct Mazes {
+  Grid grid;
+  int64_t batch;
+  const uint8_t* passages;
+
+  explicit Mazes(const Tensor& tensor) {
+    check_form(tensor, "passages", ScalarType::Byte, 3);
+    check(tensor.is_contiguous(), "passages must be contiguous");
+    grid = checked_grid(tensor.size(1), tensor.size(2));
+    batch = tensor.size(0);
+    passages = data<const uint8_t>(tensor);
+  }
+
+  // Maze b, its passages copied to open[N] without those that would lead out of the grid.
+  POH_HOST_DEVICE MazeView view(int64_t b, uint8_t* open) const {
+    const int32_t n = grid.cells();
+    const uint8_t* const from = passages + b * n;
+    int32_t c = 0;
+    for (int32_t row = 0; row < grid.height; ++row) {
+      for (int32_t column = 0; column < grid.width; ++column, ++c) open[c] = from[c] & grid.inside(row, column);
+    }
+    return {grid, open};
+  }
+
+  // One cell for each maze. That it is in range is for the kernel to see, with checked_cell, unless POH_EXT_CHECKS=1.
+  const int64_t* cells(const char* name, const Tensor& tensor, const Tensor& like) const {
+    check_form(tensor, name, ScalarType::Long, 1);
+    check(tensor.is_contiguous(), name, " must be contiguous");
+    check(tensor.device() == like.device(), name, " must be on the device of passages");
+    check(tensor.size(0) == batch, name, " must be [", batch, "], one cell for each maze, got [", tensor.size(0), "]");
+    if (checks_wanted()) {
+      const int64_t n = grid.cells();
+      if (const auto bad = first_outside(tensor, 0, n, 0)) cell_error(name, bad->at, bad->value, n);
+    }
+    return data<const int64_t>(tensor);
+  }
+};
+
+// A start or goal; the kernel stops where it is no cell.
+__device__ inline int32_t checked_cell(const int64_t* cells, int64_t b, int32_t n) {
+  POH_DEVICE_CHECK(cells[b] >= 0 && cells[b] < n, "a start or goal is out of range for the cells of the maze");
+  return static_cast<int32_t>(cells[b]);
+}
+
+}  // namespace poh::cuda

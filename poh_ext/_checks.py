@@ -1,0 +1,229 @@
+"""Checks of arguments that need no look at the data, made once for every backend, and where the work is done.
+
+Those of mazes, tasks and rollouts stand first, those of the losses, of attention and of routing after them.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from numbers import Real
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from poh_ext._backend import has_kernel
+from poh_ext.reference.horizon_ce import check_targets
+
+MAX_CELLS = 2**26  # the kernels pack a cell and four bits into an int32
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+INDICES = (torch.int64, torch.int32)
+_LARGEST = 1e30  # beyond, float32 has no number for an option or for its inverse
+_REDUCTIONS = ("mean", "sum", "none", "position_mean")
+
+
+def one_as_slice(which, length: int):
+    """Any other index as it is; an integer of any library (negative: from the end) as the slice that holds just that
+    item of `length`, or IndexError if there is none.
+
+    Raises TypeError for True and False, and for None, which would add a dimension.
+    """
+    if isinstance(which, bool) or which is None:
+        raise TypeError(f"an index must be an int, a slice, a tensor or a list of ints, got {which!r}")
+    several = isinstance(which, Tensor) and (which.dim() > 0 or which.dtype == torch.bool)
+    if several or isinstance(which, (slice, list)):
+        return which
+    try:
+        index = operator.index(which)
+    except TypeError:
+        return which
+    if not -length <= index < length:
+        raise IndexError(f"index {index} is out of range for {length} mazes")
+    index %= length
+    return slice(index, index + 1)
+
+
+def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of a size given as int or (H, W); each at least 1."""
+    try:
+        pair = (size, size) if not isinstance(size, Sequence) else tuple(size)
+        height, width = (operator.index(s) for s in pair)
+    except (TypeError, ValueError):
+        raise TypeError(f"size must be an int or (height, width), got {size!r}") from None
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be at least 1, got {size!r}")
+    if height * width > MAX_CELLS:
+        raise ValueError(f"size must be at most {MAX_CELLS} cells, got {size!r}")
+    return height, width
+
+
+def check_int(name: str, value: int, low: int, high: int = 2**63 - 1) -> int:
+    """`value` as an int in [low, high]."""
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {value!r}") from None
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be in [{low}, {high}], got {value}")
+    return value
+
+
+def work_device(device: torch.device | str) -> torch.device:
+    """Where mazes for `device` are made: kernels on the CPU beat the PyTorch reference on any accelerator."""
+    device = torch.device(device)
+    return torch.device("cpu") if not has_kernel(device) and has_kernel(torch.device("cpu")) else device
+
+
+def check_tensor(name: str, t, shape: tuple, dtypes: tuple, like: Tensor) -> None:
+    """shape: ints are sizes, strings name free ones."""
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(t).__name__}")
+    if t.dtype not in dtypes:
+        accepted = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
+        raise TypeError(f"{name} must be {accepted}, got {str(t.dtype).removeprefix('torch.')}")
+    if t.dim() != len(shape) or any(not isinstance(s, str) and s != n for s, n in zip(shape, t.shape, strict=True)):
+        expected = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must have shape [{expected}], got {list(t.shape)}")
+    if t.device != like.device:
+        raise ValueError(f"{name} must be on {like.device}, as the first argument is, got {t.device}")
+
+
+class Checked(NamedTuple):
+    """Options as plain ints. offsets: how far ahead the target of each horizon is."""
+
+    offsets: range | tuple[int, ...]
+    ignore_index: int
+
+
+def _integer(value) -> int | None:
+    """`value` as an int, if it is an integer of any library but no bool."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
+
+
+def _offsets(horizons) -> range | tuple[int, ...]:
+    """A range where they are 1, 2, ..., K."""
+    if (number := _integer(horizons)) is not None:
+        if number < 1:
+            raise ValueError(f"horizons must be at least 1, got {number}")
+        return range(1, number + 1)
+    if not isinstance(horizons, Sequence) or isinstance(horizons, str):
+        raise TypeError(f"horizons must be an int or a sequence of ints, got {type(horizons).__name__}")
+    numbers = [_integer(offset) for offset in horizons]
+    offsets = tuple(number for number in numbers if number is not None)
+    if len(offsets) < len(numbers):
+        raise TypeError(f"horizons must be an int or a sequence of ints, got {horizons!r}")
+    if not offsets or min(offsets) < 0 or len(set(offsets)) < len(offsets):
+        raise ValueError(f"horizons must be distinct offsets of at least 0, and one at least, got {horizons!r}")
+    consecutive = range(1, len(offsets) + 1)
+    return consecutive if offsets == tuple(consecutive) else offsets
+
+
+def check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics) -> Checked:
+    offsets = _offsets(horizons)
+    if not isinstance(return_metrics, bool):
+        raise TypeError(f"return_metrics must be a bool, got {type(return_metrics).__name__}")
+    for name, value in (("label_smoothing", label_smoothing), ("z_loss", z_loss), ("softcap", softcap)):
+        if (isinstance(value, bool) or not isinstance(value, Real)) and not (name == "softcap" and value is None):
+            raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
+    if (ignored := _integer(ignore_index)) is None:
+        raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
+    if not -(2**63) <= ignored < 2**63:
+        raise ValueError(f"ignore_index must be a 64-bit integer, got {ignore_index}")
+    if reduction not in _REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {reduction!r}")
+    if not 0 <= z_loss <= _LARGEST:
+        raise ValueError(f"z_loss must be from 0 to {_LARGEST:g}, got {z_loss}")
+    if softcap is not None and not 1 / _LARGEST <= softcap <= _LARGEST:
+        raise ValueError(f"softcap must be from {1 / _LARGEST:g} to {_LARGEST:g}, or None for no cap, got {softcap}")
+    return Checked(offsets, ignored)
+
+
+def check_weights(name: str, weights, shape: tuple, like: Tensor) -> Tensor | None:
+    """Weights as a tensor of the dtype `like` is accumulated in, or None; sequences are accepted too."""
+    if weights is None:
+        return None
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    if not isinstance(weights, Tensor):
+        if not isinstance(weights, Sequence) or isinstance(weights, str):
+            raise TypeError(f"{name} must be a tensor or a sequence of floats, got {type(weights).__name__}")
+        weights = torch.tensor(weights, dtype=dtype, device=like.device)
+    check_tensor(name, weights, shape, FLOATS, like)
+    if weights.requires_grad:
+        raise ValueError(
+            f"{name} must not require a gradient: none is computed for it. "
+            'Use reduction="none" and weight the terms yourself to learn the weights'
+        )
+    return weights.to(dtype)
+
+
+def autocasts(device: str) -> bool:
+    try:
+        return torch.is_autocast_enabled(device)
+    except RuntimeError:  # a device without autocast, as "meta"
+        return False
+
+
+def autocast_together(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors in autocast's dtype, where autocast is on for their device: as F.linear and
+    scaled_dot_product_attention cast theirs. Where one is float64, which those leave alone, none is cast."""
+    if any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in tensors):
+        return tensors
+    device = next((t.device.type for t in tensors if isinstance(t, Tensor)), "cpu")
+    if not autocasts(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    casts = (torch.float32, torch.bfloat16, torch.float16)
+    return tuple(t.to(dtype) if isinstance(t, Tensor) and t.dtype in casts else t for t in tensors)
+
+
+def listed(candidates: Tensor | None) -> Tensor | None:
+    """Candidates, or None where every list is of no length: a row without candidates allows all classes."""
+    return None if candidates is None or candidates.shape[2] == 0 else candidates
+
+
+def check_indices(targets, rows, valid, candidates, segments, n_rows: int, n_classes: int, reach: int, like: Tensor):
+    """Shapes and dtypes of the tensors that say what is asked; their values are checked by the backends.
+
+    Returns targets, rows, candidates and segments in int64. reach: the largest offset of a horizon.
+    """
+    batch = like.shape[0]
+    check_tensor("targets", targets, (batch, "L"), INDICES, like)
+    if rows is not None:
+        check_tensor("rows", rows, tuple(targets.shape), INDICES, like)
+    elif targets.shape[1] > n_rows + reach:
+        raise ValueError(f"targets have {targets.shape[1]} positions but there are only {n_rows} rows: pass rows")
+    if valid is not None:
+        if candidates is not None:
+            raise ValueError("valid and candidates say the same: give at most one of the two")
+        check_tensor("valid", valid, (batch, n_rows, n_classes), (torch.bool,), like)
+    elif candidates is not None:
+        check_tensor("candidates", candidates, (batch, n_rows, "C"), INDICES, like)
+    if segments is not None:
+        check_tensor("segments", segments, tuple(targets.shape), INDICES, like)
+    return [None if t is None else t.long() for t in (targets, rows, candidates, segments)]
+
+
+class named_by_its_place:
+    """A context in which an index error of the table that the backends are given names the place in `targets` instead.
+
+    It costs nothing as long as there is no error.
+    """
+
+    def __init__(self, name: str, targets: Tensor, n_classes: int, ignore_index: int):
+        self.name, self.targets, self.n_classes, self.ignore_index = name, targets, n_classes, ignore_index
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if kind is IndexError and str(error).startswith("targets["):
+            try:
+                check_targets(self.name, self.targets, self.n_classes, self.ignore_index)
+            except IndexError as named:
+                raise named from None

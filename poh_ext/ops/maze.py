@@ -1,0 +1,113 @@
+"""Mazes: the compiled kernels where there are any, else the PyTorch reference.
+
+`passages` is uint8 [B, H, W]. Bits that would lead out of the grid are ignored.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from poh_ext._backend import has_kernel
+from poh_ext.reference import maze_generate as generate
+from poh_ext.reference import maze_graph as graph
+
+__all__ = ["distances", "endpoints", "generate_mazes", "greedy_rollout", "neighbors", "shortest_paths", "valid_mask"]
+
+
+def generate_mazes(indices: Tensor, seed: int, height: int, width: int, algorithm: str) -> Tensor:
+    """Mazes `indices` int64 [B] of `seed` -> passages uint8 [B, H, W]."""
+    if has_kernel(indices.device):
+        return torch.ops.poh_ext.generate_mazes(indices.contiguous(), seed, height, width, algorithm)
+    return generate.generate_mazes(indices, seed, height, width, algorithm)
+
+
+def neighbors(passages: Tensor) -> Tensor:
+    """int64 [B, N, 4] (up, down, left, right), -1 where walled."""
+    if has_kernel(passages.device):
+        return torch.ops.poh_ext.maze_neighbors(passages.contiguous())
+    return graph.neighbors(passages)
+
+
+def valid_mask(passages: Tensor) -> Tensor:
+    """bool [B, N, N]."""
+    if has_kernel(passages.device):
+        return torch.ops.poh_ext.maze_valid_mask(passages.contiguous())
+    return graph.valid_mask(passages)
+
+
+def distances(passages: Tensor, goal: Tensor) -> Tensor:
+    """int32 [B, N], -1 out of reach; goal int64 [B]."""
+    if has_kernel(passages.device):
+        return torch.ops.poh_ext.maze_distances(passages.contiguous(), goal.contiguous())
+    return graph.distances(passages, goal)
+
+
+def shortest_paths(passages: Tensor, start: Tensor, goal: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Paths int64 [B, length] padded with -1 or cut, and their full length in cells int64 [B], 0 out of reach."""
+    if has_kernel(passages.device):
+        contiguous = (passages.contiguous(), start.contiguous(), goal.contiguous())
+        return torch.ops.poh_ext.maze_shortest_paths(*contiguous, length)
+    return graph.shortest_paths(passages, start, goal, length)
+
+
+def endpoints(
+    passages: Tensor, indices: Tensor, seed: int, min_path: int, max_path: int, allowed: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Start and goal int64 [B] of a path of min_path to max_path cells, -1 where there is none, and the cells of the
+    longest path seen in the search int64 [B]. Start: uniform over the cells from which some goal fits; goal: uniform
+    over the cells that fit it. Draws are those of maze `indices` int64 [B] of `seed`. `allowed` bool [B, N] limits the
+    starts; there is no kernel for that."""
+    if has_kernel(passages.device) and allowed is None:
+        contiguous = (passages.contiguous(), indices.contiguous())
+        return torch.ops.poh_ext.maze_endpoints(*contiguous, seed, min_path, max_path)
+    return graph.endpoints(passages, indices, seed, min_path, max_path, allowed)
+
+
+def greedy_rollout(
+    logits: Tensor, passages: Tensor, start: Tensor, goal: Tensor, max_steps: int, moves: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Reached bool [n], path int64 [n, max_steps + 1] padded with -1, steps int64 [n]; logits [n, N, 4] of the moves if
+    `moves`, else [n, N, N] of the cells to step to."""
+    if has_kernel(passages.device):
+        contiguous = (t.contiguous() for t in (logits, passages, start, goal))
+        return torch.ops.poh_ext.greedy_rollout(*contiguous, max_steps, moves)
+    return graph.greedy_rollout(logits, passages, start, goal, max_steps, moves)
+
+
+if has_kernel(torch.device("cpu")):
+
+    @torch.library.register_fake("poh_ext::generate_mazes")
+    def _(indices, seed, height, width, algorithm):
+        return indices.new_empty((indices.shape[0], height, width), dtype=torch.uint8)
+
+    @torch.library.register_fake("poh_ext::maze_neighbors")
+    def _(passages):
+        batch, height, width = passages.shape
+        return passages.new_empty((batch, height * width, 4), dtype=torch.int64)
+
+    @torch.library.register_fake("poh_ext::maze_valid_mask")
+    def _(passages):
+        batch, height, width = passages.shape
+        return passages.new_empty((batch, height * width, height * width), dtype=torch.bool)
+
+    @torch.library.register_fake("poh_ext::maze_distances")
+    def _(passages, goal):
+        batch, height, width = passages.shape
+        return passages.new_empty((batch, height * width), dtype=torch.int32)
+
+    @torch.library.register_fake("poh_ext::maze_shortest_paths")
+    def _(passages, start, goal, length):
+        batch = passages.shape[0]
+        return passages.new_empty((batch, length), dtype=torch.int64), start.new_empty(batch)
+
+    @torch.library.register_fake("poh_ext::maze_endpoints")
+    def _(passages, indices, seed, min_path, max_path):
+        batch = passages.shape[0]
+        return tuple(passages.new_empty(batch, dtype=torch.int64) for _ in range(3))
+
+    @torch.library.register_fake("poh_ext::greedy_rollout")
+    def _(logits, passages, start, goal, max_steps, moves):
+        batch = passages.shape[0]
+        path = passages.new_empty((batch, max_steps + 1), dtype=torch.int64)
+        return passages.new_empty(batch, dtype=torch.bool), path, start.new_empty(batch)
