@@ -192,10 +192,12 @@ def cross_entropy_terms(
 
 def measure(logits, asked, occurs, allowed, terms, weight) -> Tensor:
     """[3, K]: the share of terms whose target has the largest (allowed) logit, their mean loss, and their weight."""
-    correct = logits.argmax(-1, keepdim=True) == asked
+    known = torch.where(logits.isnan(), -torch.inf, logits)  # to argmax a NaN is the largest
+    correct = known.argmax(-1, keepdim=True) == asked
     if allowed is not None:
-        first = torch.where(allowed, logits, -torch.inf).argmax(-1, keepdim=True) == asked[..., :1]
+        first = torch.where(allowed, known, -torch.inf).argmax(-1, keepdim=True) == asked[..., :1]
         correct = torch.cat([first, correct[..., 1:]], -1)
+    correct = correct & ~logits.gather(-1, asked).isnan()
     correct = (correct & occurs).sum((0, 1)).to(terms.dtype)
     count = occurs.sum((0, 1))
     mean = torch.where(count == 0, torch.nan, mean_of(terms.sum((0, 1)), weight.sum((0, 1))))
