@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -169,7 +169,7 @@ def autocasts(device: str) -> bool:
         return False
 
 
-def autocast_together(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def autocast_together(*tensors: Tensor | None) -> tuple[Any, ...]:
     """The tensors in autocast's dtype, where autocast is on for their device: as F.linear and
     scaled_dot_product_attention cast theirs. Where one is float64, which those leave alone, none is cast."""
     if any(isinstance(t, Tensor) and t.dtype == torch.float64 for t in tensors):

@@ -65,11 +65,11 @@ def neighbor_attention(
     slots = candidates.shape[2] + 1
     wide = accumulate_dtype(q.dtype)
     dtypes = (q.dtype,) if wide == q.dtype else (q.dtype, wide)
-    for name, t, shape in (
+    for name, table, shape in (
         ("bias", bias, (heads, slots)),
         ("key_offset", key_offset, (heads, slots, d_head)),
         ("value_offset", value_offset, (heads, slots, d_head)),
     ):
-        if t is not None:
-            check_tensor(name, t, shape, dtypes, q)
+        if table is not None:
+            check_tensor(name, table, shape, dtypes, q)
     return ops.neighbor_attention(q, k, v, candidates, bias, key_offset, value_offset)

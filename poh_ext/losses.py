@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -260,6 +260,9 @@ def metrics_of(measured: Tensor, horizon_weights: Tensor | None, horizons: int) 
 class _Loss(nn.Module):
     """The options shared by the module forms; horizon_weights and class weights are buffers."""
 
+    horizon_weights: Tensor | None
+    class_weight: Tensor | None
+
     def __init__(
         self,
         *,
@@ -276,7 +279,7 @@ class _Loss(nn.Module):
         super().__init__()
         offsets, _ = check_options(
             horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics)
-        self.options = {
+        self.options: dict[str, Any] = {
             "horizons": horizons,
             "label_smoothing": label_smoothing,
             "ignore_index": ignore_index,

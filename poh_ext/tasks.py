@@ -93,14 +93,21 @@ def _solved(mazes: MazeBatch, start: Tensor, goal: Tensor) -> MazeTasks:
     return MazeTasks(mazes, start, goal, path[:, :longest].contiguous(), length)
 
 
+def _index(mazes: MazeBatch) -> Tensor:
+    assert mazes.index is not None  # they come from generate_mazes
+    return mazes.index
+
+
 def _endpoints(mazes: MazeBatch, seed: int, least: int, most: int, kind: str) -> tuple[Tensor, Tensor, Tensor]:
     """ops.maze.endpoints with starts of that kind."""
-    start, goal, seen = maze.endpoints(mazes.passages, mazes.index, seed, least, most)
+    index = _index(mazes)
+    start, goal, seen = maze.endpoints(mazes.passages, index, seed, least, most)
     if kind != "any":
         some = (start >= 0).nonzero()[:, 0]  # the search among some starts has no kernel: not where there is none
-        ways = sum((mazes.passages[some].flatten(1) >> bit) & 1 for bit in range(4))
+        passages = mazes.passages[some].flatten(1)
+        ways = torch.stack([(passages >> bit) & 1 for bit in range(4)]).sum(0)
         allowed = {"dead-end": ways == 1, "corridor": ways == 2, "junction": ways >= 3}[kind]
-        start[some], goal[some], further = maze.endpoints(mazes.passages[some], mazes.index[some], seed, least,
+        start[some], goal[some], further = maze.endpoints(mazes.passages[some], index[some], seed, least,
                                                                 most, allowed)
         seen[some] = torch.maximum(seen[some], further)
     return start, goal, seen
@@ -202,7 +209,7 @@ def sample_tasks(
         return _empty(size, algorithm, seed, work).to(device)
     mazes = MazeBatch(
         torch.cat([part[0].passages for part in parts]), seed=seed, algorithm=algorithm,
-        index=torch.cat([part[0].index for part in parts]), check=False,
+        index=torch.cat([_index(part[0]) for part in parts]), check=False,
     )
     return _solved(mazes, torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])).to(device)
 
@@ -224,7 +231,7 @@ def sample_tasks_as_published(
     size, min_path = check_size(size), check_int("min_path", min_path, 1)
     n, seed = check_int("n_candidates", n_candidates, 0), check_int("seed", seed, 0)
     mazes = generate_mazes(n, size, seed=seed, device=work_device(device))
-    start, goal = below(words(seed, STREAM_CANDIDATE, mazes.index, 2), mazes.n_cells).unbind(1)
+    start, goal = below(words(seed, STREAM_CANDIDATE, _index(mazes), 2), mazes.n_cells).unbind(1)
     distance = mazes.distances(goal).gather(1, start[:, None])[:, 0] if n else goal
     keep = distance >= min_path - 1
     return _solved(mazes[keep], start[keep], goal[keep]).to(device)

@@ -56,6 +56,7 @@ class Twin:
         return full
 
     def _save(self, ctx, inputs, output) -> None:
+        assert self.save is not None
         self.save(ctx, self._full(inputs, inputs[-1].unbind()), output)
 
     def _backward(self, ctx, *grads):

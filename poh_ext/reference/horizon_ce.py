@@ -206,7 +206,7 @@ def measure(logits, asked, occurs, allowed, terms, weight) -> Tensor:
 
 def loss_of_read(
     read: Tensor | None,
-    nothing: Tensor | None,
+    nothing: Tensor,
     asked: Tensor,
     occurs: Tensor,
     allowed: Tensor | None,
@@ -221,7 +221,8 @@ def loss_of_read(
     """Loss and metrics from the logits of the row each position reads.
 
     read is [B, L, V], or [B, L, K, V] where each horizon has logits of its own, in the dtype to accumulate in; or
-    None where there is no row or no class and so (as checked) no term: then `nothing`, a 0, stands for each.
+    None where there is no row or no class and so (as checked) no term: then `nothing`, a 0 that depends on the
+    inputs, stands for each.
     """
     if read is None:
         terms = torch.zeros_like(asked, dtype=accumulate_dtype(nothing.dtype)) + nothing
@@ -235,18 +236,17 @@ def loss_of_read(
     else:
         split = zip(read.unbind(2), asked.split(1, -1), occurs.split(1, -1), strict=True)
         parts = [(*part, allowed if k == 0 else None) for k, part in enumerate(split)]
-    terms, weights, measured = [], [], []
+    each, weights, measures = [], [], [read.new_empty(3, 0)]
     for z, asked, occurs, allowed in parts:
         if allowed is not None:
             allowed = allowed | ~occurs[..., :1]  # a mask without a term says nothing, not even NaN
         term = cross_entropy_terms(z, asked, allowed, class_weight, label_smoothing, z_loss)
-        terms.append(torch.where(occurs, term, 0))
-        weight = occurs.to(z.dtype) if class_weight is None else torch.where(occurs, class_weight[asked], 0)
-        weights.append(weight)
+        each.append(torch.where(occurs, term, 0))
+        weights.append(occurs.to(z.dtype) if class_weight is None else torch.where(occurs, class_weight[asked], 0))
         if metrics:
-            measured.append(measure(z.detach(), asked, occurs, allowed, terms[-1].detach(), weight))
-    measured = torch.cat(measured, -1) if metrics else read.new_empty(3, 0)
-    return reduce_terms(torch.cat(terms, -1), torch.cat(weights, -1), horizon_weights, reduction), measured
+            measures.append(measure(z.detach(), asked, occurs, allowed, each[-1].detach(), weights[-1]))
+    loss = reduce_terms(torch.cat(each, -1), torch.cat(weights, -1), horizon_weights, reduction)
+    return loss, torch.cat(measures, -1)
 
 
 def horizon_ce(
@@ -274,14 +274,13 @@ def horizon_ce(
     check_indices(targets, rows, candidates, n_rows, n_classes, ignore_index)
     length = targets.shape[1]
     asked, occurs = gather_terms(targets, rows, horizons, ignore_index)
-    if logits.numel() == 0 or length == 0:
-        read, allowed, nothing = None, None, logits[:0].sum()
-    else:
-        read, nothing = gather_rows(logits, rows, length, ignore_index).to(accumulate_dtype(logits.dtype)), None
+    read = allowed = None
+    if logits.numel() and length:
+        read = gather_rows(logits, rows, length, ignore_index).to(accumulate_dtype(logits.dtype))
         # A position without terms reads nothing: its NaN must reach neither the loss nor the gradient.
         read = torch.where(occurs.any(-1, keepdim=True), read, 0)
         allowed = allowed_classes(valid, candidates, rows, length, n_classes, ignore_index)
     return loss_of_read(
-        read, nothing, asked, occurs, allowed, horizon_weights, class_weight, label_smoothing, reduction, z_loss,
-        softcap, metrics,
+        read, logits[:0].sum(), asked, occurs, allowed, horizon_weights, class_weight, label_smoothing, reduction,
+        z_loss, softcap, metrics,
     )  # fmt: skip

@@ -47,9 +47,9 @@ def horizon_linear_ce(
         is_read = occurs.any(-1, keepdim=True) if hidden.dim() == 3 else occurs.unsqueeze(-1)
         read = F.linear(torch.where(is_read, state, 0), weight, bias).to(accumulate_dtype(hidden.dtype))
     allowed = allowed_classes(valid, candidates, rows, length, n_classes, ignore_index) if read is not None else None
-    # Where there is nothing to read, the loss is 0 and still depends on its inputs.
-    inputs = sum(t[:0].sum() for t in (hidden, weight, bias) if t is not None) if read is None else None
+    nothing = hidden[:0].sum() + weight[:0].sum()
+    nothing = nothing if bias is None else nothing + bias[:0].sum()
     return loss_of_read(
-        read, inputs, asked, occurs, allowed, horizon_weights, class_weight, label_smoothing, reduction, z_loss,
+        read, nothing, asked, occurs, allowed, horizon_weights, class_weight, label_smoothing, reduction, z_loss,
         softcap, metrics,
     )  # fmt: skip
