@@ -1,4 +1,4 @@
-// What the CPU kernels share: packed and fresh tensors, large ones in huge pages, and the threads.
+// What the CPU kernels share: packed and large tensors, the threads, and a look for indices out of range.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -7,10 +7,6 @@
 #include <atomic>
 #include <cstdint>
 #include <optional>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include "common/tensors.h"
 
@@ -23,22 +19,6 @@ inline Tensor packed(const Tensor& t) {
 
 inline std::optional<Tensor> packed(const std::optional<Tensor>& t) {
   return t ? std::optional<Tensor>(packed(*t)) : std::nullopt;
-}
-
-// Fresh memory, if large, is asked for in huge pages: the first write to it costs a page fault per 4 KiB else, which
-// is most of the time of writing it (measured: 68 -> 15 ms for 207 MB).
-inline Tensor in_huge_pages(Tensor out) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t page = uintptr_t{1} << 21;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(out.data_ptr());
-  const uintptr_t end = begin + static_cast<uintptr_t>(out.numel()) * out.element_size();
-  const uintptr_t first = (begin + page - 1) & ~(page - 1), last = end & ~(page - 1);
-  // A hint: what it returns does not matter.
-  if (last > first && last - first >= 4 * page) {
-    (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-  }
-#endif
-  return out;
 }
 
 // Uninitialised and contiguous, of the shape and dtype of `like`.
@@ -68,5 +48,30 @@ void parallel_blocks(int64_t n, int64_t block, const Make& make, const F& f) {
   const int64_t blocks = (n + block - 1) / block;
   parallel(std::min<int64_t>(blocks, torch::stable::get_num_threads()), 1, work);
 }
+
+// Whether indices are in range, asked by the ops of both devices.
+struct Cpu {
+  static bool checks_indices() { return true; }
+
+  // The first element of t (contiguous int64) that is neither `except` nor in [low, high).
+  static optional<Outside> first_outside(const Tensor& tensor, int64_t low, int64_t high, int64_t except) {
+    const int64_t n = tensor.numel();
+    const int64_t* const t = data<int64_t>(tensor);
+    const uint64_t range = static_cast<uint64_t>(high - low);
+    for (int64_t begin = 0; begin < n; begin += 1024) {
+      const int64_t end = std::min<int64_t>(begin + 1024, n);
+      uint64_t bad = 0;
+#pragma omp simd reduction(| : bad)
+      for (int64_t i = begin; i < end; ++i) {
+        bad |= static_cast<uint64_t>((static_cast<uint64_t>(t[i] - low) >= range) & (t[i] != except));
+      }
+      if (bad == 0) continue;
+      for (int64_t i = begin; i < end; ++i) {
+        if ((t[i] < low || t[i] >= high) && t[i] != except) return Outside{i, t[i]};
+      }
+    }
+    return std::nullopt;
+  }
+};
 
 }  // namespace poh

@@ -163,19 +163,24 @@ __global__ void __launch_bounds__(256)
   if (mine != 0) atomicMax(last, mine);
 }
 
-// The first element of t (contiguous int64) that is neither `except` nor in [low, high). Waits for the device.
-inline std::optional<Outside> first_outside(const Tensor& t, int64_t low, int64_t high, int64_t except) {
-  const int64_t n = t.numel();
-  if (n == 0) return std::nullopt;
-  const Tensor last = zeros(t, ScalarType::Long, 1);
-  launch(&find_outside<int64_t>, t, Shape{blocks_for(t, n, 256), 256}, data<const int64_t>(t), n, low, high, except,
-         data<unsigned long long>(last));
-  Outside found{0, 0};
-  read_back(last, data<int64_t>(last), &found.at);
-  if (found.at == 0) return std::nullopt;
-  found.at = n - found.at;
-  read_back(t, data<int64_t>(t) + found.at, &found.value);
-  return found;
-}
+// Whether indices are in range, asked by the ops of both devices.
+struct Cuda {
+  static bool checks_indices() { return checks_wanted(); }
+
+  // The first element of t (contiguous int64) that is neither `except` nor in [low, high). Waits for the device.
+  static std::optional<Outside> first_outside(const Tensor& t, int64_t low, int64_t high, int64_t except) {
+    const int64_t n = t.numel();
+    if (n == 0) return std::nullopt;
+    const Tensor last = zeros(t, ScalarType::Long, 1);
+    launch(&find_outside<int64_t>, t, Shape{blocks_for(t, n, 256), 256}, data<const int64_t>(t), n, low, high, except,
+           data<unsigned long long>(last));
+    Outside found{0, 0};
+    read_back(last, data<int64_t>(last), &found.at);
+    if (found.at == 0) return std::nullopt;
+    found.at = n - found.at;
+    read_back(t, data<int64_t>(t) + found.at, &found.value);
+    return found;
+  }
+};
 
 }  // namespace poh::cuda

@@ -11,6 +11,10 @@
 #include <optional>
 #include <type_traits>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "common/checks.h"
 
 namespace poh {
@@ -82,6 +86,23 @@ Tensor zeros(const Tensor& like, ScalarType dtype, Sizes... sizes) {
   }
   Tensor out = empty(like, dtype, sizes...);
   if (out.numel() > 0) std::memset(out.data_ptr(), 0, out.numel() * out.element_size());
+  return out;
+}
+
+// Fresh memory, if large, is asked for in huge pages: the first write to it costs a page fault per 4 KiB else, which
+// is most of the time of writing it (measured: 68 -> 15 ms for 207 MB).
+inline Tensor in_huge_pages(Tensor out) {
+  if (!out.is_cpu()) return out;
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = uintptr_t{1} << 21;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(out.data_ptr());
+  const uintptr_t end = begin + static_cast<uintptr_t>(out.numel()) * out.element_size();
+  const uintptr_t first = (begin + page - 1) & ~(page - 1), last = end & ~(page - 1);
+  // A hint: what it returns does not matter.
+  if (last > first && last - first >= 4 * page) {
+    (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  }
+#endif
   return out;
 }
 

@@ -1,5 +1,5 @@
-// Sums and maxima over the lanes of a warp or the threads of a block, in an order that never varies; and how the threads
-// that share a row of numbers take its elements.
+// Sums and maxima over the lanes of a warp or the threads of a block, in an order that never varies; and how the
+// threads that share a row of numbers take its elements.
 #pragma once
 
 #include "common/device.h"

@@ -103,7 +103,7 @@ struct Upstream {
   }
 };
 
-// The arguments of one call. Device: what the device has of its own, such as Cpu in cpu_terms.h.
+// The arguments of one call. Device: what the device has of its own, such as CpuLoss in cpu_terms.h.
 struct LossArguments {
   const Tensor input;  // logits or hidden states [B, N, ...]: the device and dtype
   Tensor targets;

@@ -1,17 +1,17 @@
-// Multi-horizon cross-entropy of dense logits on the CPU: threads over rows, one log-sum-exp per row read. (Where a mask
-// leaves few classes, cpu_few_allowed.h takes over.)
+// Multi-horizon cross-entropy of dense logits on the CPU: threads over rows, one log-sum-exp per row read. (Where a
+// mask leaves few classes, cpu_few_allowed.h takes over.)
 #include <torch/csrc/stable/library.h>
 
 #include "common/cpu.h"
 #include "horizon_ce/cpu_few_allowed.h"
 #include "horizon_ce/cpu_row_loss.h"
 #include "horizon_ce/cpu_terms.h"
-#include "horizon_ce/dense.h"
+#include "horizon_ce/ops.h"
 
 namespace poh {
 namespace {
 
-struct CpuDense : Cpu {
+struct CpuDense : CpuLoss {
   template <class T, class A = Accumulate<T>>
   static void forward(const LossCall<A>& c, const Tensor& logits, LogSumExp<A>* lse, A* terms, uint8_t* correct) {
     const T* const z = data<T>(logits);

@@ -6,7 +6,7 @@
 #include "common/cpu.h"
 #include "horizon_ce/cpu_row_loss.h"
 #include "horizon_ce/cpu_terms.h"
-#include "horizon_ce/linear.h"
+#include "horizon_ce/ops.h"
 
 namespace poh {
 namespace {
@@ -16,9 +16,11 @@ class CpuRows {
   using A = Accumulate<T>;
 
  public:
-  CpuRows(const LinearLayer& layer, const LossCall<A>& call, A* terms, uint8_t* correct, const optional<Upstream<A>>& up)
+  CpuRows(const LinearLayer& layer, const LossCall<A>& call, A* terms, uint8_t* correct,
+          const optional<Upstream<A>>& up)
       : layer_(layer), c_(call), readers_(call), lse_(new LogSumExp<A>[2 * call.B * call.N * call.states]),
-        loss_{call, readers_, lse_.get(), lse_.get() + call.B * call.N * call.states, correct}, terms_(terms), up_(up) {}
+        loss_{call, readers_, lse_.get(), lse_.get() + call.B * call.N * call.states, correct}, terms_(terms),
+        up_(up) {}
 
   Tensor list() const {
     const Tensor out = empty(layer_.hidden, ScalarType::Long, readers_.read.size());
@@ -155,7 +157,7 @@ class CpuRows {
   }
 };
 
-struct CpuLinear : Cpu {
+struct CpuLinear : CpuLoss {
   template <class T>
   using Rows = CpuRows<T>;
 

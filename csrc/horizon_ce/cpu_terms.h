@@ -9,6 +9,7 @@
 #include <tuple>
 #include <vector>
 
+#include "common/cpu.h"
 #include "common/simd_loops.h"
 #include "horizon_ce/arguments.h"
 
@@ -117,29 +118,7 @@ struct Allowed {
   }
 };
 
-struct Cpu {
-  static bool checks_indices() { return true; }
-
-  // The first element of t (contiguous int64) that is neither `except` nor in [low, high).
-  static optional<Outside> first_outside(const Tensor& tensor, int64_t low, int64_t high, int64_t except) {
-    const int64_t n = tensor.numel();
-    const int64_t* const t = data<int64_t>(tensor);
-    const uint64_t range = static_cast<uint64_t>(high - low);
-    for (int64_t begin = 0; begin < n; begin += 1024) {
-      const int64_t end = std::min<int64_t>(begin + 1024, n);
-      uint64_t bad = 0;
-#pragma omp simd reduction(| : bad)
-      for (int64_t i = begin; i < end; ++i) {
-        bad |= static_cast<uint64_t>((static_cast<uint64_t>(t[i] - low) >= range) & (t[i] != except));
-      }
-      if (bad == 0) continue;
-      for (int64_t i = begin; i < end; ++i) {
-        if ((t[i] < low || t[i] >= high) && t[i] != except) return Outside{i, t[i]};
-      }
-    }
-    return std::nullopt;
-  }
-
+struct CpuLoss : Cpu {
   template <class A>
   static Tensor total(const Tensor& class_weight) {
     const A* const w = data<A>(class_weight);

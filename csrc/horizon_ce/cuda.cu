@@ -1,13 +1,13 @@
 // Multi-horizon cross-entropy of dense logits on CUDA: the kernels, which the linear form shares, and the ops.
 //
-// A warp works on a row of up to 1024 classes, a block of 8 warps on a longer one. Forward: the row is read once, online
-// log-sum-exp, for all horizons. Backward: each row is read once and written once, then the few classes that terms ask
-// for or that horizon 1 is restricted to are written again, with all that falls on them. Which positions read a row is
-// found by looking through rows[b] (nothing to build, nothing to synchronise); each row has one owner, so that
+// A warp works on a row of up to 1024 classes, a block of 8 warps on a longer one. Forward: the row is read once,
+// online log-sum-exp, for all horizons. Backward: each row is read once and written once, then the few classes that
+// terms ask for or that horizon 1 is restricted to are written again, with all that falls on them. Which positions read
+// a row is found by looking through rows[b] (nothing to build, nothing to synchronise); each row has one owner, so that
 // duplicates need no atomics and every result is the same in every run.
 #include "horizon_ce/cuda_reduce.h"
 #include "horizon_ce/cuda_terms.h"
-#include "horizon_ce/dense.h"
+#include "horizon_ce/ops.h"
 
 namespace poh::cuda {
 namespace {
@@ -225,7 +225,7 @@ POH_INSTANTIATE(Half);
 
 namespace {
 
-struct CudaDense : Cuda {
+struct CudaDense : CudaLoss {
   template <class T, class A = Accumulate<T>>
   static void forward(const LossCall<A>& call, const Tensor& logits, LogSumExp<A>* lse, A* terms, uint8_t* correct) {
     cuda::forward(logits, HorizonCall<T, A>{call, data<T>(logits), nullptr, call.B * call.N}, lse, terms, correct);

@@ -1,7 +1,7 @@
 // The parts of the linear multi-horizon cross-entropy that are not matrix products, on CUDA.
 #include "horizon_ce/cuda_linear_kernels.h"
 #include "horizon_ce/cuda_reduce.h"
-#include "horizon_ce/linear.h"
+#include "horizon_ce/ops.h"
 
 namespace poh::cuda {
 namespace {
@@ -100,7 +100,7 @@ class CudaRows {
   const optional<Upstream<A>>& up_;
 };
 
-struct CudaLinear : Cuda {
+struct CudaLinear : CudaLoss {
   template <class T>
   using Rows = CudaRows<T>;
 

@@ -4,10 +4,10 @@
 // bound (rows are read once however many positions read them), and a place without a row is filled with zeros, which
 // add nothing to any product.
 //
-// At one horizon with candidates, the logits of a row's candidates alone are formed, and its terms and gradients, in one
-// kernel, a warp per row. The gradient to `weight` is then summed class by class. A row that lists no candidate allows
-// every class. Such rows are rare, but only the device knows whether there are any: the last three kernels do for them
-// what the matrix products do in the form without candidates, and return at once where there are none.
+// At one horizon with candidates, the logits of a row's candidates alone are formed, and its terms and gradients, in
+// one kernel, a warp per row. The gradient to `weight` is then summed class by class. A row that lists no candidate
+// allows every class. Such rows are rare, but only the device knows whether there are any: the last three kernels do for
+// them what the matrix products do in the form without candidates, and return at once where there are none.
 #pragma once
 
 #include "horizon_ce/cuda_terms.h"

@@ -100,14 +100,8 @@ __global__ void __launch_bounds__(256) sum_weights(const A* w, int64_t n, A* out
   if (threadIdx.x == 0) *out = static_cast<A>(sum);
 }
 
-// What both forms ask of a device, on CUDA: as Cpu in cpu_terms.h.
-struct Cuda {
-  static bool checks_indices() { return checks_wanted(); }
-
-  static optional<Outside> first_outside(const Tensor& t, int64_t low, int64_t high, int64_t except) {
-    return cuda::first_outside(t, low, high, except);
-  }
-
+// What both forms ask of a device, on CUDA: as CpuLoss in cpu_terms.h.
+struct CudaLoss : Cuda {
   template <class A>
   static Tensor total(const Tensor& class_weight) {
     const Tensor out = empty(class_weight, dtype_of<A>(), 1);

@@ -1,29 +1,15 @@
 // Maze generation: a thread per maze runs the generators of maze/generate.h, so every bit is that of the CPU.
-#include <string>
-
 #include "maze/cuda_threads.h"
-#include "maze/generate.h"
 
 namespace poh::cuda {
 namespace {
-
-enum Algorithm { kDfs, kWilson, kPrim, kKruskal, kPercolation };
-
-Algorithm to_algorithm(const std::string& name) {
-  if (name == "dfs") return kDfs;
-  if (name == "wilson") return kWilson;
-  if (name == "prim") return kPrim;
-  if (name == "kruskal") return kKruskal;
-  check(name == "percolation", "algorithm '", name, "' is unknown");
-  return kPercolation;
-}
 
 // What an algorithm needs of MazeScratch, in elements (words: the draws it takes; flags: for dfs and prim with the
 // spare bytes of Unvisited).
 struct Room {
   int64_t words, list, stack, flags;
 
-  Room(Algorithm algorithm, Grid grid) {
+  Room(MazeAlgorithm algorithm, Grid grid) {
     const int64_t n = grid.cells(), walls = grid.walls(), spared = n + 2 * int64_t{grid.width} + 2;
     switch (algorithm) {
       case kDfs: words = n, list = n, stack = 0, flags = spared; break;
@@ -72,7 +58,7 @@ __global__ void fill_tables(Grid grid, TableStore t) {
   }
 }
 
-template <Algorithm algorithm>
+template <MazeAlgorithm algorithm>
 struct Generate {
   GridTables tables;
   Room room;
@@ -95,26 +81,19 @@ struct Generate {
   }
 };
 
-Tensor generate_mazes(const Tensor& indices_in, int64_t seed, int64_t height, int64_t width, std::string name) {
-  const Tensor indices = packed(indices_in, indices_in, "indices");
-  check_form(indices, "indices", ScalarType::Long, 1);
-  const Grid grid = checked_grid(height, width);
-  const Algorithm algorithm = to_algorithm(name);
-  const int64_t batch = indices.size(0);
-  const Tensor passages = empty(indices, ScalarType::Byte, batch, height, width);
-  if (batch == 0) return passages;
+}  // namespace
+
+void generate_mazes(const Tensor& on, MazeAlgorithm algorithm, Grid grid, uint64_t seed, const int64_t* indices,
+                    int64_t batch, uint8_t* passages) {
   const int64_t bytes = TableStore::ints(grid) * 4 + grid.cells() + 64;
-  const Tensor memory = empty(indices, ScalarType::Int, (bytes + 3) / 4);
+  const Tensor memory = empty(on, ScalarType::Int, (bytes + 3) / 4);
   const TableStore tables(grid, data<int32_t>(memory));
-  launch(&fill_tables, indices, Shape{blocks_for(indices, grid.cells(), 256), 256}, grid, tables);
-  const auto run = [&]<Algorithm which>() {
+  launch(&fill_tables, on, Shape{blocks_for(on, grid.cells(), 256), 256}, grid, tables);
+  const auto run = [&]<MazeAlgorithm which>() {
     const Room room(which, grid);
     const Generate<which> job{{grid, tables.inside, tables.next, tables.wall, tables.pick, tables.step},
-                              room,
-                              static_cast<uint64_t>(seed),
-                              data<int64_t>(indices),
-                              data<uint8_t>(passages)};
-    launch_mazes(indices, job, batch, room.bytes(grid));
+                              room, seed, indices, passages};
+    launch_mazes(on, job, batch, room.bytes(grid));
   };
   switch (algorithm) {
     case kDfs: run.template operator()<kDfs>(); break;
@@ -123,10 +102,6 @@ Tensor generate_mazes(const Tensor& indices_in, int64_t seed, int64_t height, in
     case kKruskal: run.template operator()<kKruskal>(); break;
     case kPercolation: run.template operator()<kPercolation>(); break;
   }
-  return passages;
 }
 
-}  // namespace
 }  // namespace poh::cuda
-
-POH_CUDA_LIBRARY(m) { m.impl("generate_mazes", TORCH_BOX(&poh::cuda::generate_mazes)); }

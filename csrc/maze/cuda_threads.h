@@ -3,8 +3,7 @@
 #pragma once
 
 #include "common/device.h"
-#include "maze/graph.h"
-#include "maze/grid.h"
+#include "maze/ops.h"
 
 namespace poh::cuda {
 
@@ -62,44 +61,16 @@ void launch_mazes(const Tensor& on, const Job& job, int64_t batch, int64_t scrat
   launch(&each_maze<Job>, on, Shape{blocks, kMazeThreads}, job, batch, stride, data<unsigned char>(workspace));
 }
 
-// A batch of mazes as the kernels see it.
-struct Mazes {
-  Grid grid;
-  int64_t batch;
-  const uint8_t* passages;
-
-  explicit Mazes(const Tensor& tensor) {
-    check_form(tensor, "passages", ScalarType::Byte, 3);
-    check(tensor.is_contiguous(), "passages must be contiguous");
-    grid = checked_grid(tensor.size(1), tensor.size(2));
-    batch = tensor.size(0);
-    passages = data<const uint8_t>(tensor);
+// Maze b, its passages copied to open[N] without those that would lead out of the grid.
+POH_HOST_DEVICE MazeView view(const MazeBatch& mazes, int64_t b, uint8_t* open) {
+  const Grid grid = mazes.grid;
+  const uint8_t* const from = mazes.passages + b * grid.cells();
+  int32_t c = 0;
+  for (int32_t row = 0; row < grid.height; ++row) {
+    for (int32_t column = 0; column < grid.width; ++column, ++c) open[c] = from[c] & grid.inside(row, column);
   }
-
-  // Maze b, its passages copied to open[N] without those that would lead out of the grid.
-  POH_HOST_DEVICE MazeView view(int64_t b, uint8_t* open) const {
-    const int32_t n = grid.cells();
-    const uint8_t* const from = passages + b * n;
-    int32_t c = 0;
-    for (int32_t row = 0; row < grid.height; ++row) {
-      for (int32_t column = 0; column < grid.width; ++column, ++c) open[c] = from[c] & grid.inside(row, column);
-    }
-    return {grid, open};
-  }
-
-  // One cell for each maze. That it is in range is for the kernel to see, with checked_cell, unless POH_EXT_CHECKS=1.
-  const int64_t* cells(const char* name, const Tensor& tensor, const Tensor& like) const {
-    check_form(tensor, name, ScalarType::Long, 1);
-    check(tensor.is_contiguous(), name, " must be contiguous");
-    check(tensor.device() == like.device(), name, " must be on the device of passages");
-    check(tensor.size(0) == batch, name, " must be [", batch, "], one cell for each maze, got [", tensor.size(0), "]");
-    if (checks_wanted()) {
-      const int64_t n = grid.cells();
-      if (const auto bad = first_outside(tensor, 0, n, 0)) cell_error(name, bad->at, bad->value, n);
-    }
-    return data<const int64_t>(tensor);
-  }
-};
+  return {grid, open};
+}
 
 // A start or goal; the kernel stops where it is no cell.
 __device__ inline int32_t checked_cell(const int64_t* cells, int64_t b, int32_t n) {

@@ -1,5 +1,5 @@
-// Breadth-first search, shortest paths, the endpoints of tasks and greedy rollouts, one maze at a time, with scratch from
-// the caller. poh_ext/reference/maze_graph.py is the same in PyTorch.
+// Breadth-first search, shortest paths, the endpoints of tasks and greedy rollouts, one maze at a time, with scratch
+// from the caller. poh_ext/reference/maze_graph.py is the same in PyTorch.
 #pragma once
 
 #include <cmath>

@@ -8,27 +8,9 @@
 #include "common/checks.h"
 #include "common/cpu.h"
 #include "common/simd_loops.h"
-#include "neighbor_attention/math.h"
+#include "neighbor_attention/ops.h"
 
 namespace poh {
-
-// Shapes and strides of a call; NV and S below are its vectors and slots where known when compiling, else 0.
-struct AttentionShape {
-  int64_t B, H, N, D, C;
-  int64_t slots() const { return C + 1; }
-};
-
-// A [B, H, N, Dh] tensor by its strides.
-template <class T>
-struct Strided {
-  const T* at;
-  int64_t batch, head, cell, inner;
-
-  explicit Strided(const Tensor& t)
-      : at(data<T>(t)), batch(t.stride(0)), head(t.stride(1)), cell(t.stride(2)), inner(t.stride(3)) {}
-  Strided(const T* at_, int64_t batch_, int64_t head_, int64_t cell_)
-      : at(at_), batch(batch_), head(head_), cell(cell_), inner(1) {}
-};
 
 // Moves n < kLanes numbers; lanes beyond them are 0 on the way in.
 template <class A>

@@ -3,21 +3,12 @@
 
 #include <limits>
 
-#include "common/tensors.h"
 #include "common/warp.h"
-#include "neighbor_attention/math.h"
+#include "neighbor_attention/ops.h"
 
 namespace poh::cuda {
 
 constexpr int kAttentionThreads = 256, kLaneFeatures = 4;
-
-// A [B, H, N, Dh] tensor by its strides.
-template <class T>
-struct Strided {
-  const T* at;
-  int64_t batch, head, cell, inner;
-  __device__ const T* row(int64_t b, int64_t h, int64_t i) const { return at + b * batch + h * head + i * cell; }
-};
 
 // A table in T or in A, or none: zeros.
 template <class T, class A>
@@ -38,8 +29,7 @@ struct Given {
 };
 
 template <class T, class A>
-struct AttentionCall {
-  int64_t B, H, N, D, C;
+struct AttentionCall : AttentionShape {
   Strided<T> q;
   Given<T, A> keys, values;
   const int64_t* candidates;
@@ -47,7 +37,6 @@ struct AttentionCall {
   A scale;
   int lanes;  // of each cell: a power of two
 
-  __device__ int64_t slots() const { return C + 1; }
   // The cell of a slot, -1 where there is none.
   __device__ int64_t target(int64_t b, int64_t i, int64_t s) const {
     if (s == 0) return i;

@@ -1,5 +1,5 @@
-// Rows of a few heads lie across the SIMD lanes, a tile of rows at a time. Of many heads, a row lies along the lanes, in
-// pieces that stay in the first cache.
+// Rows of a few heads lie across the SIMD lanes, a tile of rows at a time. Of many heads, a row lies along the lanes,
+// in pieces that stay in the first cache.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,6 @@
 """Linear multi-horizon cross-entropy: the kernels as a torch op, or the PyTorch reference where there are none.
 
-csrc/horizon_ce/linear.h says how. The logits of all rows never exist: those of at most a chunk of the rows that are
+csrc/horizon_ce/ops.h says how. The logits of all rows never exist: those of at most a chunk of the rows that are
 read do. With one horizon and candidates, only the logits of the candidates are formed.
 """
 
