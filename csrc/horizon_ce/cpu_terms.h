@@ -228,7 +228,7 @@ struct CpuLoss : Cpu {
         }
       }
       data<A>(out)[k - 1] = static_cast<A>(hits / count);
-      data<A>(out)[K + k - 1] = static_cast<A>(count == 0 ? NAN : sum * mean_factor(weight));
+      data<A>(out)[K + k - 1] = static_cast<A>(count == 0 ? NAN : weighed(mean_factor(weight), sum));
       data<A>(out)[2 * K + k - 1] = static_cast<A>(weight);
     }
     return out;

@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(256)
     const double sum = block_sum(s.sum), all = block_sum(s.weight);
     if (threadIdx.x == 0) {
       metrics[k] = static_cast<A>(hits / count);
-      metrics[K + k] = static_cast<A>(count == 0 ? NAN : sum * mean_factor(all));
+      metrics[K + k] = static_cast<A>(count == 0 ? NAN : weighed(mean_factor(all), sum));
       metrics[2 * K + k] = static_cast<A>(all);
     }
   }
