@@ -77,7 +77,7 @@ class Case:
             except NotTimed as error:
                 failed[name] = str(error)
                 continue
-            except (RuntimeError, ImportError, NotImplementedError) as error:
+            except (RuntimeError, ImportError, NotImplementedError, AttributeError) as error:  # an older torch
                 words = " ".join(str(error).split()) or "?"
                 failed[name] = f"{type(error).__name__}: {words[:120]}"
                 continue
