@@ -42,9 +42,11 @@ struct Head {
       int64_t to[W];
       targets(lists, s, first, to);
       const A* const added = offset + s * padded;
-      store(products + s * W, sums_by_lane<A>([&](int r) {
-              return lane_products<A, NV>(a[cell(first + r)], rows[to[r]], added, vectors());
-            }));
+      // A call for each lane would cost more than its product.
+      const auto product = [&](int r) __attribute__((always_inline)) {
+        return lane_products<A, NV>(a[cell(first + r)], rows[to[r]], added, vectors());
+      };
+      store(products + s * W, sums_by_lane<A>(product));
     }
   }
 

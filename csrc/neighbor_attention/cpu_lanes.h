@@ -168,7 +168,7 @@ inline V pair_sums(V a, V b, std::index_sequence<j...>) {
 }
 
 template <class A, int n = kLanes<A>, class Part>
-inline Vector<A> sums_by_lane(const Part& part, int first = 0) {
+[[gnu::always_inline]] inline Vector<A> sums_by_lane(const Part& part, int first = 0) {
   if constexpr (n == 1) {
     return part(first);
   } else {
