@@ -19,6 +19,7 @@ from poh_ext._checks import (
     check_options,
     check_tensor,
     check_weights,
+    check_whole,
     listed,
     named_by_its_place,
 )
@@ -219,6 +220,7 @@ def _refuse(**given) -> None:
 
 def _of_probabilities(logits, target, weights, ignore_index, reduction, label_smoothing) -> Tensor:
     global _said
+    check_whole("target", target)
     if not _said:
         _said = True
         warnings.warn("poh_ext: F.cross_entropy computes for targets that are probabilities, slower",
