@@ -327,6 +327,7 @@ EXPORTED = {
     "linear_cross_entropy": lambda x, t, m: poh_ext.linear_cross_entropy(x, m.head.weight, t, return_metrics=True)[0],
     "multi_horizon": lambda x, t, m: multi_horizon_cross_entropy(m.head(x), t, horizons=3),
     "linear": lambda x, t, m: multi_horizon_linear_cross_entropy(x, m.head.weight, t, bias=m.head.bias, horizons=3),
+    "rows": lambda x, t, m: multi_horizon_cross_entropy(m.head(x), t, rows=t % t.shape[1], candidates=t[..., None]),
     "linear, packed": lambda x, t, m: multi_horizon_linear_cross_entropy(x, m.head.weight, t, horizons=[1, 4],
                                                                          segments=t // 6),
     "route": lambda x, t, m: sum(r.square().mean() for r in poh_ext.route(m.head(x))),
