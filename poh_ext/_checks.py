@@ -75,10 +75,20 @@ def work_device(device: torch.device | str) -> torch.device:
     return torch.device("cpu") if not has_kernel(device) and has_kernel(torch.device("cpu")) else device
 
 
+def check_whole(name: str, t: Tensor) -> None:
+    """Refuse a DTensor, of which a process holds a part. Only that class has placements: to import it takes 0.5 s."""
+    if (placements := getattr(t, "placements", None)) is not None:
+        raise TypeError(
+            f"{name} must be a plain tensor, got a DTensor {list(placements)}: under fully_shard, compute in the "
+            f"forward of its module, which gathers it; else pass {name}.full_tensor(), whose gradient needs "
+            "grad_placements=[Partial()] where the data of the processes differ")
+
+
 def check_tensor(name: str, t, shape: tuple, dtypes: tuple, like: Tensor) -> None:
     """shape: ints are sizes, strings name free ones."""
     if not isinstance(t, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(t).__name__}")
+    check_whole(name, t)
     if t.dtype not in dtypes:
         accepted = " or ".join(str(d).removeprefix("torch.") for d in dtypes)
         raise TypeError(f"{name} must be {accepted}, got {str(t.dtype).removeprefix('torch.')}")

@@ -19,6 +19,7 @@ from poh_ext._checks import (
     check_options,
     check_tensor,
     check_weights,
+    check_whole,
     listed,
     named_by_its_place,
 )
@@ -181,16 +182,27 @@ def _asked(target, valid, candidates, shape: tuple[int, ...], axis: int, like: T
         raise ValueError(f"{'input' if like.shape == shape else 'linear_weight'} must have a class at least, got none")
     if valid is not None and candidates is not None:
         raise ValueError("valid and candidates say the same: give at most one of the two")
-    # Sequences of any length would do. The kernels do some sums over both: neither is to be long.
-    batch = math.gcd(target.numel(), 64) or 1
+    batch, length = _split(target.shape)
     if valid is not None:
         check_tensor("valid", valid, shape, (torch.bool,), like)
-        valid = valid.movedim(axis, -1).reshape(batch, target.numel() // batch, classes)
+        valid = valid.movedim(axis, -1).reshape(batch, length, classes)
     if candidates is not None:
         check_tensor("candidates", candidates, (*before, "n", *after), INDICES, like)
-        candidates = listed(candidates.long().movedim(axis, -1).reshape(
-            batch, target.numel() // batch, candidates.shape[axis]))  # fmt: skip
-    return _Asked(target.long().reshape(batch, target.numel() // batch, 1), valid, candidates)
+        lists = candidates.long().movedim(axis, -1)
+        candidates = listed(lists.reshape(batch, length, lists.shape[-1]))
+    return _Asked(target.long().reshape(batch, length, 1), valid, candidates)
+
+
+def _split(shape: Sequence[int]) -> tuple[int, int]:
+    """B and N of the [B, N] that the kernels are given for targets of `shape`.
+
+    Sequences of any length would do. The kernels do some sums over both: neither is to be long.
+    """
+    number = math.prod(shape)
+    if torch.compiler.is_compiling():  # the sizes may be symbols, which have no divisors to look for
+        return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, number)
+    batch = math.gcd(number, 64) or 1
+    return batch, number // batch
 
 
 def _check(ignore_index, reduction, label_smoothing, z_loss, softcap, return_metrics) -> int:
@@ -208,6 +220,7 @@ def _refuse(**given) -> None:
 
 def _of_probabilities(logits, target, weights, ignore_index, reduction, label_smoothing) -> Tensor:
     global _said
+    check_whole("target", target)
     if not _said:
         _said = True
         warnings.warn("poh_ext: F.cross_entropy computes for targets that are probabilities, slower",

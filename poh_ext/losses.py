@@ -233,11 +233,11 @@ def _asked(offsets, targets, rows, segments, n_rows: int, reduction: str, ignore
     """How many horizons there are, and what the backends take for targets.
 
     Horizons 1 to K need no table: the backends look ahead in targets [B, L]. The last of these may have no terms, and
-    are left out unless each term is returned.
+    are left out unless each term is returned, or the length may be a symbol: an exported program serves any.
     """
     length = targets.shape[1]
     used = len(offsets)
-    if isinstance(offsets, range) and reduction != "none":
+    if isinstance(offsets, range) and reduction != "none" and not torch.compiler.is_compiling():
         used = min(used, max(length - 1, 1))
     positions = length if rows is not None else min(length, n_rows)
     if isinstance(offsets, range) and segments is None and positions == length:

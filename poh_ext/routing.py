@@ -7,7 +7,7 @@ from numbers import Real
 
 from torch import Tensor
 
-from poh_ext._checks import FLOATS
+from poh_ext._checks import FLOATS, check_whole
 from poh_ext.ops import routing as ops
 
 __all__ = ["route", "routing_entropy"]
@@ -21,6 +21,7 @@ _REDUCTIONS = ("mean", "sum", "none")
 def _check(logits: Tensor, temperature: float) -> float:
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
+    check_whole("logits", logits)
     if logits.dtype not in FLOATS:
         raise TypeError(f"logits must be float32, float64, bfloat16 or float16, got {logits.dtype}")
     if logits.dim() < 1 or logits.shape[-1] < 1:

@@ -1,6 +1,8 @@
 """The losses, routing and attention in other people's training code: autocast, activation checkpointing, torch.func,
-second derivatives, several backward passes. Each against eager PyTorch, on the kernels and on the reference."""
+second derivatives, several backward passes, exported programs. Each against eager PyTorch, on the kernels and on the
+reference."""
 
+import io
 import os
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch._dynamo.backends.registry import lookup_backend
 from torch.autograd import forward_ad
+from torch.export import Dim
 from torch.utils.checkpoint import checkpoint
 
 import poh_ext
@@ -308,6 +311,68 @@ def test_operators_of_compiled_code_are_registered_as_torch_wants_them():
     torch.library.opcheck(ops.route_scalars, (z, scalars[2:]))
     torch.library.opcheck(ops.routing_entropy_scalars, (z, 0, scalars[2:]))
     torch.library.opcheck(ops.route_backward_scalars, (None, torch.ones(()), z.detach(), None, scalars[:2]))
+
+
+# -- torch.export -----------------------------------------------------------------------------------------------------
+
+
+def _attend(x, module):
+    candidates = torch.arange(x.shape[1])[None, :, None].repeat(x.shape[0], 1, 1)
+    return neighbor_attention(*x.unflatten(-1, (2, -1)).transpose(1, 2).expand(3, -1, -1, -1, -1), candidates).sum()
+
+
+EXPORTED = {
+    "cross_entropy": lambda x, t, m: poh_ext.cross_entropy(m.head(x).flatten(0, 1), t.flatten()),
+    "cross_entropy, [N, C, d1]": lambda x, t, m: poh_ext.cross_entropy(m.head(x).transpose(1, 2), t),
+    "linear_cross_entropy": lambda x, t, m: poh_ext.linear_cross_entropy(x, m.head.weight, t, return_metrics=True)[0],
+    "multi_horizon": lambda x, t, m: multi_horizon_cross_entropy(m.head(x), t, horizons=3),
+    "linear": lambda x, t, m: multi_horizon_linear_cross_entropy(x, m.head.weight, t, bias=m.head.bias, horizons=3),
+    "rows": lambda x, t, m: multi_horizon_cross_entropy(m.head(x), t, rows=t % t.shape[1], candidates=t[..., None]),
+    "linear, packed": lambda x, t, m: multi_horizon_linear_cross_entropy(x, m.head.weight, t, horizons=[1, 4],
+                                                                         segments=t // 6),
+    "route": lambda x, t, m: sum(r.square().mean() for r in poh_ext.route(m.head(x))),
+    "attention": lambda x, t, m: _attend(x, m),
+}  # fmt: skip
+
+
+class _WithLoss(torch.nn.Module):
+    def __init__(self, loss):
+        super().__init__()
+        self.embedding, self.head, self.loss = torch.nn.Embedding(11, 8), torch.nn.Linear(8, 11), loss
+
+    def forward(self, tokens):
+        return self.loss(self.embedding(tokens), tokens, self)
+
+
+@pytest.mark.parametrize("form", EXPORTED)
+@pytest.mark.parametrize("how", ["export", "strict export", "compile"])
+def test_one_graph_serves_every_batch_and_length(form, how):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model, traced = _WithLoss(EXPORTED[form]), torch.randint(11, (4, 12))
+    if how == "compile":
+        graphs = []
+
+        def backend(graph, inputs):
+            graphs.append(graph)
+            return lookup_backend("aot_eager")(graph, inputs)
+
+        program = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
+        program(traced)
+        compiled = len(graphs)
+    else:
+        sizes = ({0: Dim("batch"), 1: Dim("length")},)
+        exported = torch.export.export(model, (traced,), dynamic_shapes=sizes, strict=how == "strict export")
+        torch.export.save(exported, file := io.BytesIO())
+        file.seek(0)
+        program = torch.export.load(file).module()
+    for shape in ((2, 5), (3, 2), (8, 64)):  # in the second, horizons 2 to 4 have no terms
+        tokens = torch.randint(11, shape)
+        found, exact = program(tokens), model(tokens)
+        torch.testing.assert_close(found, exact)
+        torch.testing.assert_close(*([g for g in torch.autograd.grad(loss, list(m.parameters()), allow_unused=True)
+                                      if g is not None] for loss, m in ((found, program), (exact, model))))  # fmt: skip
+    assert how != "compile" or len(graphs) == compiled
 
 
 # -- nothing there ----------------------------------------------------------------------------------------------------

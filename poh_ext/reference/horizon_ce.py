@@ -29,10 +29,11 @@ def _readable(t: Tensor) -> bool:
     return not t.is_cuda or _CHECK_CUDA
 
 
-def raise_first(name: str, t: Tensor, bad: Tensor, what: str) -> None:
+def raise_first(name: str, t: Tensor, bad: Tensor, what: str, *values) -> None:
+    """values: for the braces of `what`. They are put there late: a size that is a symbol would become a constant."""
     if _readable(t) and bool(bad.any()):
         place = bad.nonzero()[0].tolist()
-        raise IndexError(f"{name}{place} is {int(t[tuple(place)])}, but {what}")
+        raise IndexError(f"{name}{place} is {int(t[tuple(place)])}, but {what.format(*values)}")
 
 
 def skips_row(rows: Tensor, ignore_index: int) -> Tensor:
@@ -45,7 +46,7 @@ def skips_row(rows: Tensor, ignore_index: int) -> Tensor:
 
 def check_targets(name: str, targets: Tensor, n_classes: int, ignore_index: int) -> None:
     bad = ((targets < 0) | (targets >= n_classes)) & (targets != ignore_index)
-    raise_first(name, targets, bad, f"there are {n_classes} classes (ignore_index is {ignore_index})")
+    raise_first(name, targets, bad, "there are {} classes (ignore_index is {})", n_classes, ignore_index)
 
 
 def check_indices(targets, rows, candidates, n_rows: int, n_classes: int, ignore_index: int) -> None:
@@ -54,10 +55,10 @@ def check_indices(targets, rows, candidates, n_rows: int, n_classes: int, ignore
     if rows is not None:
         bad = ((rows < 0) | (rows >= n_rows)) & ~skips_row(rows, ignore_index)
         also = f", and so does the ignore_index {ignore_index}" if ignore_index < -1 else ""
-        raise_first("rows", rows, bad, f"there are {n_rows} rows (-1 skips a position{also})")
+        raise_first("rows", rows, bad, "there are {} rows (-1 skips a position{})", n_rows, also)
     if candidates is not None:
         bad = (candidates < -1) | (candidates >= n_classes)
-        raise_first("candidates", candidates, bad, f"there are {n_classes} classes (-1 pads)")
+        raise_first("candidates", candidates, bad, "there are {} classes (-1 pads)", n_classes)
 
 
 def asked_table(

@@ -27,9 +27,9 @@ def neighbor_attention(
     """As poh_ext.attention.neighbor_attention, of checked arguments; gathers [B, H, N, C + 1, Dh] twice."""
     n_cells, d_head = q.shape[2:]
     bad = (candidates < -1) | (candidates >= n_cells)
-    raise_first("candidates", candidates, bad, f"there are {n_cells} cells (-1 pads)")
+    raise_first("candidates", candidates, bad, "there are {} cells (-1 pads)", n_cells)
     wide = accumulate_dtype(q.dtype)
-    own = torch.arange(n_cells, device=q.device)[None, :, None].expand(len(candidates), n_cells, 1)
+    own = torch.arange(n_cells, device=q.device)[None, :, None].expand(candidates.shape[0], n_cells, 1)
     # What is absent reads the cell itself, with weight 0: another cell's NaN must not come in.
     slots = torch.cat([own, torch.where(candidates < 0, own, candidates)], dim=-1)
     absent = torch.cat([torch.zeros_like(own, dtype=torch.bool), candidates < 0], dim=-1).unsqueeze(1)
