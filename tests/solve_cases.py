@@ -1,7 +1,8 @@
 """The planners of --preset solve, for tests."""
 
+from training_cases import build_planner
+
 from poh_ext.training.config import Benchmark12x12Config
-from poh_ext.training.planners import build_planner
 from poh_ext.training.presets import with_presets
 
 SOLVE = with_presets(Benchmark12x12Config(), quick=False, preset="solve")

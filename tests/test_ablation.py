@@ -4,16 +4,17 @@ import dataclasses
 
 import pytest
 from report_cases import make_results, make_row
+from training_cases import build_planner, planner_options
 
 from poh_ext.models import parameter_count
+from poh_ext.models.planners import PLANNERS
 from poh_ext.report import ablation_table, claims, write_report
 from poh_ext.report.effects import ablation_effects, holm
 from poh_ext.report.verdicts import verdicts
 from poh_ext.results import Results
 from poh_ext.training import benchmark, loop, protocol
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
-from poh_ext.training.plan import one_at_a_time, planned_rows
-from poh_ext.training.planners import build_planner, planner_class, planner_options
+from poh_ext.training.plan import one_at_a_time, planned_rows, planner_config
 
 SMALL = {"train": 8, "test": 6, "epochs": 2, "maze_size": 4, "batch_size": 4, "R": 2, "warmup_steps": 2, "d_model": 64,
          "n_heads": 4, "d_ff": 128, "depth": 2, "device": "cpu", "precision": "float32"}
@@ -25,7 +26,8 @@ def small(**changes):
 
 
 def params(name, config, scale=""):
-    return parameter_count(planner_class(name), config.maze_size, **planner_options(name, config, scale))
+    return parameter_count(PLANNERS[planner_config(name, config, scale).kind], config.maze_size,
+                           **planner_options(name, config, scale))
 
 
 # -- parity ------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 import torch
+from training_cases import build_planner
 
 from poh_ext.mazes import MazeBatch
 from poh_ext.models.base import Planner
@@ -11,7 +12,6 @@ from poh_ext.training import benchmark, protocol
 from poh_ext.training.at_test import arguments_at_test
 from poh_ext.training.config import Benchmark12x12Config
 from poh_ext.training.evaluate import evaluate
-from poh_ext.training.planners import build_planner
 
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 BASE = {"train": "online", "steps_per_epoch": 2, "epochs": 2, "test": 6, "maze_size": 5, "batch_size": 4, "R": 4,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_cases import build_planner
 
 from poh_ext.results import Results
 from poh_ext.training import benchmark, checkpoint, history, loop, protocol, trial
@@ -20,7 +21,6 @@ from poh_ext.training.checkpoint import Checkpoints
 from poh_ext.training.config import Benchmark12x12Config
 from poh_ext.training.interrupt import Interrupted
 from poh_ext.training.on_the_way import Validation
-from poh_ext.training.planners import build_planner
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "run_12x12_8m_benchmark.py"

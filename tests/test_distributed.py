@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_cases import build_planner
 
 from poh_ext.results import Results
 from poh_ext.training import benchmark, protocol, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
 from poh_ext.training.objective import Objective, planning_loss, term_weights
-from poh_ext.training.planners import build_planner
 from poh_ext.training.workers import Workers
 
 ROOT = Path(__file__).resolve().parents[1]

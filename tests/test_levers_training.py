@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from training_cases import build_planner
 
 from poh_ext.training import loop, protocol
 from poh_ext.training.average import Average
@@ -12,7 +13,6 @@ from poh_ext.training.evaluate import evaluate
 from poh_ext.training.every_cell import UNSUPERVISED, passes_to_know
 from poh_ext.training.objective import Objective, moves_targets
 from poh_ext.training.passes import Passes, passes_at_test, step_passes
-from poh_ext.training.planners import build_planner
 from poh_ext.training.workers import Workers
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -5,7 +5,7 @@ import torch
 from model_cases import make, random_mazes
 from torch import nn
 
-from poh_ext.models.layers import GRUCell
+from poh_ext.models.blocks import GRUCell
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

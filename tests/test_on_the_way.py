@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from training_cases import build_planner
 
 from poh_ext.results import Results
 from poh_ext.tasks import sample_tasks_as_published
@@ -13,7 +14,6 @@ from poh_ext.training.at_test import arguments_at_test
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
 from poh_ext.training.evaluate import evaluate
 from poh_ext.training.on_the_way import Validation, validations
-from poh_ext.training.planners import build_planner
 
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 BASE = {"train": "online", "steps_per_epoch": 2, "epochs": 5, "test": 6, "maze_size": 5, "batch_size": 4, "R": 4,

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from training_cases import build_planner
 
 from poh_ext.losses import multi_horizon_cross_entropy
 from poh_ext.training import loop, objective, protocol
 from poh_ext.training.config import Benchmark12x12Config
 from poh_ext.training.device import autocast
-from poh_ext.training.planners import build_planner
 
 CPU = torch.device("cpu")
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from training_cases import build_planner, planner_options
 
 from poh_ext.models import parameter_count
 from poh_ext.models.weights import load
@@ -15,7 +16,6 @@ from poh_ext.training.batches import draw
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
 from poh_ext.training.passes import Passes, draw_passes, step_passes
 from poh_ext.training.plan import planned_rows
-from poh_ext.training.planners import build_planner, planner_class, planner_options
 from poh_ext.training.presets import SOLVE, SOLVERS, solver_config, with_presets
 
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
@@ -48,7 +48,7 @@ def test_the_preset_is_the_recipe():
     assert config.min_path_cells == 50 and config.total_steps(0) == 12000 and config.test_passes == 220
     assert (config.train_R, config.train_R_growth, config.size_range) == ((4, 40), 100, (5, 12))
     assert config.tolerance == 1e-3 and config.validate_every == 0
-    counts = {name: parameter_count(planner_class(name), 12, **planner_options(name, config))
+    counts = {name: parameter_count(build_planner(name, config, seed=0))
               for name in ("baseline", "looped_baseline", "poh", "poh_token")}
     assert counts == {"baseline": 19_992, "looped_baseline": 19_992, "poh": 30_728, "poh_token": 30_728}
     common = {"d_model": 48, "n_heads": 4, "d_ff": 96, "depth": 1, "cell_features": 6, "maze_enc": False,

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_cases import build_planner
 
 from poh_ext.models import parameter_count
+from poh_ext.models.planners import PLANNERS
 from poh_ext.results import CONTROLS, Results
 from poh_ext.training import announce, benchmark, cli, loop, memory, output, timing, trial
 from poh_ext.training.announce import without_misfits
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
-from poh_ext.training.plan import planned_rows
-from poh_ext.training.planners import build_planner, planner_class, planner_options
+from poh_ext.training.plan import planned_rows, planner_config
 from poh_ext.training.timing import describe_seconds
 
 pytest.importorskip("tyro")
@@ -90,8 +91,7 @@ def test_every_size_has_baseline_and_poh_of_equal_size_and_one_random_policy():
     counts = {}
     assert [row.key for row in rows[:3]] == [("", name, False) for name in CONTROLS]
     for row in rows[3:]:
-        with torch.device("meta"):
-            counts[row.scale, row.model] = parameter_count(planner_class(row.kind)(16, **row.options))
+        counts[row.scale, row.model] = parameter_count(PLANNERS[row.planner.kind], 16, **row.options)
     assert counts == {("tiny", "baseline"): 533_568, ("tiny", "poh"): 561_921,
                       ("small", "baseline"): 2_638_272, ("small", "poh"): 2_667_605,
                       ("medium", "baseline"): 13_142_464, ("medium", "poh"): 13_065_777,
@@ -113,7 +113,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys, monkeypatc
     text = capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     line = next(line for line in text.splitlines() if line.strip().startswith("tiny   poh"))
-    params = parameter_count(planner_class("poh"), 4, **planner_options("poh", tiny(), "tiny"))
+    params = parameter_count(build_planner("poh", tiny(), seed=0, scale="tiny"))
     for part in (f"{params:,}", "MiB", " 50 "):
         assert part in line
     assert "in all" in text and "d_model 108" in text and "longer than the run" in text
@@ -124,7 +124,7 @@ def test_the_plan_says_what_each_size_costs(capsys, monkeypatch):
     seconds = {"tiny": 2.0, "small": 30.0}  # per maze
     monkeypatch.setattr(announce, "seconds_per_maze", lambda row, *_, **__: seconds[row.scale])
     # Not training_memory: other tests' estimates of the same planners are kept.
-    monkeypatch.setattr(announce, "_traced_memory", lambda *_: dict(_[-1])["d_model"] << 20)
+    monkeypatch.setattr(announce, "_traced_memory", lambda planner, *_: planner.d_model << 20)
     words = ["--models", "tiny,small", "--maze-size", "4", "--train", "8", "--test", "6", "--epochs", "1", "--seeds",
              "3", "--no-routing-intervention", "--dry-run", "--device", "cpu", "--precision", "float32"]
     assert cli.main(ScalingBenchmarkConfig, words) == 0
@@ -161,14 +161,14 @@ def test_durations_are_readable(seconds, text):
 
 def test_memory_grows_with_the_planner_the_batch_and_the_precision():
     def needed(batch=8, precision="float32", size=8, name="poh", scale="tiny"):
-        options = planner_options(name, tiny(maze_size=size, models=(scale,)), scale)
-        return memory.training_memory(planner_class(name), size, batch, device=CPU, precision=precision, **options)
+        planner = planner_config(name, tiny(maze_size=size, models=(scale,)), scale)
+        return memory.training_memory(planner, size, batch, device=CPU, precision=precision)
 
     assert needed() < needed(batch=32) < needed(batch=32, size=16)
     assert needed(precision="bfloat16") < needed()
     assert needed(name="baseline") < needed() < needed(scale="small")
-    options = planner_options("poh", tiny(maze_size=8, models=("xl",)), "xl")
-    parameters = parameter_count(planner_class("poh"), 8, **options)
+    xl = planner_config("poh", tiny(maze_size=8, models=("xl",)), "xl")
+    parameters = parameter_count(PLANNERS[xl.kind], 8, **xl.keywords())
     assert needed(batch=1, scale="xl") > 16 * parameters > 16 * 10**8
 
 
@@ -181,8 +181,7 @@ def test_memory_counts_what_autograd_keeps():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
         model.hidden(batch.mazes, batch.start, batch.goal)
     real = sum(t.untyped_storage().nbytes() for p, t in kept.items() if p not in weights)
-    told = memory.training_memory(planner_class("poh"), 8, 16, device=CPU, precision="float32",
-                                  **planner_options("poh", config, "tiny"))
+    told = memory.training_memory(planner_config("poh", config, "tiny"), 8, 16, device=CPU, precision="float32")
     told -= 16 * parameter_count(model) + memory.FIXED
     assert real <= told <= 1.8 * real
 
@@ -210,8 +209,7 @@ def test_a_size_that_does_not_fit_is_skipped_whole_with_the_estimate():
     kept, skipped = without_misfits(rows, config, CPU, "float32", available=2**40)
     assert kept == rows and skipped == {}
     # Enough for the baseline of this size, not for its PoH
-    poh = memory.training_memory(planner_class("poh"), 8, 32, device=CPU, precision="float32",
-                                 **planner_options("poh", config, "medium"))
+    poh = memory.training_memory(planner_config("poh", config, "medium"), 8, 32, device=CPU, precision="float32")
     kept, skipped = without_misfits(rows, config, CPU, "float32", available=poh)
     assert {row.scale for row in kept} == {"", "tiny", "small"}
     assert list(skipped) == ["medium"] and "poh: training needs about" in skipped["medium"]

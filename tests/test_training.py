@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from training_cases import build_planner, planner_options
 
 from poh_ext.mazes import MazeBatch
 from poh_ext.results import Results
@@ -14,7 +15,6 @@ from poh_ext.training.at_test import counted_at_test
 from poh_ext.training.config import ConfigError
 from poh_ext.training.evaluate import evaluate, evaluate_control, next_move_accuracy
 from poh_ext.training.plan import planned_rows
-from poh_ext.training.planners import build_planner, planner_options
 from tests.training_cases import tiny, train
 
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")

@@ -1,10 +1,11 @@
 """Runs of the trainer that take a moment."""
 
 import pytest
+import torch
 
 from poh_ext.training import loop, protocol
 from poh_ext.training.config import Benchmark12x12Config
-from poh_ext.training.planners import build_planner
+from poh_ext.training.plan import PlannedRow, planner_config
 
 TINY = {"train": 8, "test": 6, "epochs": 2, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
         "depth": 1, "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32"}
@@ -14,6 +15,16 @@ needs_tyro = pytest.mark.skipif(not pytest.importorskip("tyro"), reason="tyro")
 
 def tiny(**changes) -> Benchmark12x12Config:
     return Benchmark12x12Config(**{**TINY, **changes})
+
+
+def planner_options(name, config, scale=""):
+    return planner_config(name, config, scale).keywords()
+
+
+def build_planner(name, config, *, seed, scale=""):
+    """The planner of a row, as a run builds it."""
+    row = PlannedRow(name, name, True, scale, config, planner_config(name, config, scale))
+    return row.build(seed, torch.device("cpu"))
 
 
 def train(config, name="baseline", seed=3):

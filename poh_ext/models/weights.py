@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from poh_ext._files import write_atomically
 from poh_ext._optional import require
+from poh_ext.models.base import Planner
 from poh_ext.models.planners import BaselinePlanner, PoHPlanner
 
 __all__ = ["VERSION", "load", "save"]
@@ -25,14 +26,12 @@ VERSION = 3
 PLANNERS = {cls.__name__: cls for cls in (BaselinePlanner, PoHPlanner)}
 
 
-def save(path: str | Path, model: nn.Module, *, size: int | tuple[int, int], options: dict[str, Any],
-         notes: dict[str, Any]) -> Path:
+def save(path: str | Path, model: Planner, *, notes: dict[str, Any]) -> Path:
     """Write a planner in one step. Needs safetensors (the extra `experiments`).
 
     Args:
         path: the file to write; its folder is made.
         model: a BaselinePlanner or PoHPlanner.
-        size, options: `type(model)(size, **options)` is a planner of this shape.
         notes: a dict that JSON can hold, for example of training data, versions and accuracy.
 
     Returns:
@@ -46,12 +45,13 @@ def save(path: str | Path, model: nn.Module, *, size: int | tuple[int, int], opt
     if PLANNERS.get(name) is not type(model):
         raise ValueError(f"model must be a {' or '.join(PLANNERS)}, got {name}")
     weights = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    record = {"version": VERSION, "planner": name, "size": size, "options": options, "notes": notes,
-              "sha256": _digest(weights)}
+    height, width = model.size
+    record = {"version": VERSION, "planner": name, "size": height if height == width else [height, width],
+              "options": model.config.keywords(), "notes": notes, "sha256": _digest(weights)}
     return write_atomically(path, require("safetensors.torch").save(weights, {KEY: json.dumps(record)}))
 
 
-def load(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+def load(path: str | Path) -> tuple[Planner, dict[str, Any]]:
     """Read a planner that `save` wrote. Needs safetensors (the extra `experiments`).
 
     Returns:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from poh_ext.models import gflop_per_maze, parameter_count
+from poh_ext.models.planners import build
 from poh_ext.results import CONTROLS
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.memory import available_memory, describe_bytes, misfit, training_memory
 from poh_ext.training.on_the_way import validations
 from poh_ext.training.passes import passes_at_test
 from poh_ext.training.plan import PlannedRow
-from poh_ext.training.planners import planner_class
 from poh_ext.training.presets import SOLVERS
 from poh_ext.training.protocol import Data, protocol_of
 from poh_ext.training.routing_study import interventions
@@ -58,7 +58,7 @@ def print_estimate(rows: list[PlannedRow], data_of: Callable[[PlannedRow], Data]
     for row in filter(lambda row: row.trained, rows):
         cost = costs.setdefault(row.scale, _Cost())
         with torch.device("meta"):
-            model = planner_class(row.kind)(row.config.maze_size, **row.options)
+            model = build(row.planner, row.config.maze_size)
         config, data = row.config, data_of(row)
         gflop = gflop_per_maze(model, passes_at_test(model, config))
         steps = config.total_steps(data.n_train)
@@ -123,11 +123,9 @@ def _memory(row: PlannedRow, config: BenchmarkConfig, device: torch.device, prec
     passes = None
     if row.kind != "baseline" and config.R > 1:
         passes = config.graded(config.most_passes())
-    return _traced_memory(row.kind, config.size_range[1], batch, device, row.precision(precision), passes,
-                          tuple(row.options.items()))
+    return _traced_memory(row.planner, config.size_range[1], batch, device, row.precision(precision), passes)
 
 
 @functools.lru_cache(maxsize=256)  # a second or more each, and asked for twice
-def _traced_memory(kind, size, batch, device, precision, passes, options) -> int:
-    return training_memory(planner_class(kind), size, batch, device=device, precision=precision, passes=passes,
-                           **dict(options))
+def _traced_memory(planner, size, batch, device, precision, passes) -> int:
+    return training_memory(planner, size, batch, device=device, precision=precision, passes=passes)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from poh_ext.training.config import BenchmarkConfig
-from poh_ext.training.passes import is_looped, passes_at_test
+from poh_ext.training.passes import passes_at_test
 from poh_ext.training.protocol import protocol_of
 
 __all__ = ["arguments_at_test", "counted_at_test"]
@@ -23,9 +23,8 @@ def arguments_at_test(model: torch.nn.Module, config: BenchmarkConfig, precision
     """
     return {
         "passes": passes_at_test(model, config),
-        "tolerance": config.tolerance if is_looped(model) else 0.0,
-        # Many passes without a graph have a kernel of their own, in float32; and rounding would add up over them.
-        "precision": "float32" if config.valid_heads else precision,
+        "tolerance": config.tolerance if model.looped else 0.0,
+        "precision": config.evaluation_precision(precision),
         **counted_at_test(config),
     }
 

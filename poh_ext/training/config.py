@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from poh_ext.models import SHAPES, PlannerShape
+from poh_ext.models.config import PlannerOptions
 from poh_ext.results import CONTROLS
-from poh_ext.training.levers import PlannerLevers, TrainingLevers
+from poh_ext.training.levers import TrainingLevers
 from poh_ext.training.notes import notes
 from poh_ext.training.presets import QUICK_12X12, QUICK_SCALING, SOLVERS
 from poh_ext.training.validation import ConfigError, validate
@@ -28,9 +29,10 @@ SizeName = Literal["tiny", "small", "medium", "large", "xl"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig(TrainingLevers, PlannerLevers):
+class BenchmarkConfig(TrainingLevers, PlannerOptions):
     """Options that every benchmark has."""
 
+    cell_features: Literal[4, 6] = 4  # the published input belongs to --protocol as-published
     train: int | Literal["online"] = 400
     """Training mazes [count]. The run has exactly this many; as-published draws 3x as many and keeps those with a long
     enough path. online: each step makes new mazes, none of them a test maze."""
@@ -40,10 +42,6 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     """Passes over the training mazes [count]; a checkpoint is written after each."""
     steps_per_epoch: int = 100
     """Steps that count as an epoch with --train online [count]."""
-    R: int = 4
-    """Passes of PoH, and of the looped baseline, over the stack of layers [count]. The cost grows with it."""
-    T: int = 4
-    """Period of PoH's slow router cell [passes]: it is updated at every T-th pass."""
     cpu: bool = False
     """Run on the CPU even if there is an accelerator; the same as --device cpu."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -55,16 +53,12 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     """Peak learning rate of AdamW [per step], reached at the end of the warm-up; it decays to a tenth of that."""
     label_smoothing: float = 0.1
     """Probability mass spread over all classes [0 to 1]; with --validity-mask over the allowed moves only."""
-    dropout: float = 0.1
-    """Dropout of the planners [probability, below 1]: after each sublayer, in it, and of the attention weights."""
     warmup_steps: int = 500
     """Linear learning rate warm-up [steps]; a cosine decay over the rest of the run follows. 0: none."""
     multi_horizon: int = 1
     """Horizons K [moves]: each cell of the path is trained to predict the cells 1..K moves ahead."""
     validity_mask: bool = False
     """Train the next move among passable neighbours only: the loss takes its softmax over them."""
-    maze_enc: bool = False
-    """Add a small CNN over the whole maze (about 0.2 M parameters). Its summary is added to every cell."""
     route_ent_weight: float = 0.0
     """Weight of PoH's routing entropy in the loss [per nat]; a weight above 0 sharpens the choice of heads."""
     ent_anneal: bool = False

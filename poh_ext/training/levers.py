@@ -1,4 +1,4 @@
-"""Options of the planners and of their training beyond the published form, for the benchmarks.
+"""Options of the training beyond the published form, for the benchmarks.
 
 docs/solve.md describes which of them make a planner that solves mazes. `--preset solve` sets these. The defaults are
 the published form.
@@ -7,64 +7,9 @@ the published form.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-__all__ = ["PlannerLevers", "TrainingLevers"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannerLevers:
-    """Options of the planners' architecture."""
-
-    valid_heads: int | Literal["all"] = 0
-    """Attention heads of each layer that see only a cell and its passable neighbours [count, or all]; the others see
-    all cells. With such heads --parity depth narrows the heads and keeps their number."""
-    norm: Literal["published", "pre", "post"] = "published"
-    """Place of the layer norm. pre: before each sublayer. post: after each residual. published: post in the baseline,
-    pre in PoH."""
-    head: Literal["cells", "moves"] = "cells"
-    """Output of the policy for each cell. cells: a score of every cell as the next one. moves: a score of each of the
-    four moves."""
-    positions: Literal["absolute", "none"] = "absolute"
-    """Position embedding. absolute: a learned vector for each cell. none: no such vector; with --head moves the planner
-    then takes mazes of any size."""
-    cell_features: Literal[4, 6] = 4
-    """Input features of a cell [count]. 4: its passage bits; learned vectors mark start and goal. 6: the passage bits
-    and a bit each for start and goal."""
-    reinject: Literal["published", "on", "off"] = "published"
-    """Add the embedded maze to the state again before each pass after the first. published: on in the looped baseline,
-    off in PoH."""
-    residual: Literal["rezero", "none"] = "rezero"
-    """State of PoH after a pass. rezero: the old state plus a trained share of the change. none: the pass's result."""
-    route_scale: float | Literal["heads"] = 1.0
-    """Factor on PoH's routing weights. heads: the number of heads, with which uniform routing leaves attention at full
-    strength."""
-    routing: Literal["pooled", "token"] = "pooled"
-    """Granularity of PoH's routing weights. pooled: one for each head and maze. token: one for each head and cell (the
-    row poh_token always has this)."""
-
-    def heads_in_sight(self, n_heads: int) -> int:
-        """--valid-heads as a number, for a planner with `n_heads` heads."""
-        return n_heads if self.valid_heads == "all" else self.valid_heads
-
-    def shared_levers(self, n_heads: int) -> dict[str, Any]:
-        """Keyword arguments of both planners, for the options that differ from the published form."""
-        found: dict[str, Any] = {}
-        if valid_heads := self.heads_in_sight(n_heads):
-            found["valid_heads"] = valid_heads
-        for name, published in (("norm", "published"), ("head", "cells"), ("positions", "absolute")):
-            if getattr(self, name) != published:
-                found[name] = getattr(self, name)
-        if self.reinject != "published":
-            found["reinject"] = self.reinject == "on"
-        return found
-
-    def poh_levers(self, n_heads: int, routing: str) -> dict[str, Any]:
-        """Further keyword arguments, of PoHPlanner only."""
-        scale = float(n_heads if self.route_scale == "heads" else self.route_scale)
-        found = {"residual": self.residual, "routing": routing, "route_scale": scale}
-        published = {"residual": "rezero", "routing": "pooled", "route_scale": 1.0}
-        return {name: value for name, value in found.items() if value != published[name]}
+__all__ = ["TrainingLevers"]
 
 
 @dataclass(frozen=True, kw_only=True)

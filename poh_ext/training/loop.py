@@ -21,7 +21,7 @@ from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.interrupt import Interrupted
 from poh_ext.training.objective import Objective
 from poh_ext.training.on_the_way import Validation
-from poh_ext.training.passes import Passes, draw_passes, is_looped
+from poh_ext.training.passes import Passes, draw_passes
 from poh_ext.training.progress import Progress
 from poh_ext.training.protocol import protocol_of
 from poh_ext.training.random_state import random_state, restore_random_state
@@ -118,7 +118,6 @@ class _State:
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay,
                                            fused=fused)
         self.average = Average(model, config.ema) if config.ema else None
-        self.has_router, self.looped = hasattr(model, "routing_entropy"), is_looped(model)
         # The last few passes do not always have one in which the slow router cell runs.
         self.objective = workers.parallel(Objective(model, config, precision), static=config.grad_passes == "all")
         self.result = Training()
@@ -210,12 +209,12 @@ def _run(state: _State, batches: Batches, seed: int, label: str, check: Callable
             lr = learning_rate(step, total_steps=total, peak=config.lr, warmup_steps=config.warmup_steps,
                                from_zero=protocol_of(config).rate_from_zero)
             entropy_weight = config.route_ent_weight * (1 - step / total if config.ent_anneal else 1)
-            passes = draw_passes(config, seed, step, total, state.looped)
+            passes = draw_passes(config, seed, step, total, state.model.looped)
             values = state.step(batch, passes, lr, entropy_weight)
             if not math.isfinite(values["loss"]):
                 raise Diverged(f"{label}: the loss is {values['loss']} at step {step + 1}; try a lower --lr")
             result.steps, result.rejected = step + 1, result.rejected + rejected
-            if not state.has_router:
+            if not state.model.has_router:
                 values["routing_entropy"] = None
             record = {"step": step + 1, "epoch": epoch, **values, "lr": lr, "seconds": state.seconds()}
             if step == 0 or (step + 1) % keep_every == 0 or step + 1 == total:

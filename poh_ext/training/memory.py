@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from poh_ext.models import PlannerConfig
+from poh_ext.models.parity import OnlyShapes
+from poh_ext.models.planners import build
 from poh_ext.training.device import autocast
 
 __all__ = ["available_memory", "describe_bytes", "misfit", "training_memory"]
@@ -19,21 +21,10 @@ SPARE = 0.9  # of what is free: the rest is left to others
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-class _Mazes:
-    """Stands in for a MazeBatch of a batch of square mazes where only shapes matter."""
-
-    def __init__(self, batch: int, size: int, device: torch.device) -> None:
-        self.passages = torch.zeros(batch, size, size, dtype=torch.uint8, device=device)
-
-    def raster(self) -> torch.Tensor:
-        batch, size, _ = self.passages.shape
-        return torch.zeros(batch, 2 * size + 1, 2 * size + 1, dtype=torch.uint8, device=self.passages.device)
-
-
-def training_memory(planner: type[torch.nn.Module], size: int, batch: int, *, device: torch.device, precision: str,
-                    passes: int | None = None, **options: Any) -> int:
-    """Bytes that a training step needs at its peak, for planner(size, **options) on so many mazes, with gradients
-    through so many passes (None: its own number).
+def training_memory(planner: PlannerConfig, size: int, batch: int, *, device: torch.device, precision: str,
+                    passes: int | None = None) -> int:
+    """Bytes that a training step needs at its peak, on so many mazes, with gradients through so many passes (None: the
+    planner's own number).
 
     16 bytes per parameter (float32 weight, gradient, AdamW's two moments); what autograd keeps of the forward pass,
     and a quarter more, which the allocator leaves unused between tensors; as much as the five largest kept tensors for
@@ -48,12 +39,11 @@ def training_memory(planner: type[torch.nn.Module], size: int, batch: int, *, de
         return tensor
 
     with FakeTensorMode(), torch.device(place):
-        model = planner(size, **options).train()
-        model._check = lambda *_: None  # it reads the values of start and goal, which fake tensors do not have
+        model = build(planner, size).train()
         weights = {p.untyped_storage()._cdata for p in model.parameters()}
         cells = torch.zeros(batch, dtype=torch.int64)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), autocast(place, precision):
-            out = model.hidden(_Mazes(batch, size, place), cells, cells, passes=passes)
+            out = model.unchecked_states(OnlyShapes(batch, size, size, place), cells, cells, (passes or planner.R,))
         sizes = sorted((s.nbytes() for key, s in kept.items() if key not in weights), reverse=True)
         del out
     parameters = sum(p.numel() for p in model.parameters())

@@ -71,10 +71,10 @@ def _levers(config, rows: set[str], poh: set[str], looped: set[str]) -> list[str
     if config.tolerance and config.R == 1:
         found.append("--tolerance does nothing with --R 1: planners of one pass compute every cell")
     elif config.tolerance:
-        near = all(config.heads_in_sight(shape.n_heads) == shape.n_heads for shape in config.shapes.values())
+        planners = [config.planner("poh", shape) for shape in config.shapes.values()]
         found.append(f"--tolerance {config.tolerance:g}: " + (
             "GFLOP per maze counts every cell in every pass, also those at rest"
-            if near and all(shape.depth == 1 for shape in config.shapes.values()) else
+            if all(p.valid_heads == p.n_heads and p.depth == 1 for p in planners) else
             "it saves time only in planners of one layer whose heads all see neighbours"))
     if config.supervision == "all" and config.train == "online" and _chosen(config, "min_path"):
         found.append("--min-path holds for the test mazes: with --supervision all and --train online the training's "

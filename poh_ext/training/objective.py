@@ -13,7 +13,7 @@ from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.device import autocast
 from poh_ext.training.every_cell import UNSUPERVISED, moves_loss, next_move_targets, on_paths
-from poh_ext.training.passes import Passes, is_looped, step_passes
+from poh_ext.training.passes import Passes, step_passes
 from poh_ext.training.protocol import protocol_of
 
 __all__ = ["Objective", "moves_targets", "moves_weights", "part_weights", "planning_loss", "term_weights"]
@@ -72,7 +72,6 @@ class Objective(nn.Module):
     def __init__(self, model: nn.Module, config: BenchmarkConfig, precision: str) -> None:
         super().__init__()
         self.model, self.config, self.precision = model, config, precision
-        self.has_router = hasattr(model, "routing_entropy")
 
     def forward(self, tasks: MazeTasks, entropy_weight: float, weights: Tensor | None = None, share: float = 1.0,
                 passes: Passes | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,7 +84,7 @@ class Objective(nn.Module):
             share: of the batch's mazes that are in the part.
             passes: to run and to supervise; None: the planner's own number, of which the last is supervised.
         """
-        passes = passes or step_passes(self.config, self.config.R, is_looped(self.model))
+        passes = passes or step_passes(self.config, self.config.R, self.model.looped)
         device = tasks.start.device
         shown = tasks.mazes, tasks.start, tasks.goal
         with autocast(device, self.precision):
@@ -94,9 +93,10 @@ class Objective(nn.Module):
                 if passes.looped else [self.model.hidden(*shown)]
         loss_of = self._moves if self.config.head == "moves" else self._cells
         cross_entropy = loss_of(states, tasks, weights, passes).float()
-        entropy = share * self.model.routing_entropy() if self.has_router else cross_entropy.new_zeros(())
-        loss = cross_entropy + entropy_weight * entropy if entropy_weight > 0 and self.has_router else cross_entropy
-        return loss, cross_entropy, entropy
+        if not self.model.has_router:
+            return cross_entropy, cross_entropy, cross_entropy.new_zeros(())
+        entropy = share * self.model.routing_entropy()
+        return cross_entropy + entropy_weight * entropy if entropy_weight > 0 else cross_entropy, cross_entropy, entropy
 
     def _cells(self, states: list[Tensor], tasks: MazeTasks, weights: Tensor | None, passes: Passes) -> Tensor:
         def loss_of(state: Tensor) -> Tensor:

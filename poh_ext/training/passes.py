@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import torch
-
+from poh_ext.models.base import Planner
 from poh_ext.training.batches import draw
 from poh_ext.training.config import BenchmarkConfig
 
-__all__ = ["Passes", "draw_passes", "is_looped", "passes_at_test", "step_passes"]
+__all__ = ["Passes", "draw_passes", "passes_at_test", "step_passes"]
 
 
 class Passes(NamedTuple):
@@ -29,14 +28,9 @@ class Passes(NamedTuple):
     looped: bool = True
 
 
-def is_looped(model: torch.nn.Module) -> bool:
-    """Whether the number of passes of a planner can be chosen: not so for the baseline as published, which has one."""
-    return getattr(model, "passes", 1) > 1
-
-
-def passes_at_test(model: torch.nn.Module, config: BenchmarkConfig) -> int | None:
+def passes_at_test(model: Planner, config: BenchmarkConfig) -> int | None:
     """How many passes `model` is tested with; None: its own one."""
-    return config.test_passes if is_looped(model) else None
+    return config.test_passes if model.looped else None
 
 
 def step_passes(config: BenchmarkConfig, run: int, looped: bool) -> Passes:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from poh_ext.models.without_graph import SETTLED
+from poh_ext.models.inference import SETTLED
 
 __all__ = ["QUICK_12X12", "QUICK_SCALING", "SOLVE", "SOLVERS", "solver_config", "with_presets"]
 

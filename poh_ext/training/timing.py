@@ -10,7 +10,6 @@ import torch
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.loop import train_planner
 from poh_ext.training.plan import PlannedRow
-from poh_ext.training.planners import planner_class
 
 __all__ = ["describe_seconds", "seconds_per_maze"]
 
@@ -23,9 +22,7 @@ def seconds_per_maze(row: PlannedRow, tasks: MazeTasks, *, device: torch.device,
 
     The planner trained here is thrown away, and no generator of the run is touched.
     """
-    with torch.random.fork_rng(devices=[]):
-        model = planner_class(row.kind)(row.config.maze_size, **row.options).to(device)
-
+    model = row.build(0, device)
     mean = max(1, round(row.config.mean_passes()))  # of the run, where each step draws its own number
 
     def train(mazes: int, steps: int) -> float:

@@ -28,7 +28,6 @@ from poh_ext.training.loop import Diverged, Training, train_planner
 from poh_ext.training.on_the_way import Validation
 from poh_ext.training.passes import passes_at_test
 from poh_ext.training.plan import PlannedRow
-from poh_ext.training.planners import planner_class
 from poh_ext.training.protocol import Data, make_data
 from poh_ext.training.resume import identity
 from poh_ext.training.routing_study import RoutingStudy
@@ -93,7 +92,7 @@ def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: C
         return Outcome(_row(planned, seed, control, Training(), None), None)
     place = dataclasses.replace(place, precision=planned.precision(place.precision))
     name = f"{label(planned.model, planned.trained, planned.scale)} (seed {seed})"
-    model = _build(planned, seed, place.device)
+    model = planned.build(seed, place.device)
     with _Watchers(planned, seed, data, place) as watchers:
         training = Training()
         if planned.trained:
@@ -115,17 +114,11 @@ def assist(workers: Workers, check: Callable[[], None]) -> None:
     """Do the part of a process that is not the first in each training, until it is dismissed."""
     while (job := workers.share(None)) is not None:
         planned, seed, precision = job
-        model = _build(planned, seed, workers.device)
+        model = planned.build(seed, workers.device)
         # The training ends alike in all processes; the first one says what it means.
         with contextlib.suppress(Interrupted, Diverged):
             train_planner(model, data_of(planned, seed).batches, planned.config, seed=seed,
                           label=trial_name(planned, seed), precision=precision, check=check, workers=workers)
-
-
-def _build(planned: PlannedRow, seed: int, device: torch.device) -> torch.nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # a planner of the same options starts from the same weights
-        return planner_class(planned.kind)(planned.config.maze_size, **planned.options).to(device)
 
 
 class _Watchers:
@@ -159,7 +152,7 @@ class _Watchers:
 def _evaluate(model: torch.nn.Module, planned: PlannedRow, seed: int, data: Data, place: Place,
               check: Callable[[], None], name: str, training: Training) -> Outcome:
     how = {**arguments_at_test(model, planned.config, place.precision), "check": check, "label": f"evaluating {name}"}
-    study = RoutingStudy(model, data.test, how) if planned.trained and hasattr(model, "routing_weights") else None
+    study = RoutingStudy(model, data.test, how) if planned.trained and model.has_router else None
     evaluation = evaluate(model, data.test, decode=planned.config.decode_used, observe=study or (lambda: None), **how)
     routing = study.record(planned, seed, evaluation) if study else None
     return Outcome(_row(planned, seed, evaluation, training, model), routing)
@@ -173,7 +166,7 @@ def _save_weights(model: torch.nn.Module, planned: PlannedRow, outcome: Outcome,
              **({"exact": sum(row.exact) / len(row.exact)} if row.exact else {}), "precision": place.precision,
              "threads": torch.get_num_threads(), "versions": plain(environment.get("versions", {}))}
     path = place.folder / "weights" / f"{trial_name(planned, row.seed)}.safetensors"
-    save(path, model, size=planned.config.maze_size, options=planned.options, notes=notes)
+    save(path, model, notes=notes)
 
 
 def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training, model) -> Row:

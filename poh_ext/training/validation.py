@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from poh_ext.mazes import GENERATORS
+from poh_ext.models.config import OptionError
 from poh_ext.training.presets import SOLVERS, with_presets
 
 __all__ = ["ConfigError", "flag", "validate"]
 
-_COUNTS = ("test", "epochs", "steps_per_epoch", "R", "T", "multi_horizon", "seeds", "batch_size",
-           "d_model", "n_heads", "d_ff", "depth", "deep_supervision", "validation")  # fmt: skip
+_COUNTS = ("test", "epochs", "steps_per_epoch", "multi_horizon", "seeds", "batch_size", "deep_supervision",
+           "validation")
 # What the published planners and their training do not have.
 _NOT_PUBLISHED = ("valid_heads", "norm", "head", "positions", "cell_features", "reinject", "residual", "route_scale",
                   "routing", "supervision", "train_R", "grad_passes", "test_R", "deep_supervision", "ema",
@@ -35,12 +36,10 @@ def validate(config) -> None:
     if config.train != "online":
         _require(config, "train", lambda v: isinstance(v, int) and v >= 1, "at least 1, or online")
     for name in _COUNTS:
-        if name in names:
-            _require(config, name, lambda v: v >= 1, "at least 1")
+        _require(config, name, lambda v: v >= 1, "at least 1")
     _require(config, "maze_size", lambda v: 2 <= v <= 256, "from 2 to 256")
     _require(config, "lr", lambda v: 0 < v < math.inf, "a finite number above 0")
     _require(config, "label_smoothing", lambda v: 0 <= v <= 1, "from 0 to 1")
-    _require(config, "dropout", lambda v: 0 <= v < 1, "at least 0 and below 1")
     _require(config, "warmup_steps", lambda v: v >= 0, "at least 0")
     _require(config, "route_ent_weight", lambda v: 0 <= v < math.inf, "a finite number, at least 0")
     _require(config, "min_path", lambda v: 0 <= v <= 1, "from 0 to 1")
@@ -53,10 +52,7 @@ def validate(config) -> None:
                 raise ConfigError(f"{flag(name)} {given}: must be one of {', '.join(map(str, choices))}")
         if value == () and choices:
             raise ConfigError(f"{flag(name)}: name at least one of {', '.join(choices)}")
-    for scale, shape in config.shapes.items():
-        if shape.d_model % shape.n_heads:
-            of = f" of {scale}" if scale else ""
-            raise ConfigError(f"--n-heads {shape.n_heads}: must divide --d-model {shape.d_model}{of}")
+    _check_planners(config)
     if config.seeds > 10_000:
         raise ConfigError(f"--seeds {config.seeds}: at most 10000, or training and test seeds would meet")
     if config.cpu and config.device not in ("auto", "cpu"):
@@ -68,20 +64,24 @@ def validate(config) -> None:
     if config.algorithm not in GENERATORS:
         raise ConfigError(f"--algorithm {config.algorithm}: must be one of {', '.join(GENERATORS)}")
     _require(config, "ray", lambda v: v in ("off", "auto", "local") or ":" in v, "off, auto, local or HOST:PORT")
-    _check_planners(config)
+    _check_rows(config)
     _check_training(config)
     _check_experiments(config)
 
 
 def _check_planners(config) -> None:
-    """The levers of the planners."""
-    _require(config, "valid_heads", lambda v: v == "all" or (isinstance(v, int) and v >= 0), "at least 0, or all")
+    """What no planner can be, by the planners' own checks."""
     for scale, shape in config.shapes.items():
-        if config.heads_in_sight(shape.n_heads) > shape.n_heads:
-            of = f" of {scale}" if scale else ""
-            raise ConfigError(f"--valid-heads {config.valid_heads}: at most the {shape.n_heads} heads{of}")
-    _require(config, "route_scale", lambda v: v == "heads" or (not isinstance(v, str) and 0 < v < math.inf),
-             "a finite number above 0, or heads")
+        try:
+            config.planner("poh", shape)
+        except OptionError as error:
+            value = getattr(config if hasattr(config, error.name) else shape, error.name)
+            of = f" of {scale}" if scale and error.of_shape else ""
+            raise ConfigError(f"{flag(error.name)} {value}: {error.flag_words}{of}") from error
+
+
+def _check_rows(config) -> None:
+    """What contradicts a head, a row, or the published form."""
     if config.head == "moves" and config.multi_horizon > 1:
         raise ConfigError(f"--multi-horizon {config.multi_horizon} contradicts --head moves: it scores the next move")
     if config.routing == "token" and "poh_token" in config.row_names:
