@@ -8,10 +8,10 @@ from training_cases import build_planner
 
 from poh_ext.mazes import MazeBatch
 from poh_ext.models.base import Planner
-from poh_ext.training import benchmark, protocol
-from poh_ext.training.at_test import arguments_at_test
+from poh_ext.training import benchmark
 from poh_ext.training.config import Benchmark12x12Config
-from poh_ext.training.evaluate import evaluate
+from poh_ext.training.data import make_data
+from poh_ext.training.evaluate import evaluate, evaluation_options
 
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 BASE = {"train": "online", "steps_per_epoch": 2, "epochs": 2, "test": 6, "maze_size": 5, "batch_size": 4, "R": 4,
@@ -28,16 +28,16 @@ def small(**changes):
 def test_many_passes_run_in_float32_and_a_planner_of_one_pass_keeps_it():
     for changes, precision in (({}, "float32"), ({"valid_heads": 0}, "bfloat16")):
         config = small(test_R=9, **changes)
-        assert arguments_at_test(build_planner("poh", config, seed=0), config, "bfloat16")["precision"] == precision
-    assert arguments_at_test(build_planner("poh", config, seed=0), config, "float32")["passes"] == 9
-    assert arguments_at_test(build_planner("baseline", config, seed=0), config, "float32")["passes"] is None
+        assert evaluation_options(build_planner("poh", config, seed=0), config, "bfloat16")["precision"] == precision
+    assert evaluation_options(build_planner("poh", config, seed=0), config, "float32")["passes"] == 9
+    assert evaluation_options(build_planner("baseline", config, seed=0), config, "float32")["passes"] is None
 
 
 def test_the_tolerance_reaches_the_policy_of_planners_that_loop():
     config = small(tolerance=0.5, test_R=12)
     for name, expected in (("poh", 0.5), ("looped_baseline", 0.5), ("baseline", 0.0)):
-        model, tasks = build_planner(name, config, seed=1), protocol.make_data(config, 1).test
-        how = arguments_at_test(model, config, "float32")
+        model, tasks = build_planner(name, config, seed=1), make_data(config, 1).test
+        how = evaluation_options(model, config, "float32")
         assert how["tolerance"] == expected
         given, tables, policy = [], [], model.policy
         model.policy = lambda *args, given=given, tables=tables, policy=policy, **chosen: (

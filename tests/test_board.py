@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from poh_ext.results import Results
-from poh_ext.training import benchmark, board, loop, trial
+from poh_ext.training import benchmark, logs, loop, trial
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
-from poh_ext.training.interrupt import Interrupted
+from poh_ext.training.signals import Interrupted
 
 TINY = {"train": 8, "test": 6, "epochs": 3, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
         "depth": 1, "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32", "rows": ("poh",)}
@@ -91,7 +91,7 @@ def test_overwrite_removes_the_events_of_an_earlier_run(tmp_path):
 
 def test_without_tensorboard_the_flag_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    monkeypatch.setattr(board.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(logs.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"--tensorboard: tensorboard is not installed; pip install 'poh_ext\[tens"):
         benchmark.run_benchmark(tiny(output=tmp_path / "run", tensorboard=True))
     assert not (tmp_path / "run").exists()

@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 from training_cases import build_planner
 
 from poh_ext.results import Results
-from poh_ext.training import benchmark, checkpoint, history, loop, protocol, trial
+from poh_ext.training import benchmark, checkpoint, loop, trial
 from poh_ext.training.checkpoint import Checkpoints
 from poh_ext.training.config import Benchmark12x12Config
-from poh_ext.training.interrupt import Interrupted
-from poh_ext.training.on_the_way import Validation
+from poh_ext.training.data import make_data
+from poh_ext.training.evaluate import Validation
+from poh_ext.training.logs import History
+from poh_ext.training.signals import Interrupted
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "run_12x12_8m_benchmark.py"
@@ -59,10 +61,10 @@ def train(folder, config, name="poh", check=lambda: None, identity=ME):
     logs = []
 
     def watch(step):
-        logs.append(history.History(folder / "log.jsonl", step=step))
+        logs.append(History(folder / "log.jsonl", step=step))
         return logs
 
-    checkpoints, data = Checkpoints(folder / "checkpoints", identity), protocol.make_data(config, 5)
+    checkpoints, data = Checkpoints(folder / "checkpoints", identity), make_data(config, 5)
     validation = Validation(config, data.validation, "float32") if data.validation else None
     try:
         training = loop.train_planner(model, data.batches, config, seed=5, label=name,
@@ -232,11 +234,11 @@ def test_a_flip_anywhere_never_gives_other_weights(tmp_path):
 def test_a_log_that_was_cut_off_goes_on_where_it_is_whole(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
-    log = history.History(path, step=2)
+    log = History(path, step=2)
     log.step({"step": 3, "loss": float("nan")})
     log.close()
     assert path.read_bytes() == b'{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "loss": null}\n'
-    history.History(path, step=0).close()
+    History(path, step=0).close()
     assert path.read_bytes() == b""
 
 

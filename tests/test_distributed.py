@@ -15,9 +15,11 @@ from safetensors.torch import load_file
 from training_cases import build_planner
 
 from poh_ext.results import Results
-from poh_ext.training import benchmark, protocol, workers
+from poh_ext.training import benchmark, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
-from poh_ext.training.objective import Objective, planning_loss, term_weights
+from poh_ext.training.data import make_data
+from poh_ext.training.step import Objective, planning_loss
+from poh_ext.training.targets import term_weights
 from poh_ext.training.workers import Workers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +40,7 @@ def tiny(**changes):
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(count, changes):
     config = tiny(**changes)
-    batch = protocol.make_data(config, 1).train[:5]
+    batch = make_data(config, 1).train[:5]
     assert len(set(batch.length.tolist())) > 1  # so that a mean of the parts' means would be another number
     model = build_planner("poh", config, seed=1)
     torch.nn.init.constant_(model.alpha, 0.5)
@@ -62,7 +64,7 @@ def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(count, changes):
 @pytest.mark.parametrize("name", ["default", "as-published"])
 def test_term_weights_are_those_of_the_reductions(name):
     config = tiny(protocol=name, train=40)
-    batch = protocol.make_data(config, 1).train[:5]
+    batch = make_data(config, 1).train[:5]
     model = build_planner("baseline", config, seed=1)
     hidden = torch.randn(5, 25, 64)
     terms = planning_loss(hidden, model.head, batch, config, reduction="none")

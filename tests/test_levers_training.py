@@ -6,13 +6,13 @@ import pytest
 import torch
 from training_cases import build_planner
 
-from poh_ext.training import loop, protocol
-from poh_ext.training.average import Average
+from poh_ext.training import loop
 from poh_ext.training.config import Benchmark12x12Config
-from poh_ext.training.evaluate import evaluate
-from poh_ext.training.every_cell import UNSUPERVISED, passes_to_know
-from poh_ext.training.objective import Objective, moves_targets
-from poh_ext.training.passes import Passes, passes_at_test, step_passes
+from poh_ext.training.data import make_data
+from poh_ext.training.evaluate import evaluate, evaluation_passes
+from poh_ext.training.loop import averaged
+from poh_ext.training.step import Objective
+from poh_ext.training.targets import UNSUPERVISED, Passes, moves_targets, passes_to_know, step_passes
 from poh_ext.training.workers import Workers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,9 +28,9 @@ def small(**changes):
 
 
 def train(config, name="poh", seed=3):
-    config.validate()
+    config.check()
     model = build_planner(name, config, seed=seed)
-    training = loop.train_planner(model, protocol.make_data(config, seed).batches, config, seed=seed, label=name)
+    training = loop.train_planner(model, make_data(config, seed).batches, config, seed=seed, label=name)
     return model, [point["loss"] for point in training.curve]
 
 
@@ -51,32 +51,32 @@ def test_the_growth_of_the_sizes_acts_on_the_training():
 
 
 def test_the_average_and_the_passes_at_test_act_on_the_evaluation():
-    (plain, losses), (averaged, same) = train(small(ema=0.0)), train(small(ema=0.9))
+    (plain, losses), (smooth, same) = train(small(ema=0.0)), train(small(ema=0.9))
     assert losses == same  # what is trained is the same
-    assert any(not torch.equal(a, b) for a, b in zip(plain.parameters(), averaged.parameters(), strict=True))
-    tasks = protocol.make_data(small(), 3).test
+    assert any(not torch.equal(a, b) for a, b in zip(plain.parameters(), smooth.parameters(), strict=True))
+    tasks = make_data(small(), 3).test
     tables = []
     policy = plain.policy
     plain.policy = lambda *given, **chosen: tables.append(policy(*given, **chosen)) or tables[-1]
     for passes in (None, 4, 9):
         evaluate(plain, tasks, passes=passes)
     assert torch.equal(tables[0], tables[1]) and not torch.equal(tables[0], tables[2])
-    assert passes_at_test(plain, small(test_R=9)) == 9 and passes_at_test(plain, small()) == 4
-    assert passes_at_test(build_planner("baseline", small(), seed=0), small(test_R=9)) is None
+    assert evaluation_passes(plain, small(test_R=9)) == 9 and evaluation_passes(plain, small()) == 4
+    assert evaluation_passes(build_planner("baseline", small(), seed=0), small(test_R=9)) is None
 
 
 def test_the_average_follows_its_formula():
     model = torch.nn.Linear(2, 1, bias=False)
     torch.nn.init.constant_(model.weight, 1.0)
-    average, expected = Average(model, 0.3), 1.0
+    average, expected = averaged(model, 0.3), 1.0
     for steps, value in enumerate((5.0, -2.0, 7.0, 0.5, 4.0)):
         torch.nn.init.constant_(model.weight, value)
-        average.update(model, steps)
+        average.update_parameters(model)
         decay = min(0.3, (1 + steps) / (10 + steps))
         expected = decay * expected + (1 - decay) * value
-        assert average.model.weight.tolist()[0] == pytest.approx([expected] * 2, rel=1e-6)
-    average.into(model)
-    assert torch.equal(model.weight, average.model.weight) and model.weight.requires_grad
+        assert average.module.weight.tolist()[0] == pytest.approx([expected] * 2, rel=1e-6)
+    model.load_state_dict(average.module.state_dict())
+    assert torch.equal(model.weight, average.module.weight) and model.weight.requires_grad
 
 
 @pytest.mark.parametrize("name", ["poh", "looped_baseline"])
@@ -88,7 +88,7 @@ def test_gradients_go_through_the_last_passes_and_no_others(name, grad, states, 
     monkeypatch.setattr(type(model), "_pass", lambda self, *given: seen.append(
         (given[3], torch.is_grad_enabled())) or one_pass(self, *given))
     monkeypatch.setattr(type(model), "_without_graph", lambda self, *given: None)
-    tasks = protocol.make_data(config, 1).train
+    tasks = make_data(config, 1).train
     loss, *_ = Objective(model, config, "float32")(tasks, 0.0, passes=step_passes(config, 11, True))
     loss.backward()
     graded = 11 if grad == "all" else grad
@@ -102,7 +102,7 @@ def test_noise_comes_once_where_gradients_begin_and_in_training_alone(name, monk
     one_pass = type(model)._pass
     monkeypatch.setattr(type(model), "_pass", lambda self, state, *given: seen.append(
         self._cells(state)) or one_pass(self, state, *given))
-    args = (lambda tasks: (tasks.mazes, tasks.start, tasks.goal))(protocol.make_data(config, 1).train)
+    args = (lambda tasks: (tasks.mazes, tasks.start, tasks.goal))(make_data(config, 1).train)
 
     def states(noise, **how):
         seen.clear()
@@ -131,7 +131,7 @@ def test_noise_comes_once_where_gradients_begin_and_in_training_alone(name, monk
 
 def test_the_loss_is_the_mean_over_states_of_means_over_cells_within_reach():
     config = small(deep_supervision=3, grad_passes=9)
-    model, tasks = build_planner("looped_baseline", config, seed=1), protocol.make_data(config, 1).train
+    model, tasks = build_planner("looped_baseline", config, seed=1), make_data(config, 1).train
     passes = step_passes(config, 9, True)
     assert passes == Passes(9, (3, 6, 9))
     distance = tasks.mazes.distances(tasks.goal)
@@ -152,7 +152,7 @@ def test_the_loss_is_the_mean_over_states_of_means_over_cells_within_reach():
 
 def test_the_control_without_a_loop_is_given_the_same_targets():
     config = small()
-    model, tasks = build_planner("baseline", config, seed=1), protocol.make_data(config, 1).train
+    model, tasks = build_planner("baseline", config, seed=1), make_data(config, 1).train
     objective = Objective(model, config, "float32")
     losses = [objective(tasks, 0.0, passes=step_passes(config, run, False))[0].item() for run in (1, 5, 24)]
     assert len(set(losses)) == 3  # one pass each, but other cells
@@ -165,7 +165,7 @@ def test_the_control_without_a_loop_is_given_the_same_targets():
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(count, changes):
     config = small(batch_size=5, **changes)
-    batch, passes = protocol.make_data(config, 1).train, step_passes(config, 6, True)
+    batch, passes = make_data(config, 1).train, step_passes(config, 6, True)
     model = build_planner("poh", config, seed=1)
     objective = Objective(model, config, "float32")
 

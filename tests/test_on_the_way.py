@@ -9,11 +9,10 @@ from training_cases import build_planner
 
 from poh_ext.results import Results
 from poh_ext.tasks import sample_tasks_as_published
-from poh_ext.training import benchmark, loop, on_the_way, protocol, trial
-from poh_ext.training.at_test import arguments_at_test
+from poh_ext.training import benchmark, loop, trial
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
-from poh_ext.training.evaluate import evaluate
-from poh_ext.training.on_the_way import Validation, validations
+from poh_ext.training.data import make_data
+from poh_ext.training.evaluate import Validation, evaluate, evaluation_options, validations
 
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 BASE = {"train": "online", "steps_per_epoch": 2, "epochs": 5, "test": 6, "maze_size": 5, "batch_size": 4, "R": 4,
@@ -36,8 +35,8 @@ def plain(**changes):
 def train(config, name="poh", seed=3, validated=True):
     """(planner, training, random state at the end of the training) with --validate-every as `validated` says."""
     config = config if validated else dataclasses.replace(config, validate_every=0)
-    config.validate()
-    model, data, states = build_planner(name, config, seed=seed), protocol.make_data(config, seed), []
+    config.check()
+    model, data, states = build_planner(name, config, seed=seed), make_data(config, seed), []
     validation = Validation(config, data.validation, "float32") if validated else None
 
     class Last:
@@ -64,7 +63,7 @@ def train(config, name="poh", seed=3, validated=True):
     plain(validate_every=1, protocol="as-published", maze_size=4, train=20, min_path=0.4),
 ], ids=["fixed", "online", "as-published"])
 def test_validation_mazes_are_neither_test_nor_training_mazes(config):
-    data = protocol.make_data(config, 3)
+    data = make_data(config, 3)
     if config.protocol == "default":
         assert len(data.validation) == config.validation
         assert int(data.validation.length.min()) >= config.min_path_cells
@@ -77,14 +76,14 @@ def test_validation_mazes_are_neither_test_nor_training_mazes(config):
         return
     assert not torch.isin(data.validation.keys(), data.test.keys()).any()
     rejected = 0
-    for batch, left_out in data.batches.run(0, 20):
+    for batch, _, left_out in data.batches.run(0, 20):
         assert not torch.isin(batch.keys(), data.validation.keys()).any()
         rejected += left_out
-    without = protocol.make_data(dataclasses.replace(config, validate_every=0), 3)
+    without = make_data(dataclasses.replace(config, validate_every=0), 3)
     assert without.validation is None
     assert torch.equal(without.test.keys(), data.test.keys())
     if config.train == "online":
-        assert rejected > sum(left_out for _, left_out in without.batches.run(0, 20)) > 0
+        assert rejected > sum(left_out for *_, left_out in without.batches.run(0, 20)) > 0
     else:
         assert torch.equal(without.train.keys(), data.train.keys())
         assert torch.equal(without.train.start, data.train.start)
@@ -92,10 +91,10 @@ def test_validation_mazes_are_neither_test_nor_training_mazes(config):
 
 def test_validation_mazes_come_from_a_seed_of_their_own():
     config = plain(validate_every=1, validation=6)
-    data, test = protocol.make_data(config, 3), protocol.make_data(config, 3 + 10_000).test
+    data, test = make_data(config, 3), make_data(config, 3 + 10_000).test
     assert torch.equal(data.validation.keys(), test.keys())  # seed + 20000
     with pytest.raises(ConfigError, match="--validation 8 with --maze-size 2"):  # all four are test mazes
-        protocol.make_data(plain(validate_every=1, train="online", maze_size=2, test=200, min_path=0.5), 3)
+        make_data(plain(validate_every=1, train="online", maze_size=2, test=200, min_path=0.5), 3)
 
 
 # -- that it changes nothing -------------------------------------------------------------------------------------
@@ -122,8 +121,8 @@ def test_the_last_point_is_the_evaluation_of_the_planner_that_is_kept():
     for config in (small(tolerance=0.05, test_R=9), small(ema=0.0), plain(validate_every=2, decode="recondition")):
         for seed in (3, 4):
             model, training, _ = train(config, seed=seed)
-            tasks = protocol.make_data(config, seed).validation
-            outcome = evaluate(model, tasks, decode=config.decode_used, **arguments_at_test(model, config, "float32"))
+            tasks = make_data(config, seed).validation
+            outcome = evaluate(model, tasks, decode=config.decode_used, **evaluation_options(model, config, "float32"))
             exact = {} if outcome.exact is None else {"exact": outcome.exact.double().mean().item()}
             assert (config.decode_used == "table") == bool(exact)
             assert training.validation[-1] == {
@@ -135,14 +134,14 @@ def test_the_last_point_is_the_evaluation_of_the_planner_that_is_kept():
 
 def test_it_evaluates_as_the_test_does(monkeypatch):
     calls = []
-    for module in (on_the_way, trial):
-        monkeypatch.setattr(module, "evaluate", lambda model, tasks, **how: calls.append((len(tasks), model.training, {
-            name: how[name] for name in ("decode", "passes", "tolerance", "precision")})) or evaluate(
-                model, tasks, **how))
+    for module in ("evaluate", "trial"):
+        monkeypatch.setattr(f"poh_ext.training.{module}.evaluate", lambda model, tasks, **how: calls.append(
+            (len(tasks), model.training, {name: how[name] for name in ("decode", "passes", "tolerance", "precision")})
+        ) or evaluate(model, tasks, **how))
     config = small(rows=("poh",), tolerance=0.01, test_R=7, routing_intervention=False)
     seed, planned = 3, benchmark.planned_rows(config)[0]
     place = trial.Place(None, torch.device("cpu"), "bfloat16", {})
-    data, how = protocol.make_data(config, seed), {"decode": "table", "passes": 7, "tolerance": 0.01,
+    data, how = make_data(config, seed), {"decode": "table", "passes": 7, "tolerance": 0.01,
                                                    "precision": "float32"}
     Validation(config, data.validation, "bfloat16")(build_planner("poh", config, seed=seed))
     trial._evaluate(build_planner("poh", config, seed=seed), planned, seed, data, place, lambda: None, "",
@@ -152,7 +151,7 @@ def test_it_evaluates_as_the_test_does(monkeypatch):
 
 def test_the_average_is_what_is_validated(monkeypatch):
     seen = []
-    monkeypatch.setattr(on_the_way, "evaluate", lambda model, *given, **how: seen.append(
+    monkeypatch.setattr("poh_ext.training.evaluate.evaluate", lambda model, *given, **how: seen.append(
         [p.clone() for p in model.parameters()]) or evaluate(model, *given, **how))
     averaged, *_ = train(small(ema=0.9))
     assert all(map(torch.equal, averaged.parameters(), seen[-1]))
@@ -171,9 +170,9 @@ def test_the_time_of_validation_is_no_training_time(monkeypatch):
         now[0] += 1000.0
         return waited(*given, **how)
 
-    monkeypatch.setattr(on_the_way, "evaluate", slow)
+    monkeypatch.setattr("poh_ext.training.evaluate.evaluate", slow)
     config = small()
-    model, data = build_planner("poh", config, seed=3), protocol.make_data(config, 3)
+    model, data = build_planner("poh", config, seed=3), make_data(config, 3)
 
     class Clock:
         def step(self, record):

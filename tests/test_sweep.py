@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from poh_ext.results import Results
 from poh_ext.training import benchmark, sweep, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
-from poh_ext.training.interrupt import Interrupted
+from poh_ext.training.signals import Interrupted
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "run_12x12_8m_benchmark.py"
@@ -133,7 +133,7 @@ def test_a_stopped_sweep_writes_a_checkpoint_and_goes_on_without_ray(serial, tmp
 
 def test_what_cannot_be_honoured_is_refused_before_any_work(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="--ray mars: must be off, auto, local or HOST:PORT"):
-        tiny(ray="mars").validate()
+        tiny(ray="mars").check()
     with monkeypatch.context() as patched:
         patched.setattr(sweep.importlib.util, "find_spec", lambda name: None)
         with pytest.raises(ConfigError, match=r"--ray: ray is not installed; pip install 'poh_ext\[sweep\]'"):

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from poh_ext.training import loop, protocol
+from poh_ext.training import loop
 from poh_ext.training.config import Benchmark12x12Config
+from poh_ext.training.data import make_data
 from poh_ext.training.plan import PlannedRow, planner_config
 
 TINY = {"train": 8, "test": 6, "epochs": 2, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
@@ -28,6 +29,6 @@ def build_planner(name, config, *, seed, scale=""):
 
 
 def train(config, name="baseline", seed=3):
-    data = protocol.make_data(config, seed)
+    data = make_data(config, seed)
     model = build_planner(name, config, seed=seed)
     return model, loop.train_planner(model, data.train, config, seed=seed, label=name), data

@@ -10,9 +10,9 @@ from typing import Any
 
 from poh_ext._optional import MissingPackage, require
 from poh_ext._program import BAD_OPTIONS, run
+from poh_ext.training.checks import flag
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.presets import with_presets
-from poh_ext.training.validation import flag
 
 __all__ = ["main", "parse", "split_lists"]
 

@@ -14,8 +14,8 @@ from poh_ext.models.config import POH_ONLY, PlannerOptions
 from poh_ext.models.planners import build
 from poh_ext.results import CONTROLS
 from poh_ext.training.config import BenchmarkConfig, ConfigError
+from poh_ext.training.data import protocol_of
 from poh_ext.training.presets import SOLVERS, solver_config
-from poh_ext.training.protocol import protocol_of
 
 __all__ = ["FEATURES", "PLANNERS", "PlannedRow", "one_at_a_time", "planned_rows", "planner_config"]
 

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from poh_ext.training.config import BenchmarkConfig, ConfigError
-from poh_ext.training.interrupt import Interrupted, StopSignals
 from poh_ext.training.loop import Diverged
 from poh_ext.training.plan import PlannedRow
+from poh_ext.training.signals import Interrupted, StopSignals
 from poh_ext.training.trial import Outcome, Place, data_of, run_trial
 
 __all__ = ["require_ray", "sweep"]

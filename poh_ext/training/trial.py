@@ -16,21 +16,25 @@ from typing import Any
 import torch
 
 from poh_ext.models import gflop_per_maze, parameter_count
+from poh_ext.models.base import Planner
 from poh_ext.models.weights import save
 from poh_ext.results import CONTROLS, Row, label, plain
-from poh_ext.training.at_test import arguments_at_test, counted_at_test
-from poh_ext.training.board import Board
-from poh_ext.training.checkpoint import Checkpoints
-from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_control
-from poh_ext.training.history import History
-from poh_ext.training.interrupt import Interrupted
+from poh_ext.training.checkpoint import Checkpoints, identity
+from poh_ext.training.data import Data, make_data
+from poh_ext.training.evaluate import (
+    Evaluation,
+    Validation,
+    counting_options,
+    evaluate,
+    evaluate_control,
+    evaluation_options,
+    evaluation_passes,
+)
+from poh_ext.training.logs import Board, History
 from poh_ext.training.loop import Diverged, Training, train_planner
-from poh_ext.training.on_the_way import Validation
-from poh_ext.training.passes import passes_at_test
 from poh_ext.training.plan import PlannedRow
-from poh_ext.training.protocol import Data, make_data
-from poh_ext.training.resume import identity
 from poh_ext.training.routing_study import RoutingStudy
+from poh_ext.training.signals import Interrupted
 from poh_ext.training.workers import ALONE, Workers
 
 __all__ = ["Outcome", "Place", "assist", "data_of", "run_trial", "trial_checkpoints", "trial_name"]
@@ -88,7 +92,7 @@ def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: C
         Diverged: the loss is not finite.
     """
     if planned.kind in CONTROLS:
-        control = evaluate_control(planned.kind, data.test, seed, **counted_at_test(planned.config))
+        control = evaluate_control(planned.kind, data.test, seed, **counting_options(planned.config))
         return Outcome(_row(planned, seed, control, Training(), None), None)
     place = dataclasses.replace(place, precision=planned.precision(place.precision))
     name = f"{label(planned.model, planned.trained, planned.scale)} (seed {seed})"
@@ -149,16 +153,16 @@ class _Watchers:
             watcher.close()
 
 
-def _evaluate(model: torch.nn.Module, planned: PlannedRow, seed: int, data: Data, place: Place,
+def _evaluate(model: Planner, planned: PlannedRow, seed: int, data: Data, place: Place,
               check: Callable[[], None], name: str, training: Training) -> Outcome:
-    how = {**arguments_at_test(model, planned.config, place.precision), "check": check, "label": f"evaluating {name}"}
+    how = {**evaluation_options(model, planned.config, place.precision), "check": check, "label": f"evaluating {name}"}
     study = RoutingStudy(model, data.test, how) if planned.trained and model.has_router else None
     evaluation = evaluate(model, data.test, decode=planned.config.decode_used, observe=study or (lambda: None), **how)
     routing = study.record(planned, seed, evaluation) if study else None
     return Outcome(_row(planned, seed, evaluation, training, model), routing)
 
 
-def _save_weights(model: torch.nn.Module, planned: PlannedRow, outcome: Outcome, place: Place) -> None:
+def _save_weights(model: Planner, planned: PlannedRow, outcome: Outcome, place: Place) -> None:
     row, environment = outcome.row, place.environment
     notes = {"row": planned.model, "scale": planned.scale, "seed": row.seed, "config": planned.config.to_dict(),
              "steps": row.steps, "seconds": row.train_seconds, "reached": sum(row.reached) / len(row.reached),
@@ -179,7 +183,7 @@ def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training
     return Row(
         model=planned.model, trained=trained, seed=seed, scale=planned.scale,
         params=parameter_count(model) if model is not None else 0,
-        gflop_per_maze=gflop_per_maze(model, passes_at_test(model, planned.config)) if model is not None else 0.0,
+        gflop_per_maze=gflop_per_maze(model, evaluation_passes(model, planned.config)) if model is not None else 0.0,
         steps=training.steps, train_seconds=training.seconds if trained else None,
         train_mazes_per_second=training.mazes_per_second if trained else None,
         eval_mazes_per_second=outcome.mazes_per_second,

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.device import choose_device
-from poh_ext.training.objective import part_weights
-from poh_ext.training.passes import Passes
+from poh_ext.training.targets import Passes, part_weights
 
 __all__ = ["ALONE", "Workers", "joined"]
 
