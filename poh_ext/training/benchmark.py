@@ -21,6 +21,7 @@ from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.data import Data, make_data
 from poh_ext.training.device import choose_device, choose_precision
 from poh_ext.training.estimate import describe_seconds, print_estimate, warnings_of, without_misfits
+from poh_ext.training.evaluate import shares
 from poh_ext.training.logs import require_tensorboard
 from poh_ext.training.loop import Diverged
 from poh_ext.training.plan import PlannedRow, planned_rows
@@ -243,11 +244,9 @@ def _finish(run: _Run) -> int:
 def print_row(row: Row) -> None:
     took = f"  trained in {describe_seconds(row.train_seconds)}" if row.trained else ""
     note = f"; {row.note}" if row.note else ""
-    n = len(row.reached)
-    exact = f"  exact {100 * sum(row.exact) / n:5.1f} %" if row.exact else ""
-    print(f"{label(row.model, row.trained, row.scale):24} seed {row.seed}: reached {100 * sum(row.reached) / n:5.1f} %"
-          f"  optimal {100 * sum(row.optimal) / n:5.1f} %{exact}  next move "
-          f"{100 * row.moves_correct / row.moves_total:5.1f} %  ({n} mazes){took}{note}", flush=True)
+    found = "  ".join(f"{name} {100 * share:5.1f} %" for name, share in shares(row).items())
+    print(f"{label(row.model, row.trained, row.scale):24} seed {row.seed}: {found}  next move "
+          f"{100 * row.moves_correct / row.moves_total:5.1f} %  ({len(row.reached)} mazes){took}{note}", flush=True)
 
 
 def summarize(results: Results, folder: Path, sample: MazeSample | None) -> None:

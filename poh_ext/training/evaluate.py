@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from poh_ext.models.base import Planner
-from poh_ext.results import CONTROLS
+from poh_ext.results import CONTROLS, Row
 from poh_ext.rollout import (
     Rollout,
     beeline_policy,
@@ -33,7 +33,7 @@ from poh_ext.training.device import autocast
 from poh_ext.training.progress import Progress
 
 __all__ = ["Evaluation", "Validation", "counting_options", "evaluate", "evaluate_control", "evaluation_options",
-           "evaluation_passes", "first_maze_routing", "next_move_accuracy", "validations"]
+           "evaluation_passes", "first_maze_routing", "next_move_accuracy", "shares", "validations"]
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,13 @@ def _outcome(table: torch.Tensor, rollouts: list[Rollout], tasks: MazeTasks, sec
                       len(tasks) / max(seconds, 1e-9))
 
 
+def shares(outcome: Evaluation | Row) -> dict[str, float]:
+    """The shares of the mazes reached, reached optimally and, where known, solved exactly."""
+    found = {name: getattr(outcome, name) for name in ("reached", "optimal", "exact")}
+    known = {name: torch.as_tensor(values) for name, values in found.items() if values is not None and len(values)}
+    return {name: int(values.sum()) / len(values) for name, values in known.items()}
+
+
 def evaluation_passes(model: Planner, config: BenchmarkConfig) -> int | None:
     """How many passes `model` is tested with; None: its own one."""
     return config.test_passes if model.looped else None
@@ -222,9 +229,7 @@ class Validation:
         # It is not stopped on the way: a signal waits for the end of a training step too, and a point is kept whole.
         outcome = evaluate(model, self.tasks, decode=self.config.decode_used, label="validating",
                            **evaluation_options(model, self.config, self.precision))
-        n = len(self.tasks)
-        shares = {"reached": outcome.reached, "optimal": outcome.optimal, "exact": outcome.exact}
-        return {"mazes": n} | {name: int(found.sum()) / n for name, found in shares.items() if found is not None}
+        return {"mazes": len(self.tasks), **shares(outcome)}
 
 
 def validations(config: BenchmarkConfig) -> int:

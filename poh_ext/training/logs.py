@@ -17,7 +17,8 @@ from poh_ext.models.base import Planner
 from poh_ext.results import Row, plain
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig, ConfigError
-from poh_ext.training.evaluate import evaluate, evaluation_options
+from poh_ext.training.evaluate import evaluate, evaluation_options, shares
+from poh_ext.training.loop import Watcher
 
 __all__ = ["Board", "History", "require_tensorboard"]
 
@@ -25,8 +26,8 @@ MAZES = 4
 PICTURES = 10  # of rollouts, over the training
 
 
-class History:
-    """The training log, a loop.Watcher: a JSON object per step and validation, on disk at once, so that nothing is lost
+class History(Watcher):
+    """The training log: a JSON object per step and validation, on disk at once, so that nothing is lost
     with the process. After an interruption the file goes on where the checkpoint was taken.
 
     Args:
@@ -50,12 +51,6 @@ class History:
         """Append the validation as a line of its own, after that of the step."""
         when = {name: point[name] for name in ("step", "epoch", "seconds")}
         self.step({**when, "validation": {name: value for name, value in point.items() if name not in when}})
-
-    def epoch(self, *_: Any) -> None:
-        """Write nothing: each step has written its own line."""
-
-    def result(self, *_: Any) -> None:
-        """Write nothing: the results go into results.json."""
 
     def close(self) -> None:
         self._file.close()
@@ -81,8 +76,8 @@ def require_tensorboard() -> None:
         raise ConfigError("--tensorboard: tensorboard is not installed; pip install 'poh_ext[tensorboard]' brings it")
 
 
-class Board:
-    """Writes TensorBoard events of one training into a folder of its own; a loop.Watcher.
+class Board(Watcher):
+    """Writes TensorBoard events of one training into a folder of its own.
 
     Args:
         folder: of this training; `tensorboard --logdir` of the folder above it shows all.
@@ -132,9 +127,7 @@ class Board:
 
         shown = {**self.config.to_dict(), **self.options, "row": row.model, "seed": row.seed}
         shown = {name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in shown.items()}
-        n = len(row.reached)
-        metrics = {"test/reached %": 100 * sum(row.reached) / n, "test/optimal %": 100 * sum(row.optimal) / n,
-                   **({"test/exact %": 100 * sum(row.exact) / n} if row.exact else {}),
+        metrics = {**{f"test/{name} %": 100 * share for name, share in shares(row).items()},
                    "test/next move %": 100 * row.moves_correct / max(row.moves_total, 1)}
         for summary in hparams(shown, metrics):
             self._writer.file_writer.add_summary(summary)

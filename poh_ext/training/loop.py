@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,8 +53,8 @@ class Training:
     validation: list[dict] = field(default_factory=list)
 
 
-class Watcher(Protocol):
-    """Is shown every step of a training."""
+class Watcher:
+    """Is shown every step of a training; a subclass takes in what it wants to."""
 
     def step(self, record: dict[str, Any]) -> None:
         """A step was taken: its number (from 1), epoch, losses, learning rate, gradient norm, seconds so far."""
@@ -64,6 +64,12 @@ class Watcher(Protocol):
 
     def epoch(self, model: Planner, epoch: int, step: int) -> None:
         """An epoch is over; the model may be evaluated."""
+
+    def result(self, row: Any) -> None:
+        """The planner was tested: a row of results.json."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
 
 
 def train_planner(model: Planner, data: MazeTasks | Batches, config: BenchmarkConfig, *, seed: int, label: str,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,8 +47,7 @@ def prepare_output(folder: Path, *, overwrite: bool) -> Path:
             check_usable(folder)
             _remove_own(folder)
             return folder
-        for number in range(1, 10_000):
-            candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        for candidate in _siblings(folder):
             if _claim(candidate):
                 check_usable(candidate)
                 return candidate
@@ -149,7 +149,7 @@ def find_interrupted(config: BenchmarkConfig, environment: dict[str, Any]) -> tu
         ConfigError: --resume, and there is no such run; the message says what is different about --output's.
     """
     why = ""
-    for folder in _siblings(config.output.expanduser()):
+    for folder in itertools.takewhile(Path.is_dir, _siblings(config.output.expanduser())):
         try:
             earlier = Results.load(folder / "results.json")
         except (ValueError, OSError) as error:
@@ -170,8 +170,6 @@ def find_interrupted(config: BenchmarkConfig, environment: dict[str, Any]) -> tu
 
 
 def _siblings(folder: Path) -> Iterator[Path]:
-    candidate, number = folder, 1
-    while candidate.is_dir():
-        yield candidate
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
+    """The folder itself, <name>-2, <name>-3, ..."""
+    yield folder
+    yield from (folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))

@@ -29,9 +29,10 @@ from poh_ext.training.evaluate import (
     evaluate_control,
     evaluation_options,
     evaluation_passes,
+    shares,
 )
 from poh_ext.training.logs import Board, History
-from poh_ext.training.loop import Diverged, Training, train_planner
+from poh_ext.training.loop import Diverged, Training, Watcher, train_planner
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.routing_study import RoutingStudy
 from poh_ext.training.signals import Interrupted
@@ -96,19 +97,31 @@ def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: C
         return Outcome(_row(planned, seed, control, Training(), None), None)
     place = dataclasses.replace(place, precision=planned.precision(place.precision))
     name = f"{label(planned.model, planned.trained, planned.scale)} (seed {seed})"
-    model = planned.build(seed, place.device)
-    with _Watchers(planned, seed, data, place) as watchers:
-        training = Training()
+    model, training, watchers = planned.build(seed, place.device), Training(), []
+
+    def watch(step: int) -> list[Watcher]:
+        """The training log and, where it is asked for, TensorBoard."""
+        file = trial_name(planned, seed)
+        watchers.append(History(place.folder / "logs" / f"{file}.jsonl", step=step))
+        if planned.config.tensorboard:
+            watchers.append(Board(place.folder / "tensorboard" / file, step=step, config=planned.config,
+                                  options=planned.options, tasks=data.test, walls=data.test_walls,
+                                  precision=place.precision))
+        return watchers
+
+    try:
         if planned.trained:
             place.workers.share((planned, seed, place.precision))  # to `assist`
-            validation = None if data.validation is None else Validation(planned.config, data.validation,
-                                                                         place.precision)
+            validation = data.validation and Validation(planned.config, data.validation, place.precision)
             training = train_planner(model, data.batches, planned.config, seed=seed, label=name,
-                                     precision=place.precision, check=check, watch=watchers.open,
-                                     checkpoints=trial_checkpoints(planned, seed, place), workers=place.workers,
-                                     validation=validation)
+                                     precision=place.precision, check=check, watch=watch, workers=place.workers,
+                                     checkpoints=trial_checkpoints(planned, seed, place), validation=validation)
         outcome = _evaluate(model, planned, seed, data, place, check, name, training)
-        watchers.result(outcome.row)
+        for watcher in watchers:
+            watcher.result(outcome.row)
+    finally:
+        for watcher in watchers:
+            watcher.close()
     if planned.trained and planned.config.save_weights:
         _save_weights(model, planned, outcome, place)
     return outcome
@@ -125,34 +138,6 @@ def assist(workers: Workers, check: Callable[[], None]) -> None:
                           label=trial_name(planned, seed), precision=precision, check=check, workers=workers)
 
 
-class _Watchers:
-    """The training log and, where it is asked for, TensorBoard."""
-
-    def __init__(self, planned: PlannedRow, seed: int, data: Data, place: Place) -> None:
-        self.planned, self.data, self.place, self.name = planned, data, place, trial_name(planned, seed)
-        self.watchers: list[History | Board] = []
-
-    def open(self, step: int) -> list[History | Board]:
-        self.watchers.append(History(self.place.folder / "logs" / f"{self.name}.jsonl", step=step))
-        if self.planned.config.tensorboard:
-            self.watchers.append(Board(
-                self.place.folder / "tensorboard" / self.name, step=step, config=self.planned.config,
-                options=self.planned.options, tasks=self.data.test, walls=self.data.test_walls,
-                precision=self.place.precision))
-        return self.watchers
-
-    def result(self, row: Row) -> None:
-        for watcher in self.watchers:
-            watcher.result(row)
-
-    def __enter__(self) -> _Watchers:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for watcher in self.watchers:
-            watcher.close()
-
-
 def _evaluate(model: Planner, planned: PlannedRow, seed: int, data: Data, place: Place,
               check: Callable[[], None], name: str, training: Training) -> Outcome:
     how = {**evaluation_options(model, planned.config, place.precision), "check": check, "label": f"evaluating {name}"}
@@ -165,12 +150,9 @@ def _evaluate(model: Planner, planned: PlannedRow, seed: int, data: Data, place:
 def _save_weights(model: Planner, planned: PlannedRow, outcome: Outcome, place: Place) -> None:
     row, environment = outcome.row, place.environment
     notes = {"row": planned.model, "scale": planned.scale, "seed": row.seed, "config": planned.config.to_dict(),
-             "steps": row.steps, "seconds": row.train_seconds, "reached": sum(row.reached) / len(row.reached),
-             "optimal": sum(row.optimal) / len(row.optimal),
-             **({"exact": sum(row.exact) / len(row.exact)} if row.exact else {}), "precision": place.precision,
+             "steps": row.steps, "seconds": row.train_seconds, **shares(row), "precision": place.precision,
              "threads": torch.get_num_threads(), "versions": plain(environment.get("versions", {}))}
-    path = place.folder / "weights" / f"{trial_name(planned, row.seed)}.safetensors"
-    save(path, model, notes=notes)
+    save(place.folder / "weights" / f"{trial_name(planned, row.seed)}.safetensors", model, notes=notes)
 
 
 def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training, model) -> Row:
