@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from poh_ext.training import cli
+from poh_ext.training.cli import PROGRAMS
 from poh_ext.training.config import Benchmark12x12Config, ScalingBenchmarkConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "experiments" / "TRAINING_ENHANCEMENTS.md").read_text()
-PROGRAMS = {"run_12x12_8m_benchmark.py": Benchmark12x12Config, "parameter_scaling_benchmark.py": ScalingBenchmarkConfig}
 ROWS = dict(re.findall(r"^\| `(--[\w-]+)` \|(.*)\|$", TEXT, re.M))
 
 
