@@ -19,7 +19,7 @@ from poh_ext.training import benchmark, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
 from poh_ext.training.data import make_data
 from poh_ext.training.step import Objective, planning_loss
-from poh_ext.training.targets import term_weights
+from poh_ext.training.targets import step_passes, term_weights
 from poh_ext.training.workers import Workers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,13 +45,14 @@ def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(count, changes):
     model = build_planner("poh", config, seed=1)
     torch.nn.init.constant_(model.alpha, 0.5)
     objective = Objective(model, config, "float32")
-    whole = objective(batch, 0.05)
+    passes = step_passes(config, config.R, looped=True)
+    whole = objective(batch, passes, 0.05)
     expected = torch.autograd.grad(whole[0], list(model.parameters()), allow_unused=True)
     totals, gradients = torch.zeros(3), [torch.zeros_like(p) for p in model.parameters()]
     for rank in range(count):
-        part, weights, share = Workers(count, rank).part(batch, config)
+        part, weights, share = Workers(count, rank).part(batch, config, passes)
         assert (weights is None) == (count == 1)
-        values = objective(part, 0.05, weights, share)
+        values = objective(part, passes, 0.05, weights, share)
         totals += torch.stack(values).detach()
         for sum_, g in zip(gradients, torch.autograd.grad(values[0], list(model.parameters()), allow_unused=True),
                            strict=True):

@@ -89,7 +89,7 @@ def test_gradients_go_through_the_last_passes_and_no_others(name, grad, states, 
         (given[3], torch.is_grad_enabled())) or one_pass(self, *given))
     monkeypatch.setattr(type(model), "_without_graph", lambda self, *given: None)
     tasks = make_data(config, 1).train
-    loss, *_ = Objective(model, config, "float32")(tasks, 0.0, passes=step_passes(config, 11, True))
+    loss, *_ = Objective(model, config, "float32")(tasks, step_passes(config, 11, True), 0.0)
     loss.backward()
     graded = 11 if grad == "all" else grad
     assert seen == [(step, step >= 11 - graded) for step in range(11)]
@@ -146,7 +146,7 @@ def test_the_loss_is_the_mean_over_states_of_means_over_cells_within_reach():
         cells = (targets != UNSUPERVISED).nonzero().tolist()
         of = [-(0.9 * log_p[b, i, targets[b, i]] + 0.1 * log_p[b, i].mean()) for b, i in cells]
         expected += sum(of).item() / len(of) / 3
-    loss, cross_entropy, _ = Objective(model, config, "float32")(tasks, 0.0, passes=passes)
+    loss, cross_entropy, _ = Objective(model, config, "float32")(tasks, passes, 0.0)
     assert loss.item() == cross_entropy.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -154,7 +154,7 @@ def test_the_control_without_a_loop_is_given_the_same_targets():
     config = small()
     model, tasks = build_planner("baseline", config, seed=1), make_data(config, 1).train
     objective = Objective(model, config, "float32")
-    losses = [objective(tasks, 0.0, passes=step_passes(config, run, False))[0].item() for run in (1, 5, 24)]
+    losses = [objective(tasks, step_passes(config, run, False), 0.0)[0].item() for run in (1, 5, 24)]
     assert len(set(losses)) == 3  # one pass each, but other cells
 
 
@@ -169,17 +169,17 @@ def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(count, changes):
     model = build_planner("poh", config, seed=1)
     objective = Objective(model, config, "float32")
 
-    def values(*given):
-        found = objective(*given, passes)
+    def values(batch, *given):
+        found = objective(batch, passes, 0.05, *given)
         gradients = torch.autograd.grad(found[0], list(model.parameters()), allow_unused=True)
         return torch.stack(found).detach(), [torch.zeros(()) if g is None else g for g in gradients]
 
-    whole, expected = values(batch, 0.05, None, 1.0)
+    whole, expected = values(batch)
     parts = []
     for rank in range(count):
         part, weights, share = Workers(count, rank).part(batch, config, passes)
         assert (weights is None) == (count == 1)
-        parts.append(values(part, 0.05, weights, share))
+        parts.append(values(part, weights, share))
     torch.testing.assert_close(sum(part for part, _ in parts), whole, rtol=1e-5, atol=1e-6)
     for i, gradient in enumerate(expected):
         torch.testing.assert_close(sum(gradients[i] for _, gradients in parts), gradient, rtol=1e-4, atol=1e-6)

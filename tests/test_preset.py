@@ -248,7 +248,7 @@ def test_each_step_draws_its_passes_and_its_size_by_itself():
     assert runs == [step.passes for step in fixed.run(0, 200)]  # a function of the seed and the step
     assert runs != [step.passes for step in make_data(config, 8).batches.run(0, 200)]
     sizes = [step.batch.mazes.height for step in batches.run(0, 40)]
-    assert sizes == [draw(7, step, (3, 5), (9, 99)).size for step in range(40)] and set(sizes) == {3, 4, 5}
+    assert sizes == [draw(7, step, (3, 5), (9, 99))[0] for step in range(40)] and set(sizes) == {3, 4, 5}
     for tasks, *_ in batches.run(0, 20):
         assert int(tasks.length.min()) >= config.min_path_at(tasks.mazes.height)
 

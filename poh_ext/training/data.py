@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
 from poh_ext.training.checks import ConfigError
 from poh_ext.training.config import BenchmarkConfig
 
-__all__ = ["TEST_SEED_OFFSET", "VALIDATION_SEED_OFFSET", "Batches", "Data", "Draw", "FixedBatches", "OnlineBatches",
+__all__ = ["TEST_SEED_OFFSET", "VALIDATION_SEED_OFFSET", "Batches", "Data", "FixedBatches", "OnlineBatches",
            "ProtocolRules", "Step", "draw", "make_data", "protocol_of", "stream_seed", "without_walls"]
 
 TEST_SEED_OFFSET = 10_000  # --seeds is at most this, so that no seeds meet
@@ -68,19 +68,12 @@ def protocol_of(config: BenchmarkConfig) -> ProtocolRules:
 # -- steps -------------------------------------------------------------------------------------------------------
 
 
-class Draw(NamedTuple):
-    """What a step draws before its mazes: their side, the passes, and the generator for what comes after."""
-
-    size: int
-    passes: int
-    generator: torch.Generator
-
-
-def draw(seed: int, step: int, sizes: Span, passes: Span = (1, 1)) -> Draw:
-    """Side and passes of a step, uniformly from (lowest, highest); neither range changes what else is drawn."""
+def draw(seed: int, step: int, sizes: Span, passes: Span = (1, 1)) -> tuple[int, int, torch.Generator]:
+    """What a step draws before its mazes: their side and the passes, uniformly from (lowest, highest), and the
+    generator for what comes after. Neither range changes what else is drawn."""
     generator = torch.Generator().manual_seed(stream_seed(seed, step))
     size, run = (int(torch.randint(low, high + 1, (), generator=generator)) for low, high in (sizes, passes))
-    return Draw(size, run, generator)
+    return size, run, generator
 
 
 def stream_seed(seed: int, step: int) -> int:
@@ -101,21 +94,6 @@ class Step(NamedTuple):
     rejected: int
 
 
-class Batches(Protocol):
-    """The batches of a training.
-
-    Attributes:
-        per_epoch: steps of an epoch.
-        mazes_per_epoch: mazes of it.
-    """
-
-    per_epoch: int
-    mazes_per_epoch: int
-
-    def run(self, first: int, last: int) -> Iterator[Step]:
-        """Yield the steps first to last - 1."""
-
-
 def _of_step(span: int | Span | Callable[[int], Span]) -> Callable[[int], Span]:
     if callable(span):
         return span
@@ -125,6 +103,9 @@ def _of_step(span: int | Span | Callable[[int], Span]) -> Callable[[int], Span]:
 
 class FixedBatches:
     """A training set, in a new order in every epoch; the last batch of an epoch may be smaller.
+
+    Attributes:
+        per_epoch, mazes_per_epoch: steps and mazes of an epoch.
 
     Args:
         tasks: the training set.
@@ -144,12 +125,13 @@ class FixedBatches:
         return cls(tasks, config.batch_size, seed, passes=lambda step: config.pass_range(step, total))
 
     def run(self, first: int, last: int) -> Iterator[Step]:
+        """Yield the steps first to last - 1."""
         order = torch.Generator().manual_seed(self.seed)
         for epoch in range(math.ceil(last / self.per_epoch)):
             permutation = torch.randperm(len(self.tasks), generator=order)  # drawn for epochs before `first` too
             for step, index in enumerate(permutation.split(self.batch_size), epoch * self.per_epoch):
                 if first <= step < last:
-                    yield Step(self.tasks[index], draw(self.seed, step, (1, 1), self.passes(step)).passes, 0)
+                    yield Step(self.tasks[index], draw(self.seed, step, (1, 1), self.passes(step))[1], 0)
 
 
 class OnlineBatches:
@@ -193,6 +175,7 @@ class OnlineBatches:
                    anywhere=config.supervision == "all")
 
     def run(self, first: int, last: int) -> Iterator[Step]:
+        """Yield the steps first to last - 1."""
         if first == last:
             return
         with ThreadPoolExecutor(1, "next-mazes") as ahead:
@@ -205,7 +188,7 @@ class OnlineBatches:
 
     def side(self, step: int) -> int:
         """The side of the step's mazes, before any of them is made."""
-        return draw(self.seed, step, self.sizes(step)).size
+        return draw(self.seed, step, self.sizes(step))[0]
 
     def draw(self, step: int, size: int | None = None) -> Step:
         """The step, made now; `size` replaces the side that is drawn."""
@@ -233,6 +216,9 @@ class OnlineBatches:
         if self.anywhere:
             return generate_mazes(n, size, algorithm=self.algorithm, seed=seed)
         return sample_tasks(n, size, min_path=self.min_path(size), algorithm=self.algorithm, seed=seed)
+
+
+Batches = FixedBatches | OnlineBatches
 
 
 # -- sets --------------------------------------------------------------------------------------------------------

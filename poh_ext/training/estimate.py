@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -65,15 +64,15 @@ def print_estimate(rows: list[PlannedRow], data_of: Callable[[PlannedRow], Data]
     """
     print(f"  {'size':6} {'model':34} {'params':>11} {'GFLOP/maze':>10} {'memory':>8} {'steps':>6} {'s/step':>7}"
           "  time per seed")
-    costs: dict[str, _Cost] = {}
+    seconds_of: dict[str, float] = {}  # by size: of what is not finished
+    memory_of: dict[str, int] = {}  # of the planner that needs most
     for row in filter(lambda row: row.trained, rows):
-        cost = costs.setdefault(row.scale, _Cost())
         with torch.device("meta"):
             model = build(row.planner, row.config.maze_size)
         config, data = row.config, data_of(row)
         gflop = gflop_per_maze(model, evaluation_passes(model, config))
         steps = config.total_steps(data.n_train)
-        time = f"{'-':>7}  finished"
+        time, seconds = f"{'-':>7}  finished", 0.0
         if runs(row):
             each = seconds_per_maze(row, data.train, device=device, precision=row.precision(precision),
                                     check=check)
@@ -83,34 +82,26 @@ def print_estimate(rows: list[PlannedRow], data_of: Callable[[PlannedRow], Data]
             forwards += interventions(row, len(data.test))
             tested = (forwards * len(data.test) + validated) * _forward_share(row, data)
             seconds = each * (config.epochs * data.batches.mazes_per_epoch + tested)
-            cost.seconds += runs(row) * seconds
             time = f"{each * min(config.batch_size, data.n_train):>7.2g}  {describe_seconds(seconds)}"
         memory = _memory(row, config, device, precision)
-        cost.memory = max(cost.memory, memory)
+        seconds_of[row.scale] = seconds_of.get(row.scale, 0.0) + runs(row) * seconds
+        memory_of[row.scale] = max(memory_of.get(row.scale, 0), memory)
         print(f"  {row.scale or '-':6} {row.model:34} {parameter_count(model):>11,} {gflop:>10.3g} "
               f"{describe_bytes(memory):>8} {steps:>6} {time}")
         print(f"  {'':6}   " + ", ".join(f"{key} {value}" for key, value in row.options.items()), flush=True)
-    if len(costs) > 1:
+    if len(memory_of) > 1:
         print("each size, all its planners and seeds:")
-        for scale, cost in costs.items():
-            print(f"  {scale:6} {describe_seconds(cost.seconds) if cost.seconds else 'finished':>12}, "
-                  f"{describe_bytes(cost.memory)} of memory at most")
-    return sum(cost.seconds for cost in costs.values())
-
-
-@dataclass
-class _Cost:
-    """Of a size: the time of what is not finished, and the memory of the planner that needs most."""
-
-    seconds: float = 0.0
-    memory: int = 0
+        for scale, seconds in seconds_of.items():
+            print(f"  {scale:6} {describe_seconds(seconds) if seconds else 'finished':>12}, "
+                  f"{describe_bytes(memory_of[scale])} of memory at most")
+    return sum(seconds_of.values())
 
 
 def _forward_share(row: PlannedRow, data: Data) -> float:
     """What a test maze costs, in mazes of the training: a forward pass is a third of a step, per pass and cell."""
     config = row.config
     cells = data.test.mazes.n_cells / data.train.mazes.n_cells
-    if row.kind == "baseline":
+    if row.planner.R == 1:
         return cells / 3
     run = config.mean_passes()
     return cells * config.test_passes / (run + 2 * config.graded(run))
@@ -131,9 +122,7 @@ def warnings_of(config: BenchmarkConfig, mazes: int) -> list[str]:
 
 def _memory(row: PlannedRow, config: BenchmarkConfig, device: torch.device, precision: str) -> int:
     batch = config.batch_size if config.train == "online" else min(config.batch_size, config.train)
-    passes = None
-    if row.kind != "baseline" and config.R > 1:
-        passes = config.graded(config.most_passes())
+    passes = config.graded(config.most_passes()) if row.planner.R > 1 and config.R > 1 else None
     return training_memory(row.planner, config.size_range[1], batch, device=device, precision=row.precision(precision),
                            passes=passes)
 

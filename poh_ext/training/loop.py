@@ -103,22 +103,24 @@ def train_planner(model: Planner, data: MazeTasks | Batches, config: BenchmarkCo
     forked = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked):
         torch.manual_seed(seed + (workers.rank << 40))  # dropout of its own in each process
-        state = _State(model, config, precision, checkpoints, workers)
-        state.load()
-        _run(state, batches, label, check, quiet, watch(state.result.steps), validation)
-        if state.ema:
-            model.load_state_dict(state.ema.module.state_dict())
-    result = state.result
+        trainer = _Trainer(model, batches, config, label, precision, check, checkpoints, workers, validation)
+        trainer.load()
+        trainer.run(watch(trainer.result.steps), quiet)
+        if trainer.ema:
+            model.load_state_dict(trainer.ema.module.state_dict())
+    result = trainer.result
     result.mazes_per_second = config.epochs * batches.mazes_per_epoch / max(result.seconds, 1e-9)
     return result
 
 
-class _State:
-    """All that a training changes, and its way to and from a checkpoint."""
+class _Trainer:
+    """A training: all that it changes, its way to and from a checkpoint, and its steps."""
 
-    def __init__(self, model: Planner, config: BenchmarkConfig, precision: str, checkpoints: Checkpoints | None,
-                 workers: Workers) -> None:
-        self.model, self.config, self.checkpoints, self.workers = model, config, checkpoints, workers
+    def __init__(self, model: Planner, batches: Batches, config: BenchmarkConfig, label: str, precision: str,
+                 check: Callable[[], None], checkpoints: Checkpoints | None, workers: Workers,
+                 validation: Validation | None) -> None:
+        self.model, self.batches, self.config, self.label, self.check = model, batches, config, label, check
+        self.checkpoints, self.workers, self.validation = checkpoints, workers, validation
         self.device = next(model.parameters()).device
         fused = self.device.type in ("cpu", "cuda")  # one kernel for all parameters: half the optimiser's time
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay,
@@ -144,12 +146,12 @@ class _State:
         if self.workers.first:
             print(f"going on after step {self.result.steps} of {record['label']}", flush=True)
 
-    def save(self, label: str) -> None:
+    def save(self) -> None:
         random = self.workers.collect(random_state(self.device))
         if self.checkpoints:
-            self.result.seconds = time.perf_counter() - self._started
+            self.result.seconds = self.seconds()
             self.checkpoints.save(self.result.steps, {
-                "label": label, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "label": self.label, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "average": self.ema.module.state_dict() if self.ema else None, "random": random,
                 "training": vars(self.result),
             })
@@ -157,27 +159,53 @@ class _State:
     def seconds(self) -> float:
         return time.perf_counter() - self._started
 
-    def between_epochs(self, epoch: int, watchers: Sequence[Watcher], validation: Validation | None) -> None:
-        """Validate the model and call the watchers; the time this takes is left out of the training time."""
-        seconds, result = self.seconds(), self.result
-        model = self.ema.module if self.ema else self.model
-        if validation is not None and validation.due(epoch):
-            point = {"step": result.steps, "epoch": epoch, "seconds": seconds, **validation(model)}
-            result.validation.append(point)
-            for watcher in watchers:
-                watcher.validated(point)
-        for watcher in watchers:
-            watcher.epoch(model, epoch, result.steps)
-        self._started = time.perf_counter() - seconds
+    def stop_if_asked(self) -> None:
+        """Raise what `check` raises, in all processes before the same step, with the checkpoint written."""
+        reason = None
+        try:
+            self.check()
+        except Interrupted as asked:
+            reason = asked
+        if self.workers.agree(reason is not None):
+            self.save()
+            raise reason or Interrupted("a signal to another process")
 
-    def step(self, step: Step, lr: float, entropy_weight: float) -> dict[str, float]:
+    def run(self, watchers: Sequence[Watcher], quiet: bool) -> None:
+        config, result, per_epoch = self.config, self.result, self.batches.per_epoch
+        total = config.epochs * per_epoch
+        keep_every = max(1, total // CURVE_POINTS)
+        with (Progress(self.label, total=total, unit="step", ends=not quiet, done=result.steps,
+                      shown=self.workers.first) as progress,
+              closing(self.batches.run(result.steps, total)) as coming):
+            for number in range(result.steps, total):
+                self.stop_if_asked()
+                step, epoch = next(coming), number // per_epoch
+                lr = learning_rate(number, total_steps=total, peak=config.lr, warmup_steps=config.warmup_steps,
+                                   from_zero=protocol_of(config).rate_from_zero)
+                entropy_weight = config.route_ent_weight * (1 - number / total if config.ent_anneal else 1)
+                values = self.step(step, lr, entropy_weight)
+                if not math.isfinite(values["loss"]):
+                    raise Diverged(f"{self.label}: the loss is {values['loss']} at step {number + 1}; try a lower --lr")
+                result.steps, result.rejected = number + 1, result.rejected + step.rejected
+                record = {"step": number + 1, "epoch": epoch, **values, "lr": lr, "seconds": self.seconds()}
+                if number == 0 or (number + 1) % keep_every == 0 or number + 1 == total:
+                    result.curve.append({name: record[name] for name in CURVE})
+                for watcher in watchers:
+                    watcher.step(record)
+                progress.step(loss=values["loss"], lr=lr, **_latest(result.validation))
+                if (number + 1) % per_epoch == 0:
+                    self.between_epochs(epoch, watchers)
+                    self.save()
+        result.seconds = self.seconds()
+
+    def step(self, step: Step, lr: float, entropy_weight: float) -> dict[str, float | None]:
         """Make one update, unless the loss is not finite."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.model.train()  # a watcher may have evaluated it
         passes = step_passes(self.config, step.passes, self.model.looped)
         part, weights, share = self.workers.part(step.batch, self.config, passes)
-        loss, cross_entropy, entropy = self.objective(part.to(self.device), entropy_weight, weights, share, passes)
+        loss, cross_entropy, entropy = self.objective(part.to(self.device), passes, entropy_weight, weights, share)
         self.optimizer.zero_grad(set_to_none=True)
         (loss * self.workers.count).backward()  # the exchange of gradients divides by the count
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
@@ -187,52 +215,21 @@ class _State:
             self.optimizer.step()
             if self.ema:
                 self.ema.update_parameters(self.model)
-        return dict(zip(("loss", "cross_entropy", "routing_entropy", "gradient_norm"), values, strict=True))
+        found = dict(zip(("loss", "cross_entropy", "routing_entropy", "gradient_norm"), values, strict=True))
+        return found if self.model.has_router else {**found, "routing_entropy": None}
 
-
-def _stop_if_asked(state: _State, check: Callable[[], None], label: str) -> None:
-    """Raise what `check` raises, in all processes before the same step, with the checkpoint written."""
-    reason = None
-    try:
-        check()
-    except Interrupted as asked:
-        reason = asked
-    if state.workers.agree(reason is not None):
-        state.save(label)
-        raise reason or Interrupted("a signal to another process")
-
-
-def _run(state: _State, batches: Batches, label: str, check: Callable[[], None], quiet: bool,
-         watchers: Sequence[Watcher], validation: Validation | None) -> None:
-    config, result = state.config, state.result
-    total = config.epochs * batches.per_epoch
-    keep_every = max(1, total // CURVE_POINTS)
-    with (Progress(label, total=total, unit="step", ends=not quiet, done=result.steps,
-                  shown=state.workers.first) as progress,
-          closing(batches.run(result.steps, total)) as coming):
-        for step in range(result.steps, total):
-            _stop_if_asked(state, check, label)
-            drawn = next(coming)
-            epoch = step // batches.per_epoch
-            lr = learning_rate(step, total_steps=total, peak=config.lr, warmup_steps=config.warmup_steps,
-                               from_zero=protocol_of(config).rate_from_zero)
-            entropy_weight = config.route_ent_weight * (1 - step / total if config.ent_anneal else 1)
-            values = state.step(drawn, lr, entropy_weight)
-            if not math.isfinite(values["loss"]):
-                raise Diverged(f"{label}: the loss is {values['loss']} at step {step + 1}; try a lower --lr")
-            result.steps, result.rejected = step + 1, result.rejected + drawn.rejected
-            if not state.model.has_router:
-                values["routing_entropy"] = None
-            record = {"step": step + 1, "epoch": epoch, **values, "lr": lr, "seconds": state.seconds()}
-            if step == 0 or (step + 1) % keep_every == 0 or step + 1 == total:
-                result.curve.append({name: record[name] for name in CURVE})
+    def between_epochs(self, epoch: int, watchers: Sequence[Watcher]) -> None:
+        """Validate the model and call the watchers; the time this takes is left out of the training time."""
+        seconds, result = self.seconds(), self.result
+        model = self.ema.module if self.ema else self.model
+        if self.validation is not None and self.validation.due(epoch):
+            point = {"step": result.steps, "epoch": epoch, "seconds": seconds, **self.validation(model)}
+            result.validation.append(point)
             for watcher in watchers:
-                watcher.step(record)
-            progress.step(loss=values["loss"], lr=lr, **_latest(result.validation))
-            if (step + 1) % batches.per_epoch == 0:
-                state.between_epochs(epoch, watchers, validation)
-                state.save(label)
-    result.seconds = state.seconds()
+                watcher.validated(point)
+        for watcher in watchers:
+            watcher.epoch(model, epoch, result.steps)
+        self._started = time.perf_counter() - seconds
 
 
 def _latest(validation: list[dict]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.data import protocol_of
 from poh_ext.training.device import autocast
-from poh_ext.training.targets import UNSUPERVISED, Passes, moves_targets, moves_weights, step_passes, term_weights
+from poh_ext.training.targets import UNSUPERVISED, Passes, moves_targets, moves_weights, term_weights
 
 __all__ = ["Objective", "moves_loss", "planning_loss"]
 
@@ -99,19 +99,18 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.config, self.precision = model, config, precision
 
-    def forward(self, tasks: MazeTasks, entropy_weight: float, weights: Tensor | None = None, share: float = 1.0,
-                passes: Passes | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, tasks: MazeTasks, passes: Passes, entropy_weight: float, weights: Tensor | None = None,
+                share: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
         """(what is minimised, its cross-entropy, the routing entropy, 0 for planners without routing).
 
         Args:
             tasks: the batch, or a part of it.
+            passes: to run and to supervise.
             entropy_weight: of the routing entropy.
             weights: of a part: see part_weights. The three values are then the part's shares of the whole batch's.
             share: of the batch's mazes that are in the part.
-            passes: to run and to supervise; None: the planner's own number, of which the last is supervised.
         """
         config, model = self.config, self.model
-        passes = passes or step_passes(config, config.R, model.looped)
         wanted = model.valid_heads or config.validity_mask or config.head == "moves"
         neighbors = tasks.mazes.neighbors() if wanted else None
         with autocast(tasks.start.device, self.precision):

@@ -162,10 +162,10 @@ def moves_weights(targets: list[Tensor]) -> Tensor:
     return 1.0 / (len(targets) * counts.clamp(min=1).float())
 
 
-def part_weights(batch: MazeTasks, config: BenchmarkConfig, passes: Passes | None = None) -> Tensor:
+def part_weights(batch: MazeTasks, config: BenchmarkConfig, passes: Passes) -> Tensor:
     """The weights that make the losses of the parts of a batch add up to its own: see term_weights, moves_weights."""
     if config.head == "moves":
-        return moves_weights(moves_targets(batch, config, passes or step_passes(config, config.R, looped=True)))
+        return moves_weights(moves_targets(batch, config, passes))
     return term_weights(batch.length, config)
 
 

@@ -80,7 +80,7 @@ class Workers:
         # Either way there may be parameters that no loss reaches, which DDP would otherwise refuse.
         return nn.parallel.DistributedDataParallel(objective, static_graph=static, find_unused_parameters=not static)
 
-    def part(self, batch: MazeTasks, config: BenchmarkConfig, passes: Passes | None = None
+    def part(self, batch: MazeTasks, config: BenchmarkConfig, passes: Passes
              ) -> tuple[MazeTasks, Tensor | None, float]:
         """(this process's part, the weights of its terms, its share of the mazes): see Objective.forward.
 
