@@ -1,10 +1,10 @@
 """--parity, --ablation and --ablate: what they train, and what the report says of it."""
 
 import dataclasses
+import functools
 
 import pytest
 from report_cases import make_results, make_row
-from training_cases import build_planner, planner_options
 
 from poh_ext.models import parameter_count
 from poh_ext.models.planners import PLANNERS
@@ -16,14 +16,11 @@ from poh_ext.training import benchmark, loop
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
 from poh_ext.training.data import make_data
 from poh_ext.training.plan import one_at_a_time, planned_rows, planner_config
+from tests.training_cases import build_planner, planner_options, tiny
 
-SMALL = {"train": 8, "test": 6, "epochs": 2, "maze_size": 4, "batch_size": 4, "R": 2, "warmup_steps": 2, "d_model": 64,
-         "n_heads": 4, "d_ff": 128, "depth": 2, "device": "cpu", "precision": "float32"}
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
+small = functools.partial(tiny, maze_size=4, depth=2)
 
-
-def small(**changes):
-    return Benchmark12x12Config(**{**SMALL, **changes})
 
 
 def params(name, config, scale=""):

@@ -12,14 +12,10 @@ from poh_ext.tasks import sample_tasks
 from poh_ext.training import benchmark, cli
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
 from poh_ext.training.data import FixedBatches, OnlineBatches, make_data, stream_seed
+from tests.training_cases import tiny
 
-TINY = {"test": 6, "epochs": 2, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128, "depth": 1,
-        "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32"}
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 
-
-def tiny(**changes):
-    return Benchmark12x12Config(**{**TINY, **changes})
 
 
 def online(exclude=None, size=5, batch_size=4, seed=7, min_path=5):

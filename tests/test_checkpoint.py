@@ -1,6 +1,7 @@
 """Never lose a run: checkpoints, going on from them bit for bit, damage, and kills of a real program."""
 
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -13,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_cases import build_planner
 
 from poh_ext.results import Results
 from poh_ext.training import benchmark, checkpoint, loop, trial
@@ -23,12 +23,12 @@ from poh_ext.training.data import make_data
 from poh_ext.training.evaluate import Validation
 from poh_ext.training.logs import History
 from poh_ext.training.signals import Interrupted
+from tests.training_cases import TINY, build_planner
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "run_12x12_8m_benchmark.py"
-TINY = {"train": 10, "test": 6, "epochs": 3, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
-        "depth": 1, "R": 2, "warmup_steps": 2, "lr": 1e-2, "route_ent_weight": 0.01, "device": "cpu",
-        "precision": "float32"}  # 3 epochs of 3 steps, the last one of 2 mazes
+# 3 epochs of 3 steps, the last one of 2 mazes.
+OWN = {**TINY, "train": 10, "epochs": 3, "lr": 1e-2, "route_ent_weight": 0.01}
 # All that --preset solve switches on, and deep supervision.
 SOLVE = {"train": "online", "steps_per_epoch": 3, "train_sizes": (3, 4), "train_sizes_growth": 6,
          "supervision": "all", "train_R": (2, 4), "train_R_growth": 9, "grad_passes": 3,
@@ -38,10 +38,8 @@ SOLVE = {"train": "online", "steps_per_epoch": 3, "train_sizes": (3, 4), "train_
 VALIDATED = {**SOLVE, "validate_every": 2, "validation": 4}
 ME = {"experiment": "a test", "parts": {"row": "poh"}, "config": {"lr": 1e-3}, "environment": {"device": "cpu"}}
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
+tiny = functools.partial(Benchmark12x12Config, **OWN)
 
-
-def tiny(**changes):
-    return Benchmark12x12Config(**{**TINY, **changes})
 
 
 def stop_before(step):
@@ -100,7 +98,7 @@ def same(a, b):
     ("poh", VALIDATED),
     ("poh", {"ema": 0.9, "train_R": (1, 4), "grad_passes": 2, "R": 3, "deep_supervision": 2, "weight_decay": 0.3,
              "state_noise": 0.1}),
-], ids=["poh", "baseline", "online", "bfloat16", "solve", "solve-token", "validated", "levers"])
+], ids=["poh", "baseline", "online", "bfloat16", "solve", "solve-token", "validated", "options"])
 def test_a_training_stopped_before_any_step_goes_on_bit_for_bit(name, changes, tmp_path, capsys):
     config = tiny(**changes)
     weights, whole, log = train(tmp_path / "straight", config, name)
@@ -298,7 +296,7 @@ def test_overwrite_removes_what_an_earlier_run_left_and_nothing_else(tmp_path, m
 
 
 def program(folder, *flags):
-    words = [part for name, value in {**TINY, "epochs": 12, "output": folder}.items()
+    words = [part for name, value in {**OWN, "epochs": 12, "output": folder}.items()
              for part in (f"--{name.replace('_', '-')}", str(value))]
     return subprocess.Popen([sys.executable, str(SCRIPT), *words, "--rows", "baseline,poh", "--save-weights", *flags],
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -1,6 +1,7 @@
 """Data-parallel training: the parts of a batch add up to it, and torchrun's curve is that of one process."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -12,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_cases import build_planner
 
 from poh_ext.results import Results
 from poh_ext.training import benchmark, workers
@@ -21,18 +21,16 @@ from poh_ext.training.data import make_data
 from poh_ext.training.step import Objective, planning_loss
 from poh_ext.training.targets import step_passes, term_weights
 from poh_ext.training.workers import Workers
+from tests.training_cases import TINY, build_planner
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "run_12x12_8m_benchmark.py"
 # 9 mazes in batches of 4: the last batch of an epoch has one maze, and one of two processes none.
-TINY = {"train": 9, "test": 6, "epochs": 8, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
-        "depth": 1, "R": 2, "warmup_steps": 2, "lr": 5e-3, "dropout": 0.0, "multi_horizon": 3,
-        "route_ent_weight": 0.05, "device": "cpu", "precision": "float32"}
+OWN = {**TINY, "train": 9, "epochs": 8, "lr": 5e-3, "dropout": 0.0, "multi_horizon": 3,
+       "route_ent_weight": 0.05}
 pytestmark = pytest.mark.usefixtures("one_thread")
+tiny = functools.partial(Benchmark12x12Config, **OWN)
 
-
-def tiny(**changes):
-    return Benchmark12x12Config(**{**TINY, **changes})
 
 
 @pytest.mark.parametrize("changes", [{}, {"validity_mask": True}, {"protocol": "as-published", "train": 40}],
@@ -103,7 +101,7 @@ def started():
 
 
 def torchrun(config, *flags):
-    words = [part for name, value in {**TINY, "output": config.output}.items()
+    words = [part for name, value in {**OWN, "output": config.output}.items()
              for part in (f"--{name.replace('_', '-')}", str(value))]
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT),

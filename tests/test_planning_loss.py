@@ -1,24 +1,22 @@
 """The trainer's loss against the dense one: the same value and gradients, without the scores of all pairs of cells."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from training_cases import build_planner
 
 from poh_ext.losses import multi_horizon_cross_entropy
 from poh_ext.training import loop, step
-from poh_ext.training.config import Benchmark12x12Config
 from poh_ext.training.data import make_data, protocol_of
 from poh_ext.training.device import autocast
 from poh_ext.training.targets import term_weights
+from tests.training_cases import build_planner, tiny
 
 CPU = torch.device("cpu")
+small = functools.partial(tiny, train=6, test=2, epochs=1, batch_size=6)
 
-
-def tiny(**changes):
-    return Benchmark12x12Config(**{"train": 6, "test": 2, "epochs": 1, "maze_size": 5, "batch_size": 6, "d_model": 64,
-                                   "n_heads": 4, "d_ff": 128, "depth": 1, "R": 2, "device": "cpu", **changes})
 
 
 def gradients(model):
@@ -31,7 +29,7 @@ def gradients(model):
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-5), ("bfloat16", 3e-2)])
 @pytest.mark.parametrize("name", ["baseline", "poh"])
 def test_loss_and_gradients_equal_the_dense_form(name, precision, tolerance, changes):
-    config = tiny(**changes)
+    config = small(**changes)
     batch = make_data(config, 1).train[:6]
     model = build_planner(name, config, seed=1).eval()  # no dropout: both forms see the same states
     if name == "poh":
@@ -87,7 +85,7 @@ def published_loss(logits, tasks, config):
                                      {"validity_mask": True, "multi_horizon": 3}],
                          ids=["plain", "mask", "horizons", "both"])
 def test_as_published_the_loss_is_the_published_one(changes):
-    config = tiny(protocol="as-published", train=60, label_smoothing=0.2, **changes)
+    config = small(protocol="as-published", train=60, label_smoothing=0.2, **changes)
     batch = make_data(config, 1).train[:6]
     hidden = torch.randn(6, 25, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     head = build_planner("baseline", config, seed=1).head
@@ -119,7 +117,7 @@ class Shapes(TorchDispatchMode):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_never_forms_the_scores_of_all_pairs_of_cells(precision):
-    config = tiny(validity_mask=True)
+    config = small(validity_mask=True)
     train = make_data(config, 1).train
     model = build_planner("baseline", config, seed=1)
     dense = {(6, 25, 25), (150, 25)}  # [B, N, N], and as the product of [B * N, D] forms it

@@ -1,4 +1,4 @@
-"""--preset solve and the levers it sets: what they are, what is refused, and a short run from end to end."""
+"""--preset solve and the options it sets: what they are, what is refused, and a short run from end to end."""
 
 import dataclasses
 import itertools
@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from training_cases import build_planner, planner_options
 
 from poh_ext.models import parameter_count
 from poh_ext.models.weights import load
@@ -18,15 +17,11 @@ from poh_ext.training.data import FixedBatches, draw, make_data
 from poh_ext.training.plan import planned_rows
 from poh_ext.training.presets import SOLVE, SOLVERS, solver_config, with_presets
 from poh_ext.training.targets import Passes, step_passes
+from tests.training_cases import build_planner, planner_options, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
-TINY = {"train": 8, "test": 6, "epochs": 2, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
-        "depth": 1, "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32"}
 MOVES = {"head": "moves", "positions": "none", "train": "online"}
 
-
-def tiny(**changes):
-    return Benchmark12x12Config(**{**TINY, **changes})
 
 
 def solve(**changes):

@@ -1,6 +1,7 @@
 """The scaling benchmark: its command line, its plan, what does not fit, and going on after an interruption."""
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -8,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_cases import build_planner
 
 from poh_ext.models import parameter_count
 from poh_ext.models.planners import PLANNERS
@@ -17,6 +17,8 @@ from poh_ext.training import benchmark, cli, estimate, loop, run_folder, trial
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
 from poh_ext.training.estimate import describe_seconds, without_misfits
 from poh_ext.training.plan import planned_rows, planner_config
+from tests.training_cases import build_planner
+from tests.training_cases import tiny as tiny_12x12
 
 pytest.importorskip("tyro")
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,18 +30,12 @@ EXAMPLE = """--maze-size 16 --train 1000 --test 100 --epochs 50
   --multi-horizon 3 --validity-mask
   --route-ent-weight 5e-4 --ent-anneal
   --output experiments/results/parameter_scaling_enhanced"""
-TINY = {"train": 8, "test": 6, "epochs": 2, "maze_size": 4, "batch_size": 4, "R": 2, "warmup_steps": 2,
-        "device": "cpu", "precision": "float32", "models": ("tiny",)}
-SMALL = {**{k: v for k, v in TINY.items() if k != "models"}, "d_model": 64, "n_heads": 4, "d_ff": 128, "depth": 1}
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
+small = functools.partial(tiny_12x12, maze_size=4)
+tiny = functools.partial(ScalingBenchmarkConfig, train=8, test=6, epochs=2, maze_size=4, batch_size=4, R=2,
+                         warmup_steps=2, device="cpu", precision="float32", models=("tiny",))
 
 
-def tiny(**changes):
-    return ScalingBenchmarkConfig(**{**TINY, **changes})
-
-
-def small(**changes):
-    return Benchmark12x12Config(**{**SMALL, **changes})
 
 
 def measured(row):

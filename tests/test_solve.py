@@ -5,12 +5,12 @@ import sys
 
 import pytest
 from solve_cases import ROWS, SOLVE, fresh
-from training_cases import planner_options
 
 from poh_ext import sample_tasks
 from poh_ext.models.weights import save
 from poh_ext.solve import cli, pretrained
 from poh_ext.solve.evaluation import exact_over_passes
+from tests.training_cases import planner_options
 
 
 @pytest.fixture(params=ROWS)

@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 import torch
-from training_cases import build_planner, planner_options
 
 from poh_ext.mazes import MazeBatch
 from poh_ext.results import Results
@@ -15,7 +14,7 @@ from poh_ext.training.config import ConfigError
 from poh_ext.training.data import TEST_SEED_OFFSET, make_data
 from poh_ext.training.evaluate import counting_options, evaluate, evaluate_control, next_move_accuracy
 from poh_ext.training.plan import planned_rows
-from tests.training_cases import tiny, train
+from tests.training_cases import build_planner, planner_options, tiny, train
 
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 

@@ -1,4 +1,6 @@
-"""Runs of the trainer that take a moment."""
+"""Options of runs that take a moment, and what they train."""
+
+import functools
 
 import pytest
 import torch
@@ -14,8 +16,12 @@ TINY_FLAGS = [part for name, value in TINY.items() for part in (f"--{name.replac
 needs_tyro = pytest.mark.skipif(not pytest.importorskip("tyro"), reason="tyro")
 
 
-def tiny(**changes) -> Benchmark12x12Config:
-    return Benchmark12x12Config(**{**TINY, **changes})
+tiny = functools.partial(Benchmark12x12Config, **TINY)
+# A planner of --preset solve: all of its options, and passes drawn anew in each step.
+tiny_solver = functools.partial(
+    tiny, train="online", steps_per_epoch=2, R=4, d_model=16, d_ff=24, parity="none", warmup_steps=1, lr=1e-2,
+    dropout=0.0, cell_features=6, valid_heads="all", norm="post", head="moves", positions="none", reinject="on",
+    residual="none", route_scale="heads", supervision="all", train_R=(2, 5))
 
 
 def planner_options(name, config, scale=""):

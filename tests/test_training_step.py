@@ -1,30 +1,23 @@
-"""The levers of the training: each acts, gradients go as far as they should, averages follow their formula."""
+"""The options of the training: each acts, gradients go as far as they should, averages follow their formula."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
-from training_cases import build_planner
 
 from poh_ext.training import loop
-from poh_ext.training.config import Benchmark12x12Config
 from poh_ext.training.data import make_data
 from poh_ext.training.evaluate import evaluate, evaluation_passes
 from poh_ext.training.loop import averaged
 from poh_ext.training.step import Objective
 from poh_ext.training.targets import UNSUPERVISED, Passes, moves_targets, passes_to_know, step_passes
 from poh_ext.training.workers import Workers
+from tests.training_cases import build_planner, tiny_solver
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-BASE = {"train": "online", "steps_per_epoch": 3, "epochs": 2, "test": 6, "maze_size": 5, "batch_size": 4, "R": 4,
-        "d_model": 16, "n_heads": 4, "d_ff": 24, "depth": 1, "parity": "none", "warmup_steps": 1, "lr": 1e-2,
-        "dropout": 0.0, "cell_features": 6, "valid_heads": "all", "norm": "post", "head": "moves", "positions": "none",
-        "reinject": "on", "residual": "none", "route_scale": "heads", "supervision": "all", "train_R": (2, 5),
-        "grad_passes": 2, "ema": 0.5, "device": "cpu", "precision": "float32"}
+small = functools.partial(tiny_solver, steps_per_epoch=3, grad_passes=2, ema=0.5)
 
-
-def small(**changes):
-    return Benchmark12x12Config(**{**BASE, **changes})
 
 
 def train(config, name="poh", seed=3):
@@ -42,7 +35,7 @@ def train(config, name="poh", seed=3):
     {"state_noise": 0.5}, {"label_smoothing": 0.3}, {"validity_mask": True}, {"dropout": 0.2},
     {"route_ent_weight": 0.5},
 ], ids=str)
-def test_every_lever_acts_on_the_training(changes):
+def test_every_option_acts_on_the_training(changes):
     assert train(small())[1] != train(small(**changes))[1]
 
 
@@ -185,7 +178,7 @@ def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(count, changes):
         torch.testing.assert_close(sum(gradients[i] for _, gradients in parts), gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_training_with_levers_is_a_function_of_the_seed():
+def test_training_with_all_options_is_a_function_of_the_seed():
     config = small(train_sizes=(3, 5), train_R_growth=8)
     (a, losses), (b, again) = train(config), train(config)
     assert losses == again and all(map(torch.equal, a.parameters(), b.parameters()))

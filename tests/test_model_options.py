@@ -1,4 +1,4 @@
-"""The planners' levers: neighbour heads, norm, head, positions, re-injection, passes; one class each, no copies."""
+"""The planners' options: neighbour heads, norm, head, positions, re-injection, passes; one class each, no copies."""
 
 import itertools
 
