@@ -9,8 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from poh_ext.losses import multi_horizon_cross_entropy
 from poh_ext.training import loop, step
-from poh_ext.training.data import make_data, protocol_of
+from poh_ext.training.data import make_data
 from poh_ext.training.device import autocast
+from poh_ext.training.presets import protocol_of
 from poh_ext.training.targets import term_weights
 from tests.training_cases import build_planner, tiny
 

@@ -17,13 +17,13 @@ from torch import Tensor
 from poh_ext._files import write_atomically
 from poh_ext._optional import require
 from poh_ext.models.base import Planner
-from poh_ext.models.planners import BaselinePlanner, PoHPlanner
+from poh_ext.models.planners import PLANNERS
 
 __all__ = ["VERSION", "load", "save"]
 
 KEY = "poh_ext"  # one entry of the metadata, because the order of several would not be the same in every file
 VERSION = 3
-PLANNERS = {cls.__name__: cls for cls in (BaselinePlanner, PoHPlanner)}
+CLASSES = {cls.__name__: cls for cls in PLANNERS.values()}
 
 
 def save(path: str | Path, model: Planner, *, notes: dict[str, Any]) -> Path:
@@ -42,8 +42,8 @@ def save(path: str | Path, model: Planner, *, notes: dict[str, Any]) -> Path:
         ImportError: safetensors is missing.
     """
     name = type(model).__name__
-    if PLANNERS.get(name) is not type(model):
-        raise ValueError(f"model must be a {' or '.join(PLANNERS)}, got {name}")
+    if CLASSES.get(name) is not type(model):
+        raise ValueError(f"model must be a {' or '.join(CLASSES)}, got {name}")
     weights = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     height, width = model.size
     record = {"version": VERSION, "planner": name, "size": height if height == width else [height, width],
@@ -72,7 +72,7 @@ def load(path: str | Path) -> tuple[Planner, dict[str, Any]]:
     try:
         record, weights = _read(path)
         with torch.device("meta"):
-            model = PLANNERS[record["planner"]](_size(record["size"]), **record["options"])
+            model = CLASSES[record["planner"]](_size(record["size"]), **record["options"])
         model.load_state_dict(weights, assign=True)
         return model.eval(), record["notes"]
     except ValueError as error:

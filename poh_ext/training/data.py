@@ -1,4 +1,4 @@
-"""What is trained and tested on, with no maze in both: the two protocols, and what each step draws.
+"""What is trained and tested on, with no maze in both, and what each step draws.
 
 What a step draws is a function of the seed and the step alone, so that a training can go on anywhere.
 """
@@ -18,51 +18,16 @@ from poh_ext.mazes import MazeBatch, generate_mazes
 from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
 from poh_ext.training.checks import ConfigError
 from poh_ext.training.config import BenchmarkConfig
+from poh_ext.training.presets import protocol_of
 
 __all__ = ["TEST_SEED_OFFSET", "VALIDATION_SEED_OFFSET", "Batches", "Data", "FixedBatches", "OnlineBatches",
-           "ProtocolRules", "Step", "draw", "make_data", "protocol_of", "stream_seed", "without_walls"]
+           "Step", "draw", "make_data", "stream_seed", "without_walls"]
 
 TEST_SEED_OFFSET = 10_000  # --seeds is at most this, so that no seeds meet
 VALIDATION_SEED_OFFSET = 20_000
 CANDIDATES_PER_MAZE = 3  # as published: this many mazes are drawn for each one asked for
 
 Span = tuple[int, int]  # lowest and highest
-
-
-@dataclass(frozen=True)
-class ProtocolRules:
-    """What a protocol decides beside the mazes. The defaults are those of the default protocol.
-
-    Attributes:
-        cell_features: of a cell that the planners see; None: --cell-features.
-        reduction: of the loss.
-        clamp: scores are clamped to +/- this before the softmax of the loss; None: they are not.
-        smooth_masked: label smoothing also where --validity-mask restricts the moves, over the allowed ones.
-        rate_from_zero: the learning rate is 0 at the first step, and each later one has the rate of the step before.
-        count_start: optimal compares cells, the start included, instead of moves.
-        true_mazes: the mazes are those that the paths are shortest in. False: planners, validity mask and rollout get
-            grids without walls (`MazeBatch.open`), and whether a maze is solved exactly cannot be said.
-    """
-
-    cell_features: int | None = None
-    reduction: str = "mean"
-    clamp: float | None = None
-    smooth_masked: bool = True
-    rate_from_zero: bool = False
-    count_start: bool = False
-    true_mazes: bool = True
-
-
-PROTOCOLS = {
-    "default": ProtocolRules(),
-    "as-published": ProtocolRules(cell_features=1, reduction="position_mean", clamp=20.0, smooth_masked=False,
-                                  rate_from_zero=True, count_start=True, true_mazes=False),
-}
-
-
-def protocol_of(config: BenchmarkConfig) -> ProtocolRules:
-    """What --protocol decides."""
-    return PROTOCOLS[config.protocol]
 
 
 # -- steps -------------------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ from poh_ext.rollout import (
 )
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig
-from poh_ext.training.data import protocol_of
 from poh_ext.training.device import autocast
+from poh_ext.training.presets import protocol_of
 from poh_ext.training.progress import Progress
 
 __all__ = ["Evaluation", "Validation", "counting_options", "evaluate", "evaluate_control", "evaluation_options",

@@ -17,8 +17,9 @@ from poh_ext.models.base import Planner
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.checkpoint import Checkpoints, random_state, restore_random_state
 from poh_ext.training.config import BenchmarkConfig
-from poh_ext.training.data import Batches, FixedBatches, Step, protocol_of
+from poh_ext.training.data import Batches, FixedBatches, Step
 from poh_ext.training.evaluate import Validation
+from poh_ext.training.presets import protocol_of
 from poh_ext.training.progress import Progress
 from poh_ext.training.signals import Interrupted
 from poh_ext.training.step import Objective

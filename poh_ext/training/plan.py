@@ -14,12 +14,11 @@ from poh_ext.models.config import POH_ONLY, PlannerOptions
 from poh_ext.models.planners import build
 from poh_ext.results import CONTROLS
 from poh_ext.training.config import BenchmarkConfig, ConfigError
-from poh_ext.training.data import protocol_of
-from poh_ext.training.presets import SOLVERS, solver_config
+from poh_ext.training.presets import SOLVERS, protocol_of, solver_config
 
-__all__ = ["FEATURES", "PLANNERS", "PlannedRow", "one_at_a_time", "planned_rows", "planner_config"]
+__all__ = ["FEATURES", "KINDS", "PlannedRow", "one_at_a_time", "planned_rows", "planner_config"]
 
-PLANNERS = ("baseline", "looped_baseline", "poh", "poh_shallow", "poh_token")
+KINDS = ("baseline", "looped_baseline", "poh", "poh_shallow", "poh_token")
 # Name, option, its value without the feature and with it (None: the benchmark's default), whether only PoH has it.
 FEATURES = (
     ("multi-horizon", "multi_horizon", 1, 3, False),
@@ -37,7 +36,7 @@ class PlannedRow:
 
     Attributes:
         model: its name in results.json: the kind, and after a slash what was changed ("poh/without warm-up").
-        kind: one of CONTROLS or of PLANNERS.
+        kind: one of CONTROLS or of KINDS.
         trained: False for the controls.
         scale: size of the planner; "" where the benchmark has one only, and for CONTROLS.
         config: the options it is trained with.
@@ -80,8 +79,8 @@ def planner_config(name: str, config: BenchmarkConfig, scale: str = "") -> Plann
     PoH gets the baseline's number of parameters as --parity says; poh_shallow keeps its width and drops layers,
     poh_token routes per token.
     """
-    if name not in PLANNERS:
-        raise ValueError(f"unknown planner {name!r}; known: {', '.join(PLANNERS)}")
+    if name not in KINDS:
+        raise ValueError(f"unknown planner {name!r}; known: {', '.join(KINDS)}")
     shape, changes = config.shapes[scale], {}
     if features := protocol_of(config).cell_features:
         changes["cell_features"] = features

@@ -16,7 +16,7 @@ from torch import Tensor
 from poh_ext.mazes import MazeBatch
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig
-from poh_ext.training.data import protocol_of
+from poh_ext.training.presets import protocol_of
 
 __all__ = ["UNSUPERVISED", "Passes", "moves_targets", "moves_weights", "next_move_targets", "on_paths", "part_weights",
            "passes_to_know", "passes_to_know_paths", "step_passes", "term_weights"]
