@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +32,11 @@ def grid_shape(size: int | tuple[int, int]) -> tuple[int, int]:
 class Planner(nn.Module):
     """Base class of the planners. A planner keeps a state for every cell and updates it in passes over the same blocks.
 
-    A subclass sets `blocks` and defines these methods:
-
-    - `_begin(tokens)` returns the state before the first pass.
-    - `_pass(state, tokens, neighbors, step, tolerance)` returns the state after one more pass.
-    - `_cells(state)` returns the cells of a state, [B, N, d_model].
-    - `_end(state)` is called with the last state.
+    A subclass sets `blocks` and defines `_pass`, and where its state is more than the cells [B, N, d_model] the methods
+    beside it.
     """
 
+    blocks: nn.ModuleList
     has_router = False  # PoH: it has routing_entropy() and routing_weights()
 
     def __init__(self, size: int | tuple[int, int], config: PlannerConfig):
@@ -46,7 +44,7 @@ class Planner(nn.Module):
         self.size = height, width = grid_shape(size)
         self.config = config
         self.n_cells = height * width
-        self.passes, self.valid_heads = config.R, config.valid_heads
+        self.passes, self.valid_heads = config.R, int(config.valid_heads)
         self.norm, self.reinject = config.norm_used, config.reinject_used
         self.moves, absolute = config.head == "moves", config.positions == "absolute"
         # Without a parameter per cell, mazes of any size will do.
@@ -158,12 +156,26 @@ class Planner(nn.Module):
         self._end(state)
         return found
 
-    def _shifted(self, state, by: Tensor):
+    def _begin(self, tokens: Tensor) -> Any:
+        """The state before the first pass."""
+        return tokens
+
+    def _pass(self, state: Any, tokens: Tensor, neighbors: Tensor | None, step: int, tolerance: float) -> Any:
+        """The state after one more pass."""
+        raise NotImplementedError
+
+    def _cells(self, state: Any) -> Tensor:
+        return state
+
+    def _shifted(self, state: Any, by: Tensor) -> Any:
         """The state with `by` added to its cells."""
         return state + by
 
-    def _without_graph(self, state, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int],
-                       tolerance: float) -> tuple | None:
+    def _end(self, state: Any) -> None:
+        """Called with the last state."""
+
+    def _without_graph(self, state: Any, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int],
+                       tolerance: float) -> tuple[Any, list[Tensor]] | None:
         """Run passes faster than by `_pass`, or return None if that is impossible. Returns the state after `after[-1]`
         passes, of which `step` were made before, and the cells [B, N, d_model] after each of `after`."""
         return None

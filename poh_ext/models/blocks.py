@@ -43,6 +43,10 @@ class Attention(nn.Module):
     a learned bias and learned offsets of keys and values per direction; their weights, five at most, get no dropout.
     """
 
+    direction_bias: nn.Parameter | None
+    key_offset: nn.Parameter | None
+    value_offset: nn.Parameter | None
+
     def __init__(self, d_model: int, n_heads: int, dropout: float, valid_heads: int = 0):
         super().__init__()
         self.n_heads = n_heads
@@ -116,7 +120,8 @@ class Block(nn.Module):
         super().__init__()
         d_model, own = config.d_model, config.attention_dropout
         self.norm = config.norm_used
-        self.attention = Attention(d_model, config.n_heads, config.dropout if own is None else own, config.valid_heads)
+        self.attention = Attention(d_model, config.n_heads, config.dropout if own is None else own,
+                                   int(config.valid_heads))
         self.expand = nn.Linear(d_model, config.d_ff, bias=ff_bias)
         self.contract = nn.Linear(config.d_ff, d_model, bias=ff_bias)
         self.norm1 = nn.LayerNorm(d_model)

@@ -17,6 +17,9 @@ from typing import Any, Literal, NamedTuple
 __all__ = ["POH_ONLY", "OptionError", "PlannerConfig", "PlannerOptions", "PlannerShape", "positive"]
 
 
+Kind = Literal["baseline", "poh"]
+
+
 class OptionError(Exception):
     """An option that a planner cannot have; also a TypeError or a ValueError.
 
@@ -108,7 +111,7 @@ class PlannerOptions:
     dropout: float = 0.1
     """Dropout of the planners [probability, below 1]: after each sublayer, in it, and of the attention weights."""
 
-    def planner(self, kind: str, shape: PlannerShape, **changes: Any) -> PlannerConfig:
+    def planner(self, kind: Kind, shape: PlannerShape, **changes: Any) -> PlannerConfig:
         """A planner with these options, but for the changes."""
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(PlannerOptions)}
         return PlannerConfig(kind=kind, **shape._asdict(), **{**options, **changes})
@@ -145,7 +148,7 @@ class PlannerConfig(PlannerOptions):
         4
     """
 
-    kind: Literal["baseline", "poh"]
+    kind: Kind
     d_model: int
     n_heads: int
     d_ff: int
@@ -154,7 +157,7 @@ class PlannerConfig(PlannerOptions):
     log_t: float = 2.0
 
     @classmethod
-    def of(cls, kind: str, keywords: dict[str, Any], **own: Any) -> PlannerConfig:
+    def of(cls, kind: Kind, keywords: dict[str, Any], **own: Any) -> PlannerConfig:
         """From the keywords of a planner's constructor, and options that have another name there."""
         known = {field.name for field in dataclasses.fields(cls)} - {"kind", *own}
         for name in keywords:
@@ -179,19 +182,21 @@ class PlannerConfig(PlannerOptions):
 
     @property
     def reinject_used(self) -> bool:
-        return self.kind == "baseline" if self.reinject == "published" else self.reinject
+        return self.kind == "baseline" if self.reinject == "published" else bool(self.reinject)
 
     def __post_init__(self) -> None:
-        for name, words in {"valid_heads": {"all": self.n_heads}, "route_scale": {"heads": float(self.n_heads)},
-                            "reinject": {"on": True, "off": False}}.items():
+        positive(**{"loops" if self.kind == "baseline" else "R": self.R, "T": self.T, "d_model": self.d_model,
+                    "n_heads": self.n_heads, "d_ff": self.d_ff, "depth": self.depth})
+        meanings: dict[str, dict[str, Any]] = {
+            "valid_heads": {"all": self.n_heads}, "route_scale": {"heads": float(self.n_heads)},
+            "reinject": {"on": True, "off": False}}
+        for name, words in meanings.items():
             value = getattr(self, name)
             if isinstance(value, str) and value in words:
                 object.__setattr__(self, name, words[value])
         self._check()
 
     def _check(self) -> None:
-        positive(**{"loops" if self.kind == "baseline" else "R": self.R, "T": self.T, "d_model": self.d_model,
-                    "n_heads": self.n_heads, "d_ff": self.d_ff, "depth": self.depth})
         for name in ("dropout", "attention_dropout"):
             value, words = getattr(self, name), "must be at least 0 and below 1"
             if name == "dropout" or value is not None:
@@ -211,7 +216,7 @@ class PlannerConfig(PlannerOptions):
         if not 0 <= heads <= self.n_heads:
             raise _OptionValue(f"valid_heads must be from 0 to n_heads={self.n_heads}, got {heads}", "valid_heads",
                                words if heads < 0 else f"at most the {self.n_heads} heads", of_shape=heads > 0)
-        for name in ("norm", "head", "positions", "residual", "routing"):
+        for name in ("kind", "norm", "head", "positions", "residual", "routing"):
             accepted, value = typing.get_args(_HINTS[name]), getattr(self, name)
             if value not in accepted:
                 words = " or ".join(repr(word) for word in accepted if word != "published")
@@ -227,4 +232,4 @@ class PlannerConfig(PlannerOptions):
         number("log_t", self.log_t)
 
 
-_HINTS = typing.get_type_hints(PlannerOptions)
+_HINTS = typing.get_type_hints(PlannerConfig)

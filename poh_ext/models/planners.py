@@ -58,9 +58,6 @@ class BaselinePlanner(Planner):
         """The number of passes of a forward that is given no `passes`."""
         return self.passes
 
-    def _begin(self, tokens: Tensor) -> Tensor:
-        return tokens
-
     def _pass(self, x: Tensor, tokens: Tensor, neighbors: Tensor | None, step: int, tolerance: float) -> Tensor:
         before = x
         if step and self.reinject:
@@ -75,12 +72,6 @@ class BaselinePlanner(Planner):
             return None
         found = list(fused_passes(self, x, tokens, neighbors, step, after, tolerance)[0])
         return found[-1], found
-
-    def _cells(self, state: Tensor) -> Tensor:
-        return state
-
-    def _end(self, state: Tensor) -> None:
-        pass
 
 
 class _State(NamedTuple):
@@ -117,6 +108,7 @@ class PoHPlanner(Planner):
     """
 
     has_router = True
+    routers: nn.ModuleList
 
     def __init__(self, size: int | tuple[int, int], **options: Any):
         config = PlannerConfig.of("poh", options)
@@ -130,7 +122,9 @@ class PoHPlanner(Planner):
         self.blocks = nn.ModuleList(Block(config, ff_bias=False) for _ in range(config.depth))
         self.routers = nn.ModuleList(Router(config) for _ in range(config.depth))
         self.gains = nn.Parameter(torch.ones(config.depth, config.n_heads))
-        self._entropy = self._weights = self._override = None
+        self._entropy: Tensor | None = None
+        self._weights: Tensor | None = None
+        self._override: str | Tensor | None = None
 
     @property
     def R(self) -> int:
@@ -170,8 +164,8 @@ class PoHPlanner(Planner):
         published = self.alpha is not None or self.positions is not None
         if published or self.per_token or self._override is not None or not kernel_serves(self, state.cells, tolerance):
             return None
-        routers = routers_of(self, self.gains * self.route_scale, state.routers, state.held, state.cells)
-        found, ended, used = fused_passes(self, state.cells, tokens, neighbors, step, after, tolerance, routers)
+        packed = routers_of(self, self.gains * self.route_scale, state.routers, state.held, state.cells)
+        found, ended, used = fused_passes(self, state.cells, tokens, neighbors, step, after, tolerance, packed)
         used = used.flatten(0, 1)
         entropies = torch.special.entr(used).sum(-1).mean(-1)
         routers, held = routers_state(ended, used.shape[-1])
