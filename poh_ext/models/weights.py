@@ -72,7 +72,7 @@ def load(path: str | Path) -> tuple[Planner, dict[str, Any]]:
     try:
         record, weights = _read(path)
         with torch.device("meta"):
-            model = CLASSES[record["planner"]](_size(record["size"]), **record["options"])
+            model = CLASSES[record["planner"]](record["size"], **record["options"])
         model.load_state_dict(weights, assign=True)
         return model.eval(), record["notes"]
     except ValueError as error:
@@ -97,10 +97,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if record["sha256"] != _digest(weights):
         raise ValueError("is damaged: the checksum of its weights is wrong")
     return record, weights
-
-
-def _size(size: int | list[int]) -> int | tuple[int, int]:
-    return tuple(size) if isinstance(size, list) else size
 
 
 def _digest(weights: dict[str, Tensor]) -> str:

@@ -25,7 +25,7 @@ from poh_ext.training.plan import PlannedRow
 from poh_ext.training.presets import SOLVERS, protocol_of
 from poh_ext.training.routing_study import interventions
 
-__all__ = ["available_memory", "describe_bytes", "describe_seconds", "misfit", "print_estimate", "seconds_per_maze",
+__all__ = ["available_memory", "describe_bytes", "describe_seconds", "print_estimate", "seconds_per_maze",
            "training_memory", "warnings_of", "without_misfits"]
 
 BUDGET = 3.0  # seconds to spend on timing one planner, where one maze does not take longer
@@ -45,9 +45,11 @@ def without_misfits(rows: list[PlannedRow], config: BenchmarkConfig, device: tor
     skipped: dict[str, str] = {}
     for row in rows:
         if row.trained and row.scale not in skipped:
-            reason = misfit(_memory(row, config, device, precision), available)
-            if reason is not None:
-                skipped[row.scale] = f"{row.model}: {reason} (batches of {config.batch_size}; --batch-size lowers it)"
+            needed = _memory(row, config, device, precision)
+            if needed > SPARE * available:
+                skipped[row.scale] = (f"{row.model}: training needs about {describe_bytes(needed)}, but only "
+                                      f"{describe_bytes(available)} are free (batches of {config.batch_size}; "
+                                      "--batch-size lowers it)")
     return [row for row in rows if row.scale not in skipped or row.kind in CONTROLS], skipped
 
 
@@ -206,13 +208,6 @@ def available_memory(device: torch.device, *, meminfo: Path = Path("/proc/meminf
         except (OSError, ValueError):  # no such file, or "max": no limit
             continue
     return max(free, 0)
-
-
-def misfit(needed: int, available: int) -> str | None:
-    """Why a training step that needs so many bytes cannot run where so many are free; None if it can."""
-    if needed <= SPARE * available:
-        return None
-    return f"training needs about {describe_bytes(needed)}, but only {describe_bytes(available)} are free"
 
 
 def describe_bytes(n: int) -> str:
