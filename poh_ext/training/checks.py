@@ -92,9 +92,8 @@ def _check_planners(config) -> None:
         try:
             config.planner("poh", shape)
         except OptionError as error:
-            value = getattr(config if hasattr(config, error.name) else shape, error.name)
             of = f" of {scale}" if scale and error.of_shape else ""
-            raise ConfigError(f"{flag(error.name)} {value}: {error.flag_words}{of}") from error
+            raise ConfigError(f"{flag(error.name)} {getattr(config, error.name)}: {error.flag_words}{of}") from error
 
 
 def _check_rows(config) -> None:

@@ -117,15 +117,18 @@ class Objective(nn.Module):
             states = model.hidden_passes(tasks.mazes, tasks.start, tasks.goal, neighbors=neighbors,
                                          after=passes.after if passes.looped else (1,), grad_passes=passes.grad,
                                          state_noise=config.state_noise)
-        loss_of = self._moves if config.head == "moves" else self._cells
-        cross_entropy = loss_of(states, tasks, weights, passes, neighbors).float()
+        if config.head == "moves":
+            targets = moves_targets(tasks, config, passes, neighbors)
+            cross_entropy = self._moves(states, targets, weights, neighbors).float()
+        else:
+            cross_entropy = self._cells(states, tasks, weights, neighbors).float()
         if not model.has_router:
             return cross_entropy, cross_entropy, cross_entropy.new_zeros(())
         entropy = share * model.routing_entropy()
         return cross_entropy + entropy_weight * entropy if entropy_weight > 0 else cross_entropy, cross_entropy, entropy
 
-    def _cells(self, states: list[Tensor], tasks: MazeTasks, weights: Tensor | None, passes: Passes,
-               neighbors: Tensor | None) -> Tensor:
+    def _cells(self, states: list[Tensor], tasks: MazeTasks, weights: Tensor | None, neighbors: Tensor | None
+               ) -> Tensor:
         reduction = None if weights is None else "none"
         total = 0.0
         for state in states:
@@ -134,9 +137,7 @@ class Objective(nn.Module):
             total = total + (loss if weights is None else (loss * weights[: loss.shape[1]].to(loss.device)).sum())
         return total / len(states)
 
-    def _moves(self, states: list[Tensor], tasks: MazeTasks, weights: Tensor | None, passes: Passes,
-               neighbors: Tensor | None) -> Tensor:
-        targets = moves_targets(tasks, self.config, passes, neighbors)
+    def _moves(self, states: list[Tensor], targets: list[Tensor], weights: Tensor | None, neighbors: Tensor) -> Tensor:
         weights = moves_weights(targets) if weights is None else weights
         allowed = neighbors >= 0 if self.config.validity_mask else None
         total = 0.0
