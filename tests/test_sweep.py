@@ -134,7 +134,7 @@ def test_what_cannot_be_honoured_is_refused_before_any_work(tmp_path, monkeypatc
     with pytest.raises(ConfigError, match="--ray mars: must be off, auto, local or HOST:PORT"):
         tiny(ray="mars").check()
     with monkeypatch.context() as patched:
-        patched.setattr(sweep.importlib.util, "find_spec", lambda name: None)
+        patched.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(ConfigError, match=r"--ray: ray is not installed; pip install 'poh_ext\[sweep\]'"):
             benchmark.run_benchmark(tiny(ray="local", output=tmp_path / "run"))
     pytest.importorskip("ray", reason="ray is not installed")

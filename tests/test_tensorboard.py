@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from poh_ext.results import Results
-from poh_ext.training import benchmark, logs, loop, trial
+from poh_ext.training import benchmark, loop, trial
 from poh_ext.training.config import ConfigError
 from poh_ext.training.signals import Interrupted
 from tests.training_cases import tiny
@@ -89,7 +89,7 @@ def test_overwrite_removes_the_events_of_an_earlier_run(tmp_path):
 
 def test_without_tensorboard_the_flag_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    monkeypatch.setattr(logs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"--tensorboard: tensorboard is not installed; pip install 'poh_ext\[tens"):
         benchmark.run_benchmark(short(output=tmp_path / "run", tensorboard=True))
     assert not (tmp_path / "run").exists()

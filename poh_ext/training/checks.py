@@ -4,6 +4,7 @@ nothing is told."""
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import typing
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from poh_ext.models.config import OptionError
 from poh_ext.results import CONTROLS
 from poh_ext.training.presets import SOLVERS, with_presets
 
-__all__ = ["ConfigError", "check", "flag", "ineffective"]
+__all__ = ["ConfigError", "check", "flag", "ineffective", "require_package"]
 
 
 class ConfigError(ValueError):
@@ -52,6 +53,12 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
 _NOT_PUBLISHED = ("valid_heads", "norm", "head", "positions", "cell_features", "reinject", "residual", "route_scale",
                   "routing", "supervision", "train_R", "grad_passes", "test_R", "deep_supervision", "ema",
                   "tolerance", "state_noise")  # fmt: skip
+
+
+def require_package(name: str, package: str, extra: str) -> None:
+    """ConfigError, with what to install, where the option cannot be honoured."""
+    _refuse(importlib.util.find_spec(package) is None,
+            f"{flag(name)}: {package} is not installed; pip install 'poh_ext[{extra}]' brings it")
 
 
 def _refuse(wrong: bool, message: str) -> None:

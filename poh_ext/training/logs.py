@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from poh_ext.mazes import MazeBatch
 from poh_ext.models.base import Planner
 from poh_ext.results import Row, plain
 from poh_ext.tasks import MazeTasks
-from poh_ext.training.config import BenchmarkConfig, ConfigError
+from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.evaluate import evaluate, evaluation_options, shares
 from poh_ext.training.loop import Watcher
 
-__all__ = ["Board", "History", "require_tensorboard"]
+__all__ = ["Board", "History"]
 
 MAZES = 4
 PICTURES = 10  # of rollouts, over the training
@@ -68,12 +67,6 @@ def _lines_until(path: Path, step: int) -> list[bytes]:
             break
         lines.append(line)
     return lines
-
-
-def require_tensorboard() -> None:
-    """ConfigError, with what to install, where --tensorboard cannot be honoured."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("--tensorboard: tensorboard is not installed; pip install 'poh_ext[tensorboard]' brings it")
 
 
 class Board(Watcher):
