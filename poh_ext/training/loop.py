@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from poh_ext.models.base import Planner
+from poh_ext.results import solved_measure
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.checkpoint import Checkpoints, random_state, restore_random_state
 from poh_ext.training.config import BenchmarkConfig
@@ -193,7 +194,9 @@ class _Trainer:
                     result.curve.append({name: record[name] for name in CURVE})
                 for watcher in watchers:
                     watcher.step(record)
-                progress.step(loss=values["loss"], lr=lr, **_latest(result.validation))
+                last = result.validation[-1:]
+                latest = {f"validated {solved_measure(last)}": last[0][solved_measure(last)]} if last else {}
+                progress.step(loss=values["loss"], lr=lr, **latest)
                 if (number + 1) % per_epoch == 0:
                     self.between_epochs(epoch, watchers)
                     self.save()
@@ -231,12 +234,6 @@ class _Trainer:
         for watcher in watchers:
             watcher.epoch(model, epoch, result.steps)
         self._started = time.perf_counter() - seconds
-
-
-def _latest(validation: list[dict]) -> dict[str, float]:
-    """The strictest share of the last validation, to be shown."""
-    names = [name for name in ("exact", "optimal") if validation and name in validation[-1]]
-    return {f"validated {name}": validation[-1][name] for name in names[:1]}
 
 
 def averaged(model: Planner, decay: float) -> AveragedModel:
