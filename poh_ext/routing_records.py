@@ -30,11 +30,11 @@ def kept_passes(passes: int) -> list[int]:
     return sorted({round(ratio**i) for i in range(MOST_PASSES)})
 
 
-def head_groups(heads: int, near: int) -> list[tuple[str, list[int]]]:
+def head_groups(heads: int, valid_heads: int) -> list[tuple[str, list[int]]]:
     """(name, heads from 0) of the groups of heads: the heads that see neighbours, and those that see all cells, which
     come after them. If all heads are of one kind, each head is a group."""
-    if 0 < near < heads:
-        return [("neighbour heads", list(range(near))), ("wide heads", list(range(near, heads)))]
+    if 0 < valid_heads < heads:
+        return [("neighbour heads", list(range(valid_heads))), ("wide heads", list(range(valid_heads, heads)))]
     return [(f"head {h + 1}", [h]) for h in range(heads)]
 
 
@@ -58,22 +58,22 @@ def routing_record(model: str, seed: int, weights: torch.Tensor, entropy: float,
     return record if len(kept) == len(weights) else {**record, "passes": kept}
 
 
-def over_mazes(weights: torch.Tensor, passes: list[int], near: int) -> dict:
+def over_mazes(weights: torch.Tensor, passes: list[int], valid_heads: int) -> dict:
     """The record's "over_mazes": mean weight of a head of each group (`head_groups`), and its variation between mazes.
 
     Args:
         weights: [P, depth, n, heads], of n mazes.
         passes: the P passes, from 1.
-        near: number of heads that see only neighbours; they are the first ones.
+        valid_heads: number of heads that see only neighbours; they are the first ones.
 
     Returns:
         passes, near_heads, heads, and mean, low, high [P][depth][groups]; low and high are the BAND of the mazes.
     """
-    groups = head_groups(weights.shape[-1], near)
+    groups = head_groups(weights.shape[-1], valid_heads)
     of_group = torch.stack([weights[..., heads].double().mean(-1) for _, heads in groups], -1)
     low, high = (torch.quantile(of_group, q, dim=2) for q in BAND)
     figures = {"mean": of_group.mean(2), "low": low, "high": high}
-    return {"passes": passes, "near_heads": near, "heads": weights.shape[-1],
+    return {"passes": passes, "near_heads": valid_heads, "heads": weights.shape[-1],
             **{name: [[[round(x, 5) for x in block] for block in step] for step in values.tolist()]
                for name, values in figures.items()}}  # fmt: skip
 

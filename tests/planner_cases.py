@@ -1,4 +1,4 @@
-"""Small planners with any levers, and mazes for them."""
+"""Small planners with any options, and mazes for them."""
 
 import torch
 

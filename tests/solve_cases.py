@@ -1,8 +1,8 @@
 """The planners of --preset solve, for tests."""
 
 from poh_ext.training.config import Benchmark12x12Config
-from poh_ext.training.planners import build_planner
 from poh_ext.training.presets import with_presets
+from tests.training_cases import build_planner
 
 SOLVE = with_presets(Benchmark12x12Config(), quick=False, preset="solve")
 ROWS = {"baseline": "looped_baseline", "poh": "poh"}  # name of the weights -> row of the program

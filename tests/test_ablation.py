@@ -1,31 +1,31 @@
 """--parity, --ablation and --ablate: what they train, and what the report says of it."""
 
 import dataclasses
+import functools
 
 import pytest
 from report_cases import make_results, make_row
 
 from poh_ext.models import parameter_count
+from poh_ext.models.planners import PLANNERS
 from poh_ext.report import ablation_table, claims, write_report
 from poh_ext.report.effects import ablation_effects, holm
 from poh_ext.report.verdicts import verdicts
 from poh_ext.results import Results
-from poh_ext.training import benchmark, loop, protocol
+from poh_ext.training import benchmark, loop
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
-from poh_ext.training.plan import one_at_a_time, planned_rows
-from poh_ext.training.planners import build_planner, planner_class, planner_options
+from poh_ext.training.data import make_data
+from poh_ext.training.plan import one_at_a_time, planned_rows, planner_config
+from tests.training_cases import build_planner, planner_options, tiny
 
-SMALL = {"train": 8, "test": 6, "epochs": 2, "maze_size": 4, "batch_size": 4, "R": 2, "warmup_steps": 2, "d_model": 64,
-         "n_heads": 4, "d_ff": 128, "depth": 2, "device": "cpu", "precision": "float32"}
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
+small = functools.partial(tiny, maze_size=4, depth=2)
 
-
-def small(**changes):
-    return Benchmark12x12Config(**{**SMALL, **changes})
 
 
 def params(name, config, scale=""):
-    return parameter_count(planner_class(name), config.maze_size, **planner_options(name, config, scale))
+    return parameter_count(PLANNERS[planner_config(name, config, scale).kind], config.maze_size,
+                           **planner_options(name, config, scale))
 
 
 # -- parity ------------------------------------------------------------------------------------------------------
@@ -47,9 +47,9 @@ def test_parity_decides_what_poh_gives_up(config, scale):
 
 
 def test_parity_other_than_depth_is_told():
-    assert "--parity none" in small(parity="none").notes()[0]
-    assert "fewer layers" in small(parity="width").notes()[0]
-    assert small().notes() == []
+    assert "--parity none" in small(parity="none").ineffective()[0]
+    assert "fewer layers" in small(parity="width").ineffective()[0]
+    assert small().ineffective() == []
 
 
 @pytest.mark.parametrize("changes, words", [
@@ -62,7 +62,7 @@ def test_parity_other_than_depth_is_told():
 ])
 def test_contradictions_are_named(changes, words):
     with pytest.raises(ConfigError) as error:
-        small(**changes).validate()
+        small(**changes).check()
     assert words in str(error.value)
 
 
@@ -207,7 +207,7 @@ def test_a_report_of_changed_planners_is_written_with_every_row(tmp_path):
 def test_entropy_falls_as_its_weight_rises_and_annealing_gives_some_back():
     """30 steps from the same weights and batches."""
     config = small(epochs=30, lr=1e-2, depth=1, batch_size=8)
-    data = protocol.make_data(config, 3).train
+    data = make_data(config, 3).train
 
     def curve(weight, anneal=False):
         model = build_planner("poh", config, seed=3)

@@ -1,6 +1,7 @@
 """Never lose a run: checkpoints, going on from them bit for bit, damage, and kills of a real program."""
 
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -15,18 +16,19 @@ import torch
 from safetensors.torch import load_file
 
 from poh_ext.results import Results
-from poh_ext.training import benchmark, checkpoint, history, loop, protocol, trial
+from poh_ext.training import benchmark, checkpoint, loop, trial
 from poh_ext.training.checkpoint import Checkpoints
 from poh_ext.training.config import Benchmark12x12Config
-from poh_ext.training.interrupt import Interrupted
-from poh_ext.training.on_the_way import Validation
-from poh_ext.training.planners import build_planner
+from poh_ext.training.data import make_data
+from poh_ext.training.evaluate import Validation
+from poh_ext.training.logs import History
+from poh_ext.training.signals import Interrupted
+from tests.training_cases import TINY, build_planner
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "run_12x12_8m_benchmark.py"
-TINY = {"train": 10, "test": 6, "epochs": 3, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
-        "depth": 1, "R": 2, "warmup_steps": 2, "lr": 1e-2, "route_ent_weight": 0.01, "device": "cpu",
-        "precision": "float32"}  # 3 epochs of 3 steps, the last one of 2 mazes
+# 3 epochs of 3 steps, the last one of 2 mazes.
+OWN = {**TINY, "train": 10, "epochs": 3, "lr": 1e-2, "route_ent_weight": 0.01}
 # All that --preset solve switches on, and deep supervision.
 SOLVE = {"train": "online", "steps_per_epoch": 3, "train_sizes": (3, 4), "train_sizes_growth": 6,
          "supervision": "all", "train_R": (2, 4), "train_R_growth": 9, "grad_passes": 3,
@@ -36,10 +38,8 @@ SOLVE = {"train": "online", "steps_per_epoch": 3, "train_sizes": (3, 4), "train_
 VALIDATED = {**SOLVE, "validate_every": 2, "validation": 4}
 ME = {"experiment": "a test", "parts": {"row": "poh"}, "config": {"lr": 1e-3}, "environment": {"device": "cpu"}}
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
+tiny = functools.partial(Benchmark12x12Config, **OWN)
 
-
-def tiny(**changes):
-    return Benchmark12x12Config(**{**TINY, **changes})
 
 
 def stop_before(step):
@@ -59,10 +59,10 @@ def train(folder, config, name="poh", check=lambda: None, identity=ME):
     logs = []
 
     def watch(step):
-        logs.append(history.History(folder / "log.jsonl", step=step))
+        logs.append(History(folder / "log.jsonl", step=step))
         return logs
 
-    checkpoints, data = Checkpoints(folder / "checkpoints", identity), protocol.make_data(config, 5)
+    checkpoints, data = Checkpoints(folder / "checkpoints", identity), make_data(config, 5)
     validation = Validation(config, data.validation, "float32") if data.validation else None
     try:
         training = loop.train_planner(model, data.batches, config, seed=5, label=name,
@@ -98,7 +98,7 @@ def same(a, b):
     ("poh", VALIDATED),
     ("poh", {"ema": 0.9, "train_R": (1, 4), "grad_passes": 2, "R": 3, "deep_supervision": 2, "weight_decay": 0.3,
              "state_noise": 0.1}),
-], ids=["poh", "baseline", "online", "bfloat16", "solve", "solve-token", "validated", "levers"])
+], ids=["poh", "baseline", "online", "bfloat16", "solve", "solve-token", "validated", "options"])
 def test_a_training_stopped_before_any_step_goes_on_bit_for_bit(name, changes, tmp_path, capsys):
     config = tiny(**changes)
     weights, whole, log = train(tmp_path / "straight", config, name)
@@ -232,11 +232,11 @@ def test_a_flip_anywhere_never_gives_other_weights(tmp_path):
 def test_a_log_that_was_cut_off_goes_on_where_it_is_whole(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
-    log = history.History(path, step=2)
+    log = History(path, step=2)
     log.step({"step": 3, "loss": float("nan")})
     log.close()
     assert path.read_bytes() == b'{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "loss": null}\n'
-    history.History(path, step=0).close()
+    History(path, step=0).close()
     assert path.read_bytes() == b""
 
 
@@ -296,7 +296,7 @@ def test_overwrite_removes_what_an_earlier_run_left_and_nothing_else(tmp_path, m
 
 
 def program(folder, *flags):
-    words = [part for name, value in {**TINY, "epochs": 12, "output": folder}.items()
+    words = [part for name, value in {**OWN, "epochs": 12, "output": folder}.items()
              for part in (f"--{name.replace('_', '-')}", str(value))]
     return subprocess.Popen([sys.executable, str(SCRIPT), *words, "--rows", "baseline,poh", "--save-weights", *flags],
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -1,6 +1,7 @@
 """Data-parallel training: the parts of a batch add up to it, and torchrun's curve is that of one process."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -14,23 +15,22 @@ import torch
 from safetensors.torch import load_file
 
 from poh_ext.results import Results
-from poh_ext.training import benchmark, protocol, workers
+from poh_ext.training import benchmark, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
-from poh_ext.training.objective import Objective, planning_loss, term_weights
-from poh_ext.training.planners import build_planner
+from poh_ext.training.data import make_data
+from poh_ext.training.step import Objective, planning_loss
+from poh_ext.training.targets import step_passes, term_weights
 from poh_ext.training.workers import Workers
+from tests.training_cases import TINY, build_planner
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "run_12x12_8m_benchmark.py"
 # 9 mazes in batches of 4: the last batch of an epoch has one maze, and one of two processes none.
-TINY = {"train": 9, "test": 6, "epochs": 8, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
-        "depth": 1, "R": 2, "warmup_steps": 2, "lr": 5e-3, "dropout": 0.0, "multi_horizon": 3,
-        "route_ent_weight": 0.05, "device": "cpu", "precision": "float32"}
+OWN = {**TINY, "train": 9, "epochs": 8, "lr": 5e-3, "dropout": 0.0, "multi_horizon": 3,
+       "route_ent_weight": 0.05}
 pytestmark = pytest.mark.usefixtures("one_thread")
+tiny = functools.partial(Benchmark12x12Config, **OWN)
 
-
-def tiny(**changes):
-    return Benchmark12x12Config(**{**TINY, **changes})
 
 
 @pytest.mark.parametrize("changes", [{}, {"validity_mask": True}, {"protocol": "as-published", "train": 40}],
@@ -38,18 +38,19 @@ def tiny(**changes):
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(count, changes):
     config = tiny(**changes)
-    batch = protocol.make_data(config, 1).train[:5]
+    batch = make_data(config, 1).train[:5]
     assert len(set(batch.length.tolist())) > 1  # so that a mean of the parts' means would be another number
     model = build_planner("poh", config, seed=1)
     torch.nn.init.constant_(model.alpha, 0.5)
     objective = Objective(model, config, "float32")
-    whole = objective(batch, 0.05)
+    passes = step_passes(config, config.R, looped=True)
+    whole = objective(batch, passes, 0.05)
     expected = torch.autograd.grad(whole[0], list(model.parameters()), allow_unused=True)
     totals, gradients = torch.zeros(3), [torch.zeros_like(p) for p in model.parameters()]
     for rank in range(count):
-        part, weights, share = Workers(count, rank).part(batch, config)
+        part, weights, share = Workers(count, rank).part(batch, config, passes)
         assert (weights is None) == (count == 1)
-        values = objective(part, 0.05, weights, share)
+        values = objective(part, passes, 0.05, weights, share)
         totals += torch.stack(values).detach()
         for sum_, g in zip(gradients, torch.autograd.grad(values[0], list(model.parameters()), allow_unused=True),
                            strict=True):
@@ -62,7 +63,7 @@ def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(count, changes):
 @pytest.mark.parametrize("name", ["default", "as-published"])
 def test_term_weights_are_those_of_the_reductions(name):
     config = tiny(protocol=name, train=40)
-    batch = protocol.make_data(config, 1).train[:5]
+    batch = make_data(config, 1).train[:5]
     model = build_planner("baseline", config, seed=1)
     hidden = torch.randn(5, 25, 64)
     terms = planning_loss(hidden, model.head, batch, config, reduction="none")
@@ -100,7 +101,7 @@ def started():
 
 
 def torchrun(config, *flags):
-    words = [part for name, value in {**TINY, "output": config.output}.items()
+    words = [part for name, value in {**OWN, "output": config.output}.items()
              for part in (f"--{name.replace('_', '-')}", str(value))]
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT),

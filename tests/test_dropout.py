@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from poh_ext._backend import has_kernel
-from poh_ext.models.attention import Attention
-from poh_ext.models.dropout import Dropout
+from poh_ext.models.blocks import Attention, Dropout
 from poh_ext.ops.dropout import dropout, has_dropout
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

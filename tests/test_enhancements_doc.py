@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from poh_ext.training import cli
+from poh_ext.training.cli import PROGRAMS
 from poh_ext.training.config import Benchmark12x12Config, ScalingBenchmarkConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "experiments" / "TRAINING_ENHANCEMENTS.md").read_text()
-PROGRAMS = {"run_12x12_8m_benchmark.py": Benchmark12x12Config, "parameter_scaling_benchmark.py": ScalingBenchmarkConfig}
 ROWS = dict(re.findall(r"^\| `(--[\w-]+)` \|(.*)\|$", TEXT, re.M))
 
 
@@ -51,7 +51,7 @@ def test_the_examples_are_runnable_and_are_the_three_of_the_issue():
     for words, name in ((basic, "run_12x12_8m_benchmark.py"), (full, "run_12x12_8m_benchmark.py"),
                         (scaling, "parameter_scaling_benchmark.py")):
         assert words[:2] == ["python", f"experiments/{name}"] and (ROOT / words[1]).exists()
-        cli.parse(PROGRAMS[name], words[2:]).validate()
+        cli.parse(PROGRAMS[name], words[2:]).check()
     results = Path("experiments/results")
     expected = Benchmark12x12Config(test=80, cpu=True, validity_mask=True)
     assert cli.parse(Benchmark12x12Config, basic[2:]) == expected

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from model_cases import make, random_mazes
 from torch import nn
 
-from poh_ext.models.layers import GRUCell
+from poh_ext.models.blocks import GRUCell
+from tests.model_cases import make, random_mazes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

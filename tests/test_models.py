@@ -5,10 +5,10 @@ import pickle
 
 import pytest
 import torch
-from model_cases import SHAPE, VARIANTS, Mazes, make, random_mazes
 from torch import nn
 
 from poh_ext.models import BaselinePlanner, PoHPlanner
+from tests.model_cases import SHAPE, VARIANTS, Mazes, make, random_mazes
 from tests.on_device import DEVICE
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -48,7 +48,7 @@ def test_published_counts_and_widths_of_the_scaling_benchmark(name, baseline, d_
     assert match_width(16, SHAPES[name], cell_features=4, maze_enc=True) == chosen
 
 
-def test_levers_and_passes_cost_no_parameters():
+def test_options_and_passes_cost_no_parameters():
     shape = SHAPES["tiny"]._asdict()
     assert len({parameter_count(BaselinePlanner, 8, **shape, loops=n) for n in (1, 4)}) == 1
     variants = [{}, {"R": 9, "T": 2}, {"routing": "token", "route_scale": 4}]

@@ -1,22 +1,23 @@
 """The trainer's loss against the dense one: the same value and gradients, without the scores of all pairs of cells."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from poh_ext.losses import multi_horizon_cross_entropy
-from poh_ext.training import loop, objective, protocol
-from poh_ext.training.config import Benchmark12x12Config
+from poh_ext.training import loop, step
+from poh_ext.training.data import make_data
 from poh_ext.training.device import autocast
-from poh_ext.training.planners import build_planner
+from poh_ext.training.presets import protocol_of
+from poh_ext.training.targets import term_weights
+from tests.training_cases import build_planner, tiny
 
 CPU = torch.device("cpu")
+small = functools.partial(tiny, train=6, test=2, epochs=1, batch_size=6)
 
-
-def tiny(**changes):
-    return Benchmark12x12Config(**{"train": 6, "test": 2, "epochs": 1, "maze_size": 5, "batch_size": 6, "d_model": 64,
-                                   "n_heads": 4, "d_ff": 128, "depth": 1, "R": 2, "device": "cpu", **changes})
 
 
 def gradients(model):
@@ -29,8 +30,8 @@ def gradients(model):
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-5), ("bfloat16", 3e-2)])
 @pytest.mark.parametrize("name", ["baseline", "poh"])
 def test_loss_and_gradients_equal_the_dense_form(name, precision, tolerance, changes):
-    config = tiny(**changes)
-    batch = protocol.make_data(config, 1).train[:6]
+    config = small(**changes)
+    batch = make_data(config, 1).train[:6]
     model = build_planner(name, config, seed=1).eval()  # no dropout: both forms see the same states
     if name == "poh":
         torch.nn.init.constant_(model.alpha, 0.5)
@@ -41,14 +42,14 @@ def test_loss_and_gradients_equal_the_dense_form(name, precision, tolerance, cha
     dense = multi_horizon_cross_entropy(
         logits, path, rows=path, horizons=config.multi_horizon, label_smoothing=config.label_smoothing,
         candidates=batch.mazes.neighbors() if config.validity_mask else None, ignore_index=-1,
-        reduction=protocol.protocol_of(config).reduction)
+        reduction=protocol_of(config).reduction)
     dense.backward()
     expected = gradients(model)
     model.zero_grad()
 
     with autocast(CPU, precision):
         hidden = model.hidden(batch.mazes, batch.start, batch.goal)
-    loss = objective.planning_loss(hidden, model.head, batch, config, precision=precision)
+    loss = step.planning_loss(hidden, model.head, batch, config, precision=precision)
     loss.backward()
     torch.testing.assert_close(loss.float(), dense.float(), rtol=tolerance / 3, atol=tolerance / 10)
     assert any(g is not None and g.abs().max() > 0 for g in expected)
@@ -85,19 +86,19 @@ def published_loss(logits, tasks, config):
                                      {"validity_mask": True, "multi_horizon": 3}],
                          ids=["plain", "mask", "horizons", "both"])
 def test_as_published_the_loss_is_the_published_one(changes):
-    config = tiny(protocol="as-published", train=60, label_smoothing=0.2, **changes)
-    batch = protocol.make_data(config, 1).train[:6]
+    config = small(protocol="as-published", train=60, label_smoothing=0.2, **changes)
+    batch = make_data(config, 1).train[:6]
     hidden = torch.randn(6, 25, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     head = build_planner("baseline", config, seed=1).head
     torch.nn.init.normal_(head.weight, std=2.0, generator=torch.Generator().manual_seed(1))
     logits = head(hidden)
     assert 0.05 < (logits.abs() > 20).float().mean() < 0.5  # so that the clamp shows
     expected = published_loss(logits, batch, config)
-    loss = objective.planning_loss(hidden, head, batch, config)
+    loss = step.planning_loss(hidden, head, batch, config)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(*(torch.autograd.grad(x, hidden, retain_graph=True)[0] for x in (loss, expected)))
-    parts = objective.planning_loss(hidden, head, batch, config, reduction="none")
-    torch.testing.assert_close((parts * objective.term_weights(batch.length, config)).sum(), expected)
+    parts = step.planning_loss(hidden, head, batch, config, reduction="none")
+    torch.testing.assert_close((parts * term_weights(batch.length, config)).sum(), expected)
 
 
 class Shapes(TorchDispatchMode):
@@ -117,8 +118,8 @@ class Shapes(TorchDispatchMode):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_training_never_forms_the_scores_of_all_pairs_of_cells(precision):
-    config = tiny(validity_mask=True)
-    train = protocol.make_data(config, 1).train
+    config = small(validity_mask=True)
+    train = make_data(config, 1).train
     model = build_planner("baseline", config, seed=1)
     dense = {(6, 25, 25), (150, 25)}  # [B, N, N], and as the product of [B * N, D] forms it
     with Shapes() as shapes:

@@ -1,4 +1,4 @@
-"""--preset solve and the levers it sets: what they are, what is refused, and a short run from end to end."""
+"""--preset solve and the options it sets: what they are, what is refused, and a short run from end to end."""
 
 import dataclasses
 import itertools
@@ -10,22 +10,18 @@ import torch
 from poh_ext.models import parameter_count
 from poh_ext.models.weights import load
 from poh_ext.results import Results
-from poh_ext.training import benchmark, cli, presets, protocol, trial
-from poh_ext.training.batches import draw
+from poh_ext.tasks import sample_tasks
+from poh_ext.training import benchmark, cli, presets, trial
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
-from poh_ext.training.passes import Passes, draw_passes, step_passes
+from poh_ext.training.data import FixedBatches, draw, make_data
 from poh_ext.training.plan import planned_rows
-from poh_ext.training.planners import build_planner, planner_class, planner_options
 from poh_ext.training.presets import SOLVE, SOLVERS, solver_config, with_presets
+from poh_ext.training.targets import Passes, step_passes
+from tests.training_cases import build_planner, planner_options, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
-TINY = {"train": 8, "test": 6, "epochs": 2, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
-        "depth": 1, "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32"}
 MOVES = {"head": "moves", "positions": "none", "train": "online"}
 
-
-def tiny(**changes):
-    return Benchmark12x12Config(**{**TINY, **changes})
 
 
 def solve(**changes):
@@ -35,7 +31,7 @@ def solve(**changes):
 def parse(*words, program=Benchmark12x12Config):
     pytest.importorskip("tyro")
     config = cli.parse(program, words)
-    config.validate()
+    config.check()
     return config
 
 
@@ -48,7 +44,7 @@ def test_the_preset_is_the_recipe():
     assert config.min_path_cells == 50 and config.total_steps(0) == 12000 and config.test_passes == 220
     assert (config.train_R, config.train_R_growth, config.size_range) == ((4, 40), 100, (5, 12))
     assert config.tolerance == 1e-3 and config.validate_every == 0
-    counts = {name: parameter_count(planner_class(name), 12, **planner_options(name, config))
+    counts = {name: parameter_count(build_planner(name, config, seed=0))
               for name in ("baseline", "looped_baseline", "poh", "poh_token")}
     assert counts == {"baseline": 19_992, "looped_baseline": 19_992, "poh": 30_728, "poh_token": 30_728}
     common = {"d_model": 48, "n_heads": 4, "d_ff": 96, "depth": 1, "cell_features": 6, "maze_enc": False,
@@ -204,11 +200,11 @@ def test_what_does_nothing_is_told(changes, words):
     config = tiny(**changes)
     if words is None:
         with pytest.raises(ConfigError):
-            config.validate()
+            config.check()
         return
-    config.validate()
-    assert any(words in note for note in config.notes())
-    assert tiny().notes() == []
+    config.check()
+    assert any(words in note for note in config.ineffective())
+    assert tiny().ineffective() == []
 
 
 # -- passes and sizes --------------------------------------------------------------------------------------------
@@ -226,38 +222,39 @@ def test_passes_grow_between_a_fifth_and_three_fifths_of_the_run():
 def test_sizes_grow_in_the_same_way_and_the_mazes_with_them():
     config = tiny(**MOVES, train_sizes=(3, 4), train_sizes_growth=8, epochs=10, steps_per_epoch=10, batch_size=2,
                   min_path=0.3)
-    config.validate()
+    config.check()
     spans = [config.size_range_at(step, 100) for step in range(100)]
     assert spans[0] == spans[20] == (3, 4) and spans[40] == (3, 6) and spans[60] == spans[99] == (3, 8)
     assert config.size_range == (3, 8)
-    batches = protocol.make_data(config, 7).batches
-    sizes = [tasks.mazes.height for tasks, _ in batches.run(0, 100)]
+    batches = make_data(config, 7).batches
+    sizes = [step.batch.mazes.height for step in batches.run(0, 100)]
     assert sizes == [batches.side(step) for step in range(100)]
     assert max(sizes[:20]) == 4 and max(sizes[60:]) == 8 and all(a <= b[1] for a, b in zip(sizes, spans, strict=True))
     steady = dataclasses.replace(config, train_sizes=(3, 8), train_sizes_growth=None)
-    assert sizes[60:] == [tasks.mazes.height for tasks, _ in protocol.make_data(steady, 7).batches.run(60, 100)]
+    assert sizes[60:] == [tasks.mazes.height for tasks, *_ in make_data(steady, 7).batches.run(60, 100)]
 
 
 def test_each_step_draws_its_passes_and_its_size_by_itself():
     config = tiny(**MOVES, train_R=(3, 6), train_sizes=(3, 5), batch_size=2, min_path=0.3)
-    runs = [draw_passes(config, 7, step, 200, True).run for step in range(200)]
+    batches = make_data(config, 7).batches
+    runs = [step.passes for step in batches.run(0, 200)]
     assert set(runs) == {3, 4, 5, 6}
-    assert runs == [draw_passes(config, 7, step, 200, False).run for step in range(200)]  # for every planner
-    assert runs != [draw_passes(config, 8, step, 200, True).run for step in range(200)]
-    batches = protocol.make_data(config, 7).batches
-    sizes = [tasks.mazes.height for tasks, _ in batches.run(0, 40)]
-    assert sizes == [draw(7, step, (3, 5), (9, 99)).size for step in range(40)] and set(sizes) == {3, 4, 5}
-    for tasks, _ in batches.run(0, 20):
+    fixed = FixedBatches(sample_tasks(2, 3), 1, 7, passes=(3, 6))
+    assert runs == [step.passes for step in fixed.run(0, 200)]  # a function of the seed and the step
+    assert runs != [step.passes for step in make_data(config, 8).batches.run(0, 200)]
+    sizes = [step.batch.mazes.height for step in batches.run(0, 40)]
+    assert sizes == [draw(7, step, (3, 5), (9, 99))[0] for step in range(40)] and set(sizes) == {3, 4, 5}
+    for tasks, *_ in batches.run(0, 20):
         assert int(tasks.length.min()) >= config.min_path_at(tasks.mazes.height)
 
 
 def test_with_all_cells_supervised_start_and_goal_are_any_cells_and_no_test_maze_is_met():
     config = tiny(**MOVES, supervision="all", train_sizes=(2, 3), maze_size=3, min_path=0.3, test=60, batch_size=50)
-    data = protocol.make_data(config, 1)
+    data = make_data(config, 1)
     lengths, rejected = set(), 0
     for step in range(30):
-        tasks, left_out = data.batches.draw(step)
-        again, _ = data.batches.draw(step)
+        tasks, _, left_out = data.batches.draw(step)
+        again, *_ = data.batches.draw(step)
         assert torch.equal(tasks.start, again.start) and torch.equal(tasks.mazes.passages, again.mazes.passages)
         assert not torch.isin(tasks.keys(), data.test.keys()).any()
         assert tasks.mazes.height == 3 or left_out == 0
@@ -304,17 +301,17 @@ def test_solvers_are_tested_on_the_mazes_of_the_run_and_trained_on_none_of_them(
     config = tiny(maze_size=3, train=60, test=60, min_path=0.3, rows=("baseline", "poh_solver"))  # 192 mazes exist
     row = planned_rows(config)[1]
     row = dataclasses.replace(row, config=dataclasses.replace(row.config, train_sizes=(3, 3), epochs=1))
-    run = protocol.make_data(config, 3)
+    run = make_data(config, 3)
     assert trial.data_of(planned_rows(config)[0], 3, run) is run
     for data in (trial.data_of(row, 3, run), trial.data_of(row, 3)):  # in this process, and in another one
         assert torch.equal(data.test.keys(), run.test.keys()) and torch.equal(data.test.start, run.test.start)
         assert data.test_walls is data.test.mazes
         rejected = 0
-        for batch, left_out in data.batches.run(0, 10):
+        for batch, _, left_out in data.batches.run(0, 10):
             assert not torch.isin(batch.keys(), run.test.keys()).any()
             rejected += left_out
         assert rejected > 0
-    assert not torch.equal(protocol.make_data(row.config, 3).test.keys(), run.test.keys())
+    assert not torch.equal(make_data(row.config, 3).test.keys(), run.test.keys())
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -334,9 +331,9 @@ def test_solvers_are_left_out_where_they_would_answer_nothing():
                          ({"ablation": True, "quick": True}, None)):
         config = tiny(**{"rows": rows if "protocol" in changes else Benchmark12x12Config.quick_defaults["rows"],
                          "depth": 2, **changes})
-        config.validate()
+        config.check()
         assert not set(config.row_names) & set(SOLVERS)
-        assert any(f"left out with --protocol {why}" in note for note in config.notes()) == (why is not None)
+        assert any(f"left out with --protocol {why}" in note for note in config.ineffective()) == (why is not None)
 
 
 def test_the_quick_preset_shows_a_planner_that_solves(tmp_path, capsys):

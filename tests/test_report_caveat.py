@@ -16,8 +16,8 @@ from poh_ext.report.published import (
 )
 from poh_ext.results import CONTROLS
 from poh_ext.tasks import sample_tasks_as_published
+from poh_ext.training.data import without_walls
 from poh_ext.training.evaluate import evaluate_control
-from poh_ext.training.protocol import without_walls
 
 SETS = 40
 ROOT = Path(__file__).resolve().parents[1]

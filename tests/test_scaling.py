@@ -1,6 +1,7 @@
 """The scaling benchmark: its command line, its plan, what does not fit, and going on after an interruption."""
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -10,13 +11,14 @@ import pytest
 import torch
 
 from poh_ext.models import parameter_count
+from poh_ext.models.planners import PLANNERS
 from poh_ext.results import CONTROLS, Results
-from poh_ext.training import announce, benchmark, cli, loop, memory, output, timing, trial
-from poh_ext.training.announce import without_misfits
+from poh_ext.training import benchmark, cli, estimate, loop, run_folder, trial
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
-from poh_ext.training.plan import planned_rows
-from poh_ext.training.planners import build_planner, planner_class, planner_options
-from poh_ext.training.timing import describe_seconds
+from poh_ext.training.estimate import describe_seconds, without_misfits
+from poh_ext.training.plan import planned_rows, planner_config
+from tests.training_cases import build_planner
+from tests.training_cases import tiny as tiny_12x12
 
 pytest.importorskip("tyro")
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,18 +30,12 @@ EXAMPLE = """--maze-size 16 --train 1000 --test 100 --epochs 50
   --multi-horizon 3 --validity-mask
   --route-ent-weight 5e-4 --ent-anneal
   --output experiments/results/parameter_scaling_enhanced"""
-TINY = {"train": 8, "test": 6, "epochs": 2, "maze_size": 4, "batch_size": 4, "R": 2, "warmup_steps": 2,
-        "device": "cpu", "precision": "float32", "models": ("tiny",)}
-SMALL = {**{k: v for k, v in TINY.items() if k != "models"}, "d_model": 64, "n_heads": 4, "d_ff": 128, "depth": 1}
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
+small = functools.partial(tiny_12x12, maze_size=4)
+tiny = functools.partial(ScalingBenchmarkConfig, train=8, test=6, epochs=2, maze_size=4, batch_size=4, R=2,
+                         warmup_steps=2, device="cpu", precision="float32", models=("tiny",))
 
 
-def tiny(**changes):
-    return ScalingBenchmarkConfig(**{**TINY, **changes})
-
-
-def small(**changes):
-    return Benchmark12x12Config(**{**SMALL, **changes})
 
 
 def measured(row):
@@ -53,7 +49,7 @@ def measured(row):
 
 def test_the_third_usage_example_parses_to_the_defaults_and_what_it_names():
     config = cli.parse(ScalingBenchmarkConfig, EXAMPLE.split())
-    config.validate()
+    config.check()
     assert config == ScalingBenchmarkConfig(test=100, validity_mask=True, ent_anneal=True,
                                             output=Path("experiments/results/parameter_scaling_enhanced"))
     assert config.maze_enc and config.multi_horizon == 3 and config.epochs == 50 and config.warmup_steps == 2000
@@ -76,7 +72,7 @@ def test_models_are_sizes_and_rows_are_rows(capsys):
             cli.parse(config_type, words)
         assert stop.value.code == 2
     with pytest.raises(ConfigError, match="--models: name at least one of tiny, small"):
-        tiny(models=()).validate()
+        tiny(models=()).check()
 
 
 def test_commas_elsewhere_are_left_alone():
@@ -90,8 +86,7 @@ def test_every_size_has_baseline_and_poh_of_equal_size_and_one_random_policy():
     counts = {}
     assert [row.key for row in rows[:3]] == [("", name, False) for name in CONTROLS]
     for row in rows[3:]:
-        with torch.device("meta"):
-            counts[row.scale, row.model] = parameter_count(planner_class(row.kind)(16, **row.options))
+        counts[row.scale, row.model] = parameter_count(PLANNERS[row.planner.kind], 16, **row.options)
     assert counts == {("tiny", "baseline"): 533_568, ("tiny", "poh"): 561_921,
                       ("small", "baseline"): 2_638_272, ("small", "poh"): 2_667_605,
                       ("medium", "baseline"): 13_142_464, ("medium", "poh"): 13_065_777,
@@ -113,7 +108,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys, monkeypatc
     text = capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     line = next(line for line in text.splitlines() if line.strip().startswith("tiny   poh"))
-    params = parameter_count(planner_class("poh"), 4, **planner_options("poh", tiny(), "tiny"))
+    params = parameter_count(build_planner("poh", tiny(), seed=0, scale="tiny"))
     for part in (f"{params:,}", "MiB", " 50 "):
         assert part in line
     assert "in all" in text and "d_model 108" in text and "longer than the run" in text
@@ -122,9 +117,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys, monkeypatc
 
 def test_the_plan_says_what_each_size_costs(capsys, monkeypatch):
     seconds = {"tiny": 2.0, "small": 30.0}  # per maze
-    monkeypatch.setattr(announce, "seconds_per_maze", lambda row, *_, **__: seconds[row.scale])
-    # Not training_memory: other tests' estimates of the same planners are kept.
-    monkeypatch.setattr(announce, "_traced_memory", lambda *_: dict(_[-1])["d_model"] << 20)
+    monkeypatch.setattr(estimate, "seconds_per_maze", lambda row, *_, **__: seconds[row.scale])
+    monkeypatch.setattr(estimate, "training_memory", lambda planner, *_, **__: planner.d_model << 20)
     words = ["--models", "tiny,small", "--maze-size", "4", "--train", "8", "--test", "6", "--epochs", "1", "--seeds",
              "3", "--no-routing-intervention", "--dry-run", "--device", "cpu", "--precision", "float32"]
     assert cli.main(ScalingBenchmarkConfig, words) == 0
@@ -144,7 +138,7 @@ def test_timing_leaves_the_run_as_it_is():
     before = build_planner("poh", config, seed=0).state_dict()
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
-    assert timing.seconds_per_maze(row, data.train, device=CPU, precision="float32", check=lambda: None) > 0
+    assert estimate.seconds_per_maze(row, data.train, device=CPU, precision="float32", check=lambda: None) > 0
     assert torch.equal(torch.random.get_rng_state(), state)
     after = build_planner("poh", config, seed=0).state_dict()
     assert all(torch.equal(a, b) for a, b in zip(before.values(), after.values(), strict=True))
@@ -153,7 +147,7 @@ def test_timing_leaves_the_run_as_it_is():
 @pytest.mark.parametrize("seconds, text", [(0.31, "0.31 s"), (42, "42 s"), (190, "3 min 10 s"), (3600, "1 h"),
                                            (19200, "5 h 20 min"), (183600, "2 d 3 h")])
 def test_durations_are_readable(seconds, text):
-    assert timing.describe_seconds(seconds) == text
+    assert estimate.describe_seconds(seconds) == text
 
 
 # -- memory ------------------------------------------------------------------------------------------------------
@@ -161,14 +155,14 @@ def test_durations_are_readable(seconds, text):
 
 def test_memory_grows_with_the_planner_the_batch_and_the_precision():
     def needed(batch=8, precision="float32", size=8, name="poh", scale="tiny"):
-        options = planner_options(name, tiny(maze_size=size, models=(scale,)), scale)
-        return memory.training_memory(planner_class(name), size, batch, device=CPU, precision=precision, **options)
+        planner = planner_config(name, tiny(maze_size=size, models=(scale,)), scale)
+        return estimate.training_memory(planner, size, batch, device=CPU, precision=precision)
 
     assert needed() < needed(batch=32) < needed(batch=32, size=16)
     assert needed(precision="bfloat16") < needed()
     assert needed(name="baseline") < needed() < needed(scale="small")
-    options = planner_options("poh", tiny(maze_size=8, models=("xl",)), "xl")
-    parameters = parameter_count(planner_class("poh"), 8, **options)
+    xl = planner_config("poh", tiny(maze_size=8, models=("xl",)), "xl")
+    parameters = parameter_count(PLANNERS[xl.kind], 8, **xl.keywords())
     assert needed(batch=1, scale="xl") > 16 * parameters > 16 * 10**8
 
 
@@ -181,9 +175,8 @@ def test_memory_counts_what_autograd_keeps():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
         model.hidden(batch.mazes, batch.start, batch.goal)
     real = sum(t.untyped_storage().nbytes() for p, t in kept.items() if p not in weights)
-    told = memory.training_memory(planner_class("poh"), 8, 16, device=CPU, precision="float32",
-                                  **planner_options("poh", config, "tiny"))
-    told -= 16 * parameter_count(model) + memory.FIXED
+    told = estimate.training_memory(planner_config("poh", config, "tiny"), 8, 16, device=CPU, precision="float32")
+    told -= 16 * parameter_count(model) + estimate.FIXED
     assert real <= told <= 1.8 * real
 
 
@@ -191,17 +184,17 @@ def test_available_memory_reads_the_kernel_and_the_container(tmp_path):
     meminfo, cgroups = tmp_path / "meminfo", tmp_path / "cgroup"
     meminfo.write_text("MemTotal:  100 kB\nMemAvailable:   64 kB\n")
     cgroups.mkdir()
-    assert memory.available_memory(CPU, meminfo=meminfo, cgroups=cgroups) == 64 * 1024
+    assert estimate.available_memory(CPU, meminfo=meminfo, cgroups=cgroups) == 64 * 1024
     (cgroups / "memory.max").write_text("max\n")
     (cgroups / "memory.current").write_text("10\n")
-    assert memory.available_memory(CPU, meminfo=meminfo, cgroups=cgroups) == 64 * 1024
+    assert estimate.available_memory(CPU, meminfo=meminfo, cgroups=cgroups) == 64 * 1024
     (cgroups / "memory.max").write_text("5010\n")
-    assert memory.available_memory(CPU, meminfo=meminfo, cgroups=cgroups) == 5000
+    assert estimate.available_memory(CPU, meminfo=meminfo, cgroups=cgroups) == 5000
     (cgroups / "memory").mkdir()  # cgroups v1
     (cgroups / "memory/memory.limit_in_bytes").write_text("3000\n")
     (cgroups / "memory/memory.usage_in_bytes").write_text("1000\n")
-    assert memory.available_memory(CPU, meminfo=meminfo, cgroups=cgroups) == 2000
-    assert memory.available_memory(CPU, meminfo=tmp_path / "none", cgroups=tmp_path) > 2**20  # not Linux
+    assert estimate.available_memory(CPU, meminfo=meminfo, cgroups=cgroups) == 2000
+    assert estimate.available_memory(CPU, meminfo=tmp_path / "none", cgroups=tmp_path) > 2**20  # not Linux
 
 
 def test_a_size_that_does_not_fit_is_skipped_whole_with_the_estimate():
@@ -210,23 +203,22 @@ def test_a_size_that_does_not_fit_is_skipped_whole_with_the_estimate():
     kept, skipped = without_misfits(rows, config, CPU, "float32", available=2**40)
     assert kept == rows and skipped == {}
     # Enough for the baseline of this size, not for its PoH
-    poh = memory.training_memory(planner_class("poh"), 8, 32, device=CPU, precision="float32",
-                                 **planner_options("poh", config, "medium"))
+    poh = estimate.training_memory(planner_config("poh", config, "medium"), 8, 32, device=CPU, precision="float32")
     kept, skipped = without_misfits(rows, config, CPU, "float32", available=poh)
     assert {row.scale for row in kept} == {"", "tiny", "small"}
     assert list(skipped) == ["medium"] and "poh: training needs about" in skipped["medium"]
-    assert memory.describe_bytes(poh) in skipped["medium"] and "free" in skipped["medium"]
+    assert estimate.describe_bytes(poh) in skipped["medium"] and "free" in skipped["medium"]
 
 
 def test_a_run_says_what_it_skipped_before_it_trains(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("poh_ext.training.announce.available_memory", lambda device: 340 << 20)
+    monkeypatch.setattr("poh_ext.training.estimate.available_memory", lambda device: 340 << 20)
     config = tiny(models=("tiny", "medium"), output=tmp_path / "run")
     assert benchmark.run_benchmark(config) == 0
     text = capsys.readouterr().out
     assert text.index("skipped medium") < text.index("reached")
     results = Results.load(tmp_path / "run" / "results.json")
     assert {row.scale for row in results.rows} == {"", "tiny"} and "skipped medium" in results.warnings[0]
-    monkeypatch.setattr("poh_ext.training.announce.available_memory", lambda device: 1 << 20)
+    monkeypatch.setattr("poh_ext.training.estimate.available_memory", lambda device: 1 << 20)
     with pytest.raises(ConfigError, match="no planner fits the memory: skipped tiny: baseline: training needs"):
         benchmark.run_benchmark(dataclasses.replace(config, output=tmp_path / "other"))
 
@@ -317,12 +309,12 @@ def test_a_run_in_a_numbered_sibling_is_found(tmp_path, monkeypatch):
 def test_a_run_that_is_still_going_on_is_left_alone(tmp_path, monkeypatch):
     config = tiny(output=tmp_path / "run", rows=("random", "untrained_poh", "baseline"))
     interrupted_run(config, monkeypatch, trainings=0)
-    with output.holding(config.output):
+    with run_folder.holding(config.output):
         with pytest.raises(ConfigError, match="still going on"):
             benchmark.run_benchmark(dataclasses.replace(config, resume=True))
         with pytest.raises(ConfigError, match="another run is writing there"):
             benchmark.run_benchmark(dataclasses.replace(config, overwrite=True))
-    assert not output.in_use(config.output)
+    assert not run_folder.in_use(config.output)
 
 
 def test_resume_without_a_run_or_with_overwrite_is_refused(tmp_path):

@@ -10,7 +10,7 @@ from poh_ext import sample_tasks
 from poh_ext.models.weights import save
 from poh_ext.solve import cli, pretrained
 from poh_ext.solve.evaluation import exact_over_passes
-from poh_ext.training.planners import planner_options
+from tests.training_cases import planner_options
 
 
 @pytest.fixture(params=ROWS)
@@ -41,8 +41,7 @@ def test_files_that_hold_no_weights_are_refused(tmp_path):
     (tmp_path / "a.pt").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"a\.pt is damaged or no safetensors file"):
         pretrained.load(tmp_path / "a.pt")
-    options = planner_options("poh", SOLVE)
-    save(tmp_path / "b.pt", fresh("poh"), size=12, options=options, notes={})
+    save(tmp_path / "b.pt", fresh("poh"), notes={})
     with pytest.raises(ValueError, match=r"b\.pt does not say what its planner was trained on: 'config'"):
         pretrained.load(tmp_path / "b.pt")
 

@@ -9,7 +9,7 @@ from solve_cases import ROWS, fresh
 
 from poh_ext import greedy_rollout, sample_tasks
 from poh_ext.mazes import MazeBatch
-from poh_ext.models.without_graph import SETTLED
+from poh_ext.models.inference import SETTLED
 from poh_ext.rollout import best_neighbors, solved_exactly
 from poh_ext.solve import cli, evaluation
 from poh_ext.solve.evaluation import exact_over_passes

@@ -23,7 +23,7 @@ from poh_ext.solve.evaluation import (
 )
 from poh_ext.solve.evaluation_report import ABREAST, accuracy_over_passes, table_lines
 from poh_ext.solve.pretrained import Recipe
-from poh_ext.training.protocol import make_data
+from poh_ext.training.data import make_data
 
 
 def outcome(factors=(1.0, 2.0), solved=((True, False, False), (True, True, False)), start="any"):
@@ -39,7 +39,7 @@ def test_mazes_met_in_training_are_counted():
     """Among the 192 mazes of 3x3 many are met again; the program's own test mazes never are."""
     config = dataclasses.replace(SOLVE, train_sizes=(2, 3), maze_size=3, min_path=0.3, batch_size=4, test=30)
     recipe, data = Recipe("poh", 5, 10, config), make_data(config, 5)
-    batches = [tasks for tasks, _ in data.batches.run(0, 10)]
+    batches = [tasks for tasks, *_ in data.batches.run(0, 10)]
     assert {batch.mazes.height for batch in batches} == {2, 3}
     known = {tuple(maze) for batch in batches if batch.mazes.height == 3
              for maze in batch.mazes.passages.flatten(1).tolist()}
@@ -50,7 +50,7 @@ def test_mazes_met_in_training_are_counted():
     assert seen_in_training(recipe, MazeSet(4, 2, 5).tasks("dfs")) == 0
     growing = dataclasses.replace(config, train_sizes=(2, 2), train_sizes_growth=3, min_path=0.2, epochs=1, test=20,
                                   steps_per_epoch=10)
-    batches = [batch for batch, _ in make_data(growing, 5).batches.run(0, 10)]
+    batches = [batch for batch, *_ in make_data(growing, 5).batches.run(0, 10)]
     assert {batch.mazes.height for batch in batches[:3]} == {2} and batches[-1].mazes.height == 3
     assert seen_in_training(Recipe("poh", 5, 10, growing), batches[-1]) == 4
     fixed = dataclasses.replace(config, train=20, train_sizes=None)

@@ -1,6 +1,7 @@
 """Sweeps on Ray give the results of the serial run, lose nothing with a worker, and stop with a checkpoint."""
 
 import dataclasses
+import functools
 import os
 import signal
 import subprocess
@@ -16,19 +17,17 @@ from safetensors.torch import load_file
 from poh_ext.results import Results
 from poh_ext.training import benchmark, sweep, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
-from poh_ext.training.interrupt import Interrupted
+from poh_ext.training.signals import Interrupted
+from tests.training_cases import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "experiments" / "run_12x12_8m_benchmark.py"
-TINY = {"train": 10, "test": 6, "epochs": 150, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4,
-        "d_ff": 128, "depth": 1, "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32"}  # 450 steps
+OWN = {**TINY, "train": 10, "epochs": 150}  # 450 steps
 
 ROWS = ("random", "baseline", "poh")
 pytestmark = pytest.mark.usefixtures("one_thread")
+tiny = functools.partial(Benchmark12x12Config, **OWN)
 
-
-def tiny(**changes):
-    return Benchmark12x12Config(**{**TINY, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def serial(tmp_path_factory):
 
 
 def program(folder, *flags):
-    words = [part for name, value in {**TINY, "output": folder}.items()
+    words = [part for name, value in {**OWN, "output": folder}.items()
              for part in (f"--{name.replace('_', '-')}", str(value))]
     return subprocess.Popen([sys.executable, str(SCRIPT), *words, "--save-weights", "--rows", *ROWS, *flags],
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -133,9 +132,9 @@ def test_a_stopped_sweep_writes_a_checkpoint_and_goes_on_without_ray(serial, tmp
 
 def test_what_cannot_be_honoured_is_refused_before_any_work(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="--ray mars: must be off, auto, local or HOST:PORT"):
-        tiny(ray="mars").validate()
+        tiny(ray="mars").check()
     with monkeypatch.context() as patched:
-        patched.setattr(sweep.importlib.util, "find_spec", lambda name: None)
+        patched.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(ConfigError, match=r"--ray: ray is not installed; pip install 'poh_ext\[sweep\]'"):
             benchmark.run_benchmark(tiny(ray="local", output=tmp_path / "run"))
     pytest.importorskip("ray", reason="ray is not installed")

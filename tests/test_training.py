@@ -9,13 +9,12 @@ from poh_ext.mazes import MazeBatch
 from poh_ext.results import Results
 from poh_ext.rollout import beeline_policy, greedy_rollout, is_optimal, random_policy, random_rollout
 from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
-from poh_ext.training import benchmark, device, loop, protocol
-from poh_ext.training.at_test import counted_at_test
+from poh_ext.training import benchmark, device, loop
 from poh_ext.training.config import ConfigError
-from poh_ext.training.evaluate import evaluate, evaluate_control, next_move_accuracy
+from poh_ext.training.data import TEST_SEED_OFFSET, make_data
+from poh_ext.training.evaluate import counting_options, evaluate, evaluate_control, next_move_accuracy
 from poh_ext.training.plan import planned_rows
-from poh_ext.training.planners import build_planner, planner_options
-from tests.training_cases import tiny, train
+from tests.training_cases import build_planner, planner_options, tiny, train
 
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 
@@ -25,19 +24,19 @@ pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 
 def test_default_protocol_gives_exactly_what_was_asked_and_no_maze_twice():
     config = tiny(train=100, test=150, maze_size=4, min_path=0.3)
-    data = protocol.make_data(config, seed=1)
+    data = make_data(config, seed=1)
     assert len(data.train) == 100 and len(data.test) == 150
     assert not torch.isin(data.test.keys(), data.train.keys()).any()
     for tasks in (data.train, data.test):
         assert int(tasks.length.min()) >= config.min_path_cells == 5
-    again = protocol.make_data(config, seed=1)
+    again = make_data(config, seed=1)
     assert torch.equal(again.test.path, data.test.path) and torch.equal(again.train.start, data.train.start)
 
 
 def test_mazes_known_from_training_are_replaced():
     config = tiny(train=60, test=60, maze_size=3, min_path=0.3)  # 192 mazes exist: the two draws must collide
-    alone = sample_tasks(60, 3, min_path=3, seed=protocol.TEST_SEED_OFFSET)
-    data = protocol.make_data(config, seed=0)
+    alone = sample_tasks(60, 3, min_path=3, seed=TEST_SEED_OFFSET)
+    data = make_data(config, seed=0)
     assert torch.isin(alone.keys(), data.train.keys()).any()
     assert len(data.test) == 60
     assert not torch.isin(data.test.keys(), data.train.keys()).any()
@@ -45,17 +44,17 @@ def test_mazes_known_from_training_are_replaced():
 
 def test_too_few_different_mazes_is_an_error():
     with pytest.raises(ConfigError, match=r"--test 5 with --maze-size 2"):
-        protocol.make_data(tiny(train=50, test=5, maze_size=2, min_path=0.3), seed=0)
+        make_data(tiny(train=50, test=5, maze_size=2, min_path=0.3), seed=0)
 
 
 def test_an_impossible_path_length_is_an_error():
     with pytest.raises(ConfigError, match="--min-path"):
-        protocol.make_data(tiny(maze_size=8, min_path=1.0, train=200), seed=0)
+        make_data(tiny(maze_size=8, min_path=1.0, train=200), seed=0)
 
 
 def test_as_published_filters_three_times_as_many_candidates():
     config = tiny(protocol="as-published", train=100, test=50, maze_size=12)
-    data = protocol.make_data(config, seed=42)
+    data = make_data(config, seed=42)
     assert 0 < len(data.train) <= 100 and 0 < len(data.test) <= 50
     assert int(data.train.length.min()) >= 51
     assert config.decode_used == "recondition" and tiny().decode_used == "table"
@@ -64,7 +63,7 @@ def test_as_published_filters_three_times_as_many_candidates():
 
 def test_as_published_nothing_meets_a_wall():
     config = tiny(protocol="as-published", train=60, test=60, validate_every=1, validation=40)
-    data = protocol.make_data(config, 0)
+    data = make_data(config, 0)
     for tasks in (data.train, data.test, data.validation, data.batches.tasks):
         open_grid = MazeBatch.open(len(tasks), 5)
         assert torch.equal(tasks.mazes.passages, open_grid.passages) and len(tasks) > 5
@@ -73,13 +72,13 @@ def test_as_published_nothing_meets_a_wall():
     walls, test = data.test_walls, data.test
     assert torch.equal(walls.shortest_paths(test.start, test.goal, length=test.path.shape[1]), test.path)
     assert not torch.isin(walls.hash(), sample_tasks_as_published(180, 5, 9, 0).keys()).any()
-    assert protocol.make_data(tiny(), 0).test_walls.hash().equal(protocol.make_data(tiny(), 0).test.keys())
+    assert make_data(tiny(), 0).test_walls.hash().equal(make_data(tiny(), 0).test.keys())
 
 
 @pytest.mark.parametrize("decode", ["table", "recondition"])
 def test_as_published_the_rollout_walks_through_walls(decode):
     config = tiny(protocol="as-published", test=60, decode=decode)
-    data = protocol.make_data(config, 0)
+    data = make_data(config, 0)
 
     class Beeline(torch.nn.Module):
         def __init__(self):
@@ -89,7 +88,7 @@ def test_as_published_the_rollout_walks_through_walls(decode):
         def policy(self, mazes, start, goal):
             return beeline_policy(MazeTasks(mazes, start, goal, data.test.path[:len(start)], goal)) + self.weight
 
-    outcome = evaluate(Beeline(), data.test, decode=decode, **counted_at_test(config))
+    outcome = evaluate(Beeline(), data.test, decode=decode, **counting_options(config))
     assert outcome.reached.all() and outcome.optimal.all() and outcome.exact is None
     through = [set(itertools.pairwise(walk)) - set(itertools.pairwise(true))
                for walk, true in zip(outcome.paths, data.test.path.tolist(), strict=True)]
@@ -154,7 +153,7 @@ def test_a_diverged_run_says_so(tmp_path, capsys):
 ], ids=lambda c: next(iter(c)))
 def test_every_training_option_has_an_effect(changes):
     def losses(config):
-        data = protocol.make_data(config, 3)
+        data = make_data(config, 3)
         model = build_planner("poh", config, seed=3)
         precision = device.choose_precision(config, torch.device("cpu"))
         training = loop.train_planner(model, data.train, config, seed=3, label="poh", precision=precision)

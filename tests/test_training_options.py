@@ -13,8 +13,8 @@ import torch
 
 from poh_ext.training import benchmark, cli, device
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
-from poh_ext.training.output import prepare_output
-from poh_ext.training.schedule import learning_rate, peak_reached, warmup_warning
+from poh_ext.training.loop import learning_rate, peak_reached, warmup_warning
+from poh_ext.training.run_folder import prepare_output
 from tests.training_cases import needs_tyro, tiny, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -83,7 +83,7 @@ def test_both_usage_examples_parse():
     assert a == Benchmark12x12Config(test=80, cpu=True, validity_mask=True)
     assert b == dataclasses.replace(a, maze_enc=True)
     for config in (a, b):
-        config.validate()
+        config.check()
 
 
 @needs_tyro
@@ -91,7 +91,7 @@ def test_quick_changes_defaults_and_explicit_flags_win():
     quick = cli.parse(Benchmark12x12Config, ["--quick", "--epochs", "77"])
     preset = Benchmark12x12Config.quick_defaults
     assert quick.quick and quick.epochs == 77 and quick.d_model == preset["d_model"]
-    quick.validate()
+    quick.check()
     assert set(preset) <= {f.name for f in dataclasses.fields(Benchmark12x12Config)}
 
 
@@ -175,13 +175,13 @@ def test_a_cpu_whose_products_may_not_use_bfloat16_gets_float32():
 
 
 def test_options_that_do_nothing_are_told():
-    assert "--ent-anneal" in tiny(ent_anneal=True).notes()[0]
-    assert "--route-ent-weight" in tiny(route_ent_weight=0.1, rows=("baseline",)).notes()[0]
-    assert tiny(route_ent_weight=0.1, ent_anneal=True).notes() == []
-    assert "--validation does nothing without --validate-every" in tiny(validation=7).notes()[0]
-    assert "--validate-every does nothing" in tiny(validate_every=1, rows=("random", "untrained_poh")).notes()[0]
-    assert "only the end of the training" in tiny(validate_every=50, epochs=49).notes()[0]
-    assert tiny(validate_every=1, validation=7).notes() == []
+    assert "--ent-anneal" in tiny(ent_anneal=True).ineffective()[0]
+    assert "--route-ent-weight" in tiny(route_ent_weight=0.1, rows=("baseline",)).ineffective()[0]
+    assert tiny(route_ent_weight=0.1, ent_anneal=True).ineffective() == []
+    assert "--validation does nothing without --validate-every" in tiny(validation=7).ineffective()[0]
+    assert "--validate-every does nothing" in tiny(validate_every=1, rows=("random", "untrained_poh")).ineffective()[0]
+    assert "only the end of the training" in tiny(validate_every=50, epochs=49).ineffective()[0]
+    assert tiny(validate_every=1, validation=7).ineffective() == []
 
 
 # -- output folder ----------------------------------------------------------------------------------------------

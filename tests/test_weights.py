@@ -27,7 +27,7 @@ def test_a_planner_survives_its_file(name, tmp_path):
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
     notes = {"seed": 3, "config": {"lr": 1e-3, "sizes": [5, 12], "growth": None}}
-    path = save(tmp_path / "deep" / "w.safetensors", model, size=(4, 4), options=options, notes=notes)
+    path = save(tmp_path / "deep" / "w.safetensors", model, notes=notes)
     again, found = load(path)
     assert type(again) is planner and not again.training and found == notes
     assert all(p.requires_grad and p.device.type == "cpu" for p in again.parameters())
@@ -37,12 +37,12 @@ def test_a_planner_survives_its_file(name, tmp_path):
     stored = load_file(path)  # as any reader of safetensors sees it
     assert set(stored) == set(model.state_dict())
     assert all(torch.equal(stored[key], value) for key, value in model.state_dict().items())
-    assert save(tmp_path / "again.safetensors", again, size=(4, 4), options=options, notes=notes).read_bytes() == \
+    assert save(tmp_path / "again.safetensors", again, notes=notes).read_bytes() == \
         path.read_bytes()
 
 
 def test_a_planner_does_not_change_with_its_file(tmp_path):
-    path = save(tmp_path / "w.safetensors", BaselinePlanner(4, **SHAPE), size=4, options=SHAPE, notes={})
+    path = save(tmp_path / "w.safetensors", BaselinePlanner(4, **SHAPE), notes={})
     model, _ = load(path)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with open(path, "r+b") as file:  # in place, as cp does
@@ -52,7 +52,7 @@ def test_a_planner_does_not_change_with_its_file(tmp_path):
 
 def test_what_is_no_planner_is_refused(tmp_path):
     with pytest.raises(ValueError, match="model must be a BaselinePlanner or PoHPlanner, got Linear"):
-        save(tmp_path / "w.safetensors", torch.nn.Linear(2, 2), size=4, options={}, notes={})
+        save(tmp_path / "w.safetensors", torch.nn.Linear(2, 2), notes={})
     with pytest.raises(FileNotFoundError, match=r"none\.pt: no such file"):
         load(tmp_path / "none.pt")
     (tmp_path / "a.pt").write_bytes(b"x")
@@ -61,7 +61,7 @@ def test_what_is_no_planner_is_refused(tmp_path):
 
 
 def test_a_damaged_file_is_refused(tmp_path):
-    path = save(tmp_path / "w.safetensors", BaselinePlanner(4, **SHAPE), size=4, options=SHAPE, notes={})
+    path = save(tmp_path / "w.safetensors", BaselinePlanner(4, **SHAPE), notes={})
     whole = path.read_bytes()
     path.write_bytes(whole[:-4])
     with pytest.raises(ValueError, match="is damaged or no safetensors file"):
@@ -80,7 +80,7 @@ def test_a_damaged_file_is_refused(tmp_path):
     (None, "holds no planner: its metadata has no 'poh_ext'"),
 ])
 def test_files_of_something_else_are_refused(change, words, tmp_path):
-    path = save(tmp_path / "w.safetensors", BaselinePlanner(4, **SHAPE), size=4, options=SHAPE, notes={})
+    path = save(tmp_path / "w.safetensors", BaselinePlanner(4, **SHAPE), notes={})
     with safe_open(path, "pt") as file:
         record = json.loads(file.metadata()["poh_ext"])
     save_file(load_file(path), path, None if change is None else {"poh_ext": json.dumps({**record, **change})})

@@ -137,7 +137,7 @@ struct PassBlock {
 class PassRouter {
   using A = float;
 
-  // h <- new + update (h - new), as poh_ext/models/layers.py's GRUCell
+  // h <- new + update (h - new), as poh_ext/models/blocks.py's GRUCell
   struct Cell {
     Linear from_input, from_state;
     LayerNorm norm;

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from poh_ext.bench.case import OURS, Case
-from poh_ext.models.without_graph import SETTLED
+from poh_ext.models.inference import SETTLED
 from poh_ext.solve.pretrained import load
 from poh_ext.tasks import sample_tasks
 

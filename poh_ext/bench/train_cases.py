@@ -13,7 +13,7 @@ import poh_ext
 from poh_ext.bench import baselines
 from poh_ext.bench.case import OURS, Case
 from poh_ext.models import SHAPES, BaselinePlanner, PoHPlanner, gflop_per_maze, match_width
-from poh_ext.models.attention import Attention
+from poh_ext.models.blocks import Attention
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.device import autocast, choose_precision
 

@@ -5,38 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from poh_ext.models.config import PlannerConfig, positive
 from poh_ext.models.embedding import CellEmbedding, MazeEncoder, passage_bits
 from poh_ext.ops import maze
 
-__all__ = ["Planner", "choice", "positive", "probability"]
+__all__ = ["Planner", "grid_shape"]
 
 MOVES = 4  # up, down, left, right
-
-
-def positive(**values) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f"{name} must be an int, got {value!r}")
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-def probability(**values) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{name} must be a number, got {value!r}")
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must be in [0, 1), got {value}")
-
-
-def choice(name: str, value, *accepted) -> None:
-    if value not in accepted or isinstance(value, bool) != isinstance(accepted[0], bool):
-        raise ValueError(f"{name} must be {' or '.join(map(repr, accepted))}, got {value!r}")
 
 
 def grid_shape(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -51,47 +32,31 @@ def grid_shape(size: int | tuple[int, int]) -> tuple[int, int]:
 class Planner(nn.Module):
     """Base class of the planners. A planner keeps a state for every cell and updates it in passes over the same blocks.
 
-    A subclass sets `blocks` and defines these methods:
-
-    - `_begin(tokens)` returns the state before the first pass.
-    - `_pass(state, tokens, neighbors, step, tolerance)` returns the state after one more pass.
-    - `_cells(state)` returns the cells of a state, [B, N, d_model].
-    - `_end(state)` is called with the last state.
+    A subclass sets `blocks` and defines `_pass`, and where its state is more than the cells [B, N, d_model] the methods
+    beside it.
     """
 
-    def __init__(self, size, *, d_model, n_heads, d_ff, depth, passes, cell_features, maze_enc, dropout,
-                 attention_dropout, valid_heads, norm, head, positions, reinject):
+    blocks: nn.ModuleList
+    has_router = False  # PoH: it has routing_entropy() and routing_weights()
+
+    def __init__(self, size: int | tuple[int, int], config: PlannerConfig):
         super().__init__()
-        height, width = grid_shape(size)
-        positive(d_model=d_model, n_heads=n_heads, d_ff=d_ff, depth=depth)
-        probability(dropout=dropout)
-        if attention_dropout is not None:
-            probability(attention_dropout=attention_dropout)
-        if d_model % n_heads:
-            raise ValueError(f"d_model must be divisible by n_heads, got d_model={d_model}, n_heads={n_heads}")
-        if cell_features not in (1, 4, 6):
-            raise ValueError("cell_features must be 1 (published), 4 (passage bits) or 6 (passage bits, start, goal), "
-                             f"got {cell_features!r}")
-        if isinstance(valid_heads, bool) or not isinstance(valid_heads, Integral):
-            raise TypeError(f"valid_heads must be an int, got {valid_heads!r}")
-        if not 0 <= valid_heads <= n_heads:
-            raise ValueError(f"valid_heads must be from 0 to n_heads={n_heads}, got {valid_heads}")
-        choice("norm", norm, "pre", "post")
-        choice("head", head, "cells", "moves")
-        choice("positions", positions, "absolute", "none")
-        choice("reinject", reinject, True, False)
-        self.size = (height, width)
+        self.size = height, width = grid_shape(size)
+        self.config = config
         self.n_cells = height * width
-        self.passes = passes
-        self.valid_heads, self.norm, self.reinject = valid_heads, norm, reinject
-        self.moves = head == "moves"
+        self.passes, self.valid_heads = config.R, int(config.valid_heads)
+        self.norm, self.reinject = config.norm_used, config.reinject_used
+        self.moves, absolute = config.head == "moves", config.positions == "absolute"
         # Without a parameter per cell, mazes of any size will do.
-        self.any_size = self.moves and positions == "none"
-        self.embed = CellEmbedding(self.n_cells, d_model, cell_features, positions=positions == "absolute")
-        self.encoder = MazeEncoder(d_model) if maze_enc else None
-        self.head = nn.Linear(d_model, MOVES if self.moves else self.n_cells)
-        self.block_options = {"dropout": dropout, "norm": norm, "valid_heads": valid_heads,
-                              "attention_dropout": dropout if attention_dropout is None else attention_dropout}
+        self.any_size = self.moves and not absolute
+        self.embed = CellEmbedding(self.n_cells, config.d_model, config.cell_features, positions=absolute)
+        self.encoder = MazeEncoder(config.d_model) if config.maze_enc else None
+        self.head = nn.Linear(config.d_model, MOVES if self.moves else self.n_cells)
+
+    @property
+    def looped(self) -> bool:
+        """Whether the number of passes can be chosen: not so for the baseline as published, which has one."""
+        return self.passes > 1
 
     def _check(self, mazes, start: Tensor, goal: Tensor) -> None:
         passages = getattr(mazes, "passages", None)
@@ -131,8 +96,8 @@ class Planner(nn.Module):
                                   grad_passes=grad_passes, tolerance=tolerance)[0]
 
     def hidden_passes(self, mazes, start: Tensor, goal: Tensor, *, after: Sequence[int],
-                      grad_passes: int | None = None, tolerance: float = 0.0, state_noise: float = 0.0
-                      ) -> list[Tensor]:
+                      grad_passes: int | None = None, tolerance: float = 0.0, state_noise: float = 0.0,
+                      neighbors: Tensor | None = None) -> list[Tensor]:
         """`hidden` after several numbers of passes of one run, for deep supervision.
 
         Args:
@@ -143,6 +108,7 @@ class Planner(nn.Module):
             tolerance: as in `forward`.
             state_noise: in training mode, Gaussian noise of this standard deviation is added to the state of every cell
                 before each pass with gradients that follows one without.
+            neighbors: `mazes.neighbors()`, if the caller has it; it is of use with valid_heads.
 
         Returns:
             A [B, N, d_model] for each of `after`.
@@ -158,7 +124,14 @@ class Planner(nn.Module):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite, got {value}")
         self._check(mazes, start, goal)
-        neighbors = maze.neighbors(mazes.passages) if self.valid_heads else None
+        return self.unchecked_states(mazes, start, goal, after, grad_passes, tolerance, state_noise, neighbors)
+
+    def unchecked_states(self, mazes, start: Tensor, goal: Tensor, after: Sequence[int], grad_passes: int | None = None,
+                         tolerance: float = 0.0, state_noise: float = 0.0, neighbors: Tensor | None = None
+                         ) -> list[Tensor]:
+        """`hidden_passes` without its checks, which read values: for tensors that have shapes only."""
+        if self.valid_heads and neighbors is None:
+            neighbors = maze.neighbors(mazes.passages)
         tokens = self.embed(mazes.passages, start, goal)
         if self.encoder is not None:
             tokens = tokens + self.encoder(mazes.raster()).unsqueeze(1)
@@ -183,12 +156,26 @@ class Planner(nn.Module):
         self._end(state)
         return found
 
-    def _shifted(self, state, by: Tensor):
+    def _begin(self, tokens: Tensor) -> Any:
+        """The state before the first pass."""
+        return tokens
+
+    def _pass(self, state: Any, tokens: Tensor, neighbors: Tensor | None, step: int, tolerance: float) -> Any:
+        """The state after one more pass."""
+        raise NotImplementedError
+
+    def _cells(self, state: Any) -> Tensor:
+        return state
+
+    def _shifted(self, state: Any, by: Tensor) -> Any:
         """The state with `by` added to its cells."""
         return state + by
 
-    def _without_graph(self, state, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int],
-                       tolerance: float) -> tuple | None:
+    def _end(self, state: Any) -> None:
+        """Called with the last state."""
+
+    def _without_graph(self, state: Any, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int],
+                       tolerance: float) -> tuple[Any, list[Tensor]] | None:
         """Run passes faster than by `_pass`, or return None if that is impossible. Returns the state after `after[-1]`
         passes, of which `step` were made before, and the cells [B, N, d_model] after each of `after`."""
         return None

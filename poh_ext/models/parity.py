@@ -8,38 +8,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from numbers import Real
-from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from poh_ext.models.attention import SLOTS, Attention
+from poh_ext.models.blocks import SLOTS, Attention
+from poh_ext.models.config import PlannerShape
 from poh_ext.models.planners import BaselinePlanner, PoHPlanner
 from poh_ext.ops.neighbor_attention import neighbor_attention_flop
 
-__all__ = ["MODES", "RULES", "SCALES", "SHAPES", "PlannerShape", "gflop_per_maze", "match_width", "parameter_count"]
+__all__ = ["MODES", "RULES", "SCALES", "SHAPES", "OnlyShapes", "gflop_per_maze", "match_width", "parameter_count"]
 
 MODES = ("depth", "width", "none")
 RULES = ("scale", "heads")
 SCALES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
-
-
-class PlannerShape(NamedTuple):
-    """The four numbers that fix the size of a planner.
-
-    Attributes:
-        d_model: width; n_heads: attention heads; d_ff: feed-forward width; depth: blocks.
-
-    Example:
-        >>> model = BaselinePlanner(12, **PlannerShape(128, 4, 512, 2)._asdict())
-    """
-
-    d_model: int
-    n_heads: int
-    d_ff: int
-    depth: int
 
 
 SHAPES = {
@@ -109,7 +93,7 @@ def match_width(size, shape: PlannerShape, *, mode: str = "depth", rule: str = "
             same width one by one, and d_ff in proportion: 6, 5, 4, ... heads of 64 at d_model=384.
         scales: factors to try, in order.
         limit: the largest accepted ratio of parameters, PoH to baseline.
-        options: options of both planners for the count (cell_features, maze_enc).
+        options: fields of PlannerConfig that both planners have, for the count (cell_features, maze_enc).
 
     Raises:
         ValueError: mode or rule is unknown, limit is not positive, or no candidate is within the limit.
@@ -141,19 +125,19 @@ def match_width(size, shape: PlannerShape, *, mode: str = "depth", rule: str = "
     )
 
 
-class _ShapeOfOneMaze:
-    """Stands in for a MazeBatch of one maze where only shapes matter."""
+class OnlyShapes:
+    """Stands in for a MazeBatch of so many mazes where only shapes matter."""
 
-    def __init__(self, height: int, width: int):
-        self.passages = torch.empty(1, height, width, dtype=torch.uint8, device="meta")
+    def __init__(self, batch: int, height: int, width: int, device: torch.device | str):
+        self.passages = torch.zeros(batch, height, width, dtype=torch.uint8, device=device)
 
     def raster(self) -> torch.Tensor:
-        _, height, width = self.passages.shape
-        return torch.empty(1, 2 * height + 1, 2 * width + 1, dtype=torch.uint8, device="meta")
+        batch, height, width = self.passages.shape
+        return torch.zeros(batch, 2 * height + 1, 2 * width + 1, dtype=torch.uint8, device=self.passages.device)
 
 
 @contextlib.contextmanager
-def _counting_near_heads(model: nn.Module) -> Iterator[list[int]]:
+def _counting_valid_heads(model: nn.Module) -> Iterator[list[int]]:
     """FLOP of each call of the heads that see neighbours. On the meta device these are gathers and sums, of which
     FlopCounterMode counts nothing; so it would be wrong to add them where it sees the op itself."""
     found: list[int] = []
@@ -193,8 +177,8 @@ def gflop_per_maze(model: BaselinePlanner | PoHPlanner, passes: int | None = Non
     kept = dict(model.__dict__)
     try:
         counter = FlopCounterMode(display=False)
-        with torch.no_grad(), _counting_near_heads(model) as near, counter:
-            functional_call(model, tensors, (_ShapeOfOneMaze(*model.size), cell, cell), {"passes": passes})
+        with torch.no_grad(), _counting_valid_heads(model) as valid, counter:
+            functional_call(model, tensors, (OnlyShapes(1, *model.size, "meta"), cell, cell), {"passes": passes})
     finally:
         model.__dict__.update(kept)  # the routing entropy and weights of the model's own last forward
-    return (counter.get_total_flops() + sum(near)) / 1e9
+    return (counter.get_total_flops() + sum(valid)) / 1e9

@@ -6,23 +6,28 @@ Both read a batch of mazes, each with a start and a goal, and score the next mov
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
-from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from poh_ext.models.base import Planner, choice, positive
-from poh_ext.models.layers import Block, Router
-from poh_ext.models.routing_override import check_override, overridden
-from poh_ext.models.without_graph import fused_passes, kernel_serves, routers_of, routers_state, settled
+from poh_ext.models.base import Planner
+from poh_ext.models.blocks import Block, Router
+from poh_ext.models.config import PlannerConfig
+from poh_ext.models.inference import (
+    check_override,
+    fused_passes,
+    kernel_serves,
+    overridden,
+    routers_of,
+    routers_state,
+    settled,
+)
 
-__all__ = ["BaselinePlanner", "PoHPlanner"]
+__all__ = ["PLANNERS", "BaselinePlanner", "PoHPlanner", "build"]
 
 MIN_STACK_POSITIONS = 512  # as published: PoH's second table of positions has 512 rows whatever the maze
-MIN_TEMPERATURE = 0.7
 
 
 class BaselinePlanner(Planner):
@@ -30,22 +35,11 @@ class BaselinePlanner(Planner):
 
     Args:
         size: side of the maze in cells, or (height, width).
-        d_model, n_heads, d_ff, depth: width, number of attention heads, feed-forward width, number of blocks.
         loops: passes over the same blocks. Each pass adds the embedded maze again (x <- blocks(x + maze), from x = 0).
             loops=1 is the plain encoder; loops=R has as many passes as PoHPlanner(R=R).
-        cell_features: 4: the passage bits, which show the walls. 6: the passage bits and a bit each for start and goal.
-            1: the published input, which does not show the walls.
-        maze_enc: add a CNN's summary of the raster to every token.
-        dropout: probability in [0, 1), after each sublayer and within the feed-forward.
-        attention_dropout: probability in [0, 1) for the attention weights. None: the same as dropout, as published. 0
-            lets scaled_dot_product_attention use its fused CPU kernel in training.
-        valid_heads: number of heads that see only a cell and its passable neighbours; the others see all cells.
-        norm: layer norm "post" each residual (published; the state stays bounded after any number of passes) or "pre"
-            each sublayer.
-        head: the policy head scores all N "cells" (published) or the four "moves".
-        positions: "absolute" (a learned vector for each cell, published) or "none". With "none" and head="moves" no
-            parameter belongs to a cell, and the planner takes mazes of any size, whatever `size` is.
-        reinject: False: only the first pass sees the embedded maze.
+        options: d_model, n_heads, d_ff, depth, and any other field of PlannerConfig that is not PoH's alone. With
+            head="moves" and positions="none" no parameter belongs to a cell, and the planner takes mazes of any size,
+            whatever `size` is.
 
     Raises:
         TypeError, ValueError: an option is of the wrong type or out of range, or d_model is not divisible by n_heads.
@@ -55,25 +49,14 @@ class BaselinePlanner(Planner):
         >>> logits = model(tasks.mazes, tasks.start, tasks.goal)      # [B, 144, 144]
     """
 
-    def __init__(self, size, *, d_model, n_heads, d_ff, depth, loops=1, cell_features=4, maze_enc=False, dropout=0.1,
-                 attention_dropout=None, valid_heads=0, norm="post", head="cells", positions="absolute",
-                 reinject=True):
-        positive(loops=loops)
-        super().__init__(size, d_model=d_model, n_heads=n_heads, d_ff=d_ff, depth=depth, passes=loops,
-                         cell_features=cell_features, maze_enc=maze_enc, dropout=dropout,
-                         attention_dropout=attention_dropout, valid_heads=valid_heads, norm=norm, head=head,
-                         positions=positions, reinject=reinject)
-        self.blocks = nn.ModuleList(
-            Block(d_model, n_heads, d_ff, ff_bias=True, **self.block_options) for _ in range(depth)
-        )
+    def __init__(self, size: int | tuple[int, int], *, loops: int = 1, **options: Any):
+        super().__init__(size, PlannerConfig.of("baseline", options, R=loops))
+        self.blocks = nn.ModuleList(Block(self.config, ff_bias=True) for _ in range(self.config.depth))
 
     @property
     def loops(self) -> int:
         """The number of passes of a forward that is given no `passes`."""
         return self.passes
-
-    def _begin(self, tokens: Tensor) -> Tensor:
-        return tokens
 
     def _pass(self, x: Tensor, tokens: Tensor, neighbors: Tensor | None, step: int, tolerance: float) -> Tensor:
         before = x
@@ -89,12 +72,6 @@ class BaselinePlanner(Planner):
             return None
         found = list(fused_passes(self, x, tokens, neighbors, step, after, tolerance)[0])
         return found[-1], found
-
-    def _cells(self, state: Tensor) -> Tensor:
-        return state
-
-    def _end(self, state: Tensor) -> None:
-        pass
 
 
 class _State(NamedTuple):
@@ -112,20 +89,14 @@ class PoHPlanner(Planner):
     recurrent router weighs the attention heads.
 
     A pass is h <- h + alpha (stack(h) - h). The trained scalar alpha starts at 0 (ReZero, arXiv 2003.04887), so the
-    first gradient step moves alpha alone. The router resembles that of HRM (arXiv 2506.21734): see layers.Router.
+    first gradient step moves alpha alone. The router resembles that of HRM (arXiv 2506.21734): see blocks.Router.
 
     Args:
-        size, d_model, n_heads, d_ff, depth, cell_features, maze_enc, dropout, attention_dropout, valid_heads, head,
-            positions: as in BaselinePlanner. positions="none" also leaves out the stack's own position table.
-        norm: layer norm "pre" each sublayer (published) or "post" each residual.
-        reinject: True: the embedded maze is added before each pass but the first.
-        residual: the update of a pass. "rezero" (published): as above. "none": h <- stack(h), bounded with norm="post".
-        R: number of refinement passes.
-        T: period of the router's slow cell, which updates on passes 0, T, 2T, ...
-        routing: "pooled" (published: one weight for each head and maze) or "token" (for each head and cell).
-        route_scale: factor on the routing weights. With 1 (published) uniform routing over H heads leaves attention at
-            1/H of its strength; with n_heads it keeps full strength.
-        log_t: the softmax temperature of the routers is max(0.7, exp(log_t)). It is not trained.
+        size: side of the maze in cells, or (height, width).
+        options: d_model, n_heads, d_ff, depth, and any other field of PlannerConfig. R is the number of passes. With
+            route_scale=1 (published) uniform routing over H heads leaves attention at 1/H of its strength.
+            positions="none" also leaves out the stack's own position table; residual="none" with norm="post" keeps the
+            state bounded after any number of passes.
 
     Raises:
         TypeError, ValueError: an option is of the wrong type or out of range, or d_model is not divisible by n_heads.
@@ -136,40 +107,24 @@ class PoHPlanner(Planner):
         >>> loss = criterion(logits) + 5e-4 * model.routing_entropy()
     """
 
-    def __init__(self, size, *, d_model, n_heads, d_ff, depth, R=4, T=4, cell_features=4, maze_enc=False, dropout=0.1,
-                 attention_dropout=None, valid_heads=0, norm="pre", head="cells", positions="absolute",
-                 reinject=False, residual="rezero", routing="pooled", route_scale=1.0, log_t=2.0):
-        positive(R=R, T=T)
-        super().__init__(size, d_model=d_model, n_heads=n_heads, d_ff=d_ff, depth=depth, passes=R,
-                         cell_features=cell_features, maze_enc=maze_enc, dropout=dropout,
-                         attention_dropout=attention_dropout, valid_heads=valid_heads, norm=norm, head=head,
-                         positions=positions, reinject=reinject)
-        if d_model < 2:
-            raise ValueError(f"d_model must be at least 2 (the router is half as wide), got {d_model}")
-        choice("residual", residual, "rezero", "none")
-        choice("routing", routing, "pooled", "token")
-        for name, value in (("route_scale", route_scale), ("log_t", log_t)):
-            if isinstance(value, bool) or not isinstance(value, Real):
-                raise TypeError(f"{name} must be a number, got {value!r}")
-            if not math.isfinite(value):
-                raise ValueError(f"{name} must be finite, got {value}")
-        if route_scale <= 0:
-            raise ValueError(f"route_scale must be positive, got {route_scale}")
-        self.per_token = routing == "token"
-        self.route_scale = float(route_scale)
-        self.alpha = nn.Parameter(torch.zeros(())) if residual == "rezero" else None
-        absolute = positions == "absolute"
-        self.positions = nn.Embedding(max(MIN_STACK_POSITIONS, self.n_cells), d_model) if absolute else None
-        self.blocks = nn.ModuleList(
-            Block(d_model, n_heads, d_ff, ff_bias=False, **self.block_options) for _ in range(depth)
-        )
-        self.routers = nn.ModuleList(
-            Router(d_model, n_heads, T=T, temperature=max(MIN_TEMPERATURE, math.exp(log_t)),
-                   per_token=self.per_token)
-            for _ in range(depth)
-        )
-        self.gains = nn.Parameter(torch.ones(depth, n_heads))
-        self._entropy = self._weights = self._override = None
+    has_router = True
+    routers: nn.ModuleList
+
+    def __init__(self, size: int | tuple[int, int], **options: Any):
+        config = PlannerConfig.of("poh", options)
+        super().__init__(size, config)
+        self.per_token = config.routing == "token"
+        self.route_scale = float(config.route_scale)
+        self.alpha = nn.Parameter(torch.zeros(())) if config.residual == "rezero" else None
+        self.positions = None
+        if config.positions == "absolute":
+            self.positions = nn.Embedding(max(MIN_STACK_POSITIONS, self.n_cells), config.d_model)
+        self.blocks = nn.ModuleList(Block(config, ff_bias=False) for _ in range(config.depth))
+        self.routers = nn.ModuleList(Router(config) for _ in range(config.depth))
+        self.gains = nn.Parameter(torch.ones(config.depth, config.n_heads))
+        self._entropy: Tensor | None = None
+        self._weights: Tensor | None = None
+        self._override: str | Tensor | None = None
 
     @property
     def R(self) -> int:
@@ -209,8 +164,8 @@ class PoHPlanner(Planner):
         published = self.alpha is not None or self.positions is not None
         if published or self.per_token or self._override is not None or not kernel_serves(self, state.cells, tolerance):
             return None
-        routers = routers_of(self, self.gains * self.route_scale, state.routers, state.held, state.cells)
-        found, ended, used = fused_passes(self, state.cells, tokens, neighbors, step, after, tolerance, routers)
+        packed = routers_of(self, self.gains * self.route_scale, state.routers, state.held, state.cells)
+        found, ended, used = fused_passes(self, state.cells, tokens, neighbors, step, after, tolerance, packed)
         used = used.flatten(0, 1)
         entropies = torch.special.entr(used).sum(-1).mean(-1)
         routers, held = routers_state(ended, used.shape[-1])
@@ -276,3 +231,16 @@ class PoHPlanner(Planner):
         # What the last forward left behind belongs to no copy: a graph cannot be copied or pickled. Nor does what a
         # context of the original has set.
         return {**self.__dict__, "_entropy": None, "_weights": None, "_override": None}
+
+
+PLANNERS = {"baseline": BaselinePlanner, "poh": PoHPlanner}  # by PlannerConfig.kind
+
+
+def build(config: PlannerConfig, size: int | tuple[int, int]) -> Planner:
+    """A new planner; its weights come from torch's default generator.
+
+    Example:
+        >>> build(PlannerConfig(kind="poh", d_model=64, n_heads=4, d_ff=128, depth=1), 12).size
+        (12, 12)
+    """
+    return PLANNERS[config.kind](size, **config.keywords())

@@ -12,27 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from poh_ext._files import write_atomically
 from poh_ext._optional import require
-from poh_ext.models.planners import BaselinePlanner, PoHPlanner
+from poh_ext.models.base import Planner
+from poh_ext.models.planners import PLANNERS
 
 __all__ = ["VERSION", "load", "save"]
 
 KEY = "poh_ext"  # one entry of the metadata, because the order of several would not be the same in every file
 VERSION = 3
-PLANNERS = {cls.__name__: cls for cls in (BaselinePlanner, PoHPlanner)}
+CLASSES = {cls.__name__: cls for cls in PLANNERS.values()}
 
 
-def save(path: str | Path, model: nn.Module, *, size: int | tuple[int, int], options: dict[str, Any],
-         notes: dict[str, Any]) -> Path:
+def save(path: str | Path, model: Planner, *, notes: dict[str, Any]) -> Path:
     """Write a planner in one step. Needs safetensors (the extra `experiments`).
 
     Args:
         path: the file to write; its folder is made.
         model: a BaselinePlanner or PoHPlanner.
-        size, options: `type(model)(size, **options)` is a planner of this shape.
         notes: a dict that JSON can hold, for example of training data, versions and accuracy.
 
     Returns:
@@ -43,15 +42,16 @@ def save(path: str | Path, model: nn.Module, *, size: int | tuple[int, int], opt
         ImportError: safetensors is missing.
     """
     name = type(model).__name__
-    if PLANNERS.get(name) is not type(model):
-        raise ValueError(f"model must be a {' or '.join(PLANNERS)}, got {name}")
+    if CLASSES.get(name) is not type(model):
+        raise ValueError(f"model must be a {' or '.join(CLASSES)}, got {name}")
     weights = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    record = {"version": VERSION, "planner": name, "size": size, "options": options, "notes": notes,
-              "sha256": _digest(weights)}
+    height, width = model.size
+    record = {"version": VERSION, "planner": name, "size": height if height == width else [height, width],
+              "options": model.config.keywords(), "notes": notes, "sha256": _digest(weights)}
     return write_atomically(path, require("safetensors.torch").save(weights, {KEY: json.dumps(record)}))
 
 
-def load(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+def load(path: str | Path) -> tuple[Planner, dict[str, Any]]:
     """Read a planner that `save` wrote. Needs safetensors (the extra `experiments`).
 
     Returns:
@@ -72,7 +72,7 @@ def load(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         record, weights = _read(path)
         with torch.device("meta"):
-            model = PLANNERS[record["planner"]](_size(record["size"]), **record["options"])
+            model = CLASSES[record["planner"]](record["size"], **record["options"])
         model.load_state_dict(weights, assign=True)
         return model.eval(), record["notes"]
     except ValueError as error:
@@ -97,10 +97,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if record["sha256"] != _digest(weights):
         raise ValueError("is damaged: the checksum of its weights is wrong")
     return record, weights
-
-
-def _size(size: int | list[int]) -> int | tuple[int, int]:
-    return tuple(size) if isinstance(size, list) else size
 
 
 def _digest(weights: dict[str, Tensor]) -> str:

@@ -25,7 +25,7 @@ from poh_ext._optional import MissingPackage, require
 from poh_ext._program import BAD_OPTIONS, Parser, run
 from poh_ext.maze_drawing import maze_picture
 from poh_ext.mazes import GENERATORS, generate_mazes
-from poh_ext.models.without_graph import SETTLED
+from poh_ext.models.inference import SETTLED
 from poh_ext.rollout import greedy_rollout, solved_exactly
 from poh_ext.solve.animation import animate, passes_shown, save_gif
 from poh_ext.solve.evaluation import DEFAULT_SETS, MazeSet, Outcome, measure, save_json

@@ -24,7 +24,7 @@ from poh_ext.environment import describe_environment
 from poh_ext.rollout import solved_exactly
 from poh_ext.solve.pretrained import Recipe
 from poh_ext.tasks import MazeTasks, sample_tasks
-from poh_ext.training.every_cell import passes_to_know_paths
+from poh_ext.training.targets import passes_to_know_paths
 
 __all__ = ["DEFAULT_SETS", "MazeSet", "Outcome", "exact_over_passes", "measure", "passes_given", "save_json",
            "seen_in_training"]

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from poh_ext.models.weights import load as load_planner
-from poh_ext.training.batches import OnlineBatches
 from poh_ext.training.config import BenchmarkConfig
-from poh_ext.training.protocol import make_data
+from poh_ext.training.data import OnlineBatches, make_data
 
 __all__ = ["SHIPPED", "Recipe", "load"]
 

@@ -8,24 +8,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from poh_ext._optional import require
 from poh_ext.environment import describe_environment
-from poh_ext.results import Results
-from poh_ext.training.announce import print_estimate, warnings_of, without_misfits
-from poh_ext.training.board import require_tensorboard
+from poh_ext.maze_drawing import MazeSample
+from poh_ext.mazes import MazeBatch
+from poh_ext.report import FILES, ablation_table, results_table, verdicts, write_report
+from poh_ext.results import Results, Row, label
+from poh_ext.tasks import MazeTasks
+from poh_ext.training.checks import require_package
 from poh_ext.training.config import BenchmarkConfig, ConfigError
+from poh_ext.training.data import Data, make_data
 from poh_ext.training.device import choose_device, choose_precision
-from poh_ext.training.interrupt import Interrupted, StopSignals
+from poh_ext.training.estimate import describe_seconds, print_estimate, warnings_of, without_misfits
+from poh_ext.training.evaluate import shares
 from poh_ext.training.loop import Diverged
-from poh_ext.training.output import check_usable, holding, prepare_output
 from poh_ext.training.plan import PlannedRow, planned_rows
-from poh_ext.training.protocol import Data, make_data
-from poh_ext.training.resume import find_interrupted
-from poh_ext.training.summary import maze_sample, print_row, summarize
-from poh_ext.training.sweep import require_ray, sweep
-from poh_ext.training.timing import describe_seconds
-from poh_ext.training.trial import Outcome, Place, assist, data_of, run_trial, trial_checkpoints
+from poh_ext.training.run_folder import check_usable, find_interrupted, holding, own_folders, prepare_output
+from poh_ext.training.signals import Interrupted, StopSignals
+from poh_ext.training.sweep import sweep
+from poh_ext.training.trial import MAZES_SHOWN, Outcome, Place, assist, data_of, run_trial, trial_checkpoints
 from poh_ext.training.workers import Workers, joined
 
 __all__ = ["run_benchmark"]
@@ -184,12 +187,12 @@ def run_benchmark(config: BenchmarkConfig) -> int:
     Raises:
         ConfigError: before any work, for options that cannot be run. ImportError, too: what they need is missing.
     """
-    config.validate()
+    config.check()
     choose_device(config)
     if config.tensorboard:
-        require_tensorboard()
+        require_package("tensorboard", "tensorboard", "tensorboard")
     if config.ray != "off":
-        require_ray()
+        require_package("ray", "ray", "sweep")
     reported = [] if config.dry_run else ["scipy.stats", "matplotlib.figure"]
     for module in reported + ["safetensors.torch"] * config.save_weights:
         require(module)
@@ -236,3 +239,39 @@ def _finish(run: _Run) -> int:
         run.save()
         run.report()
     return code
+
+
+def print_row(row: Row) -> None:
+    took = f"  trained in {describe_seconds(row.train_seconds)}" if row.trained else ""
+    note = f"; {row.note}" if row.note else ""
+    found = "  ".join(f"{name} {100 * share:5.1f} %" for name, share in shares(row).items())
+    print(f"{label(row.model, row.trained, row.scale):24} seed {row.seed}: {found}  next move "
+          f"{100 * row.moves_correct / row.moves_total:5.1f} %  ({len(row.reached)} mazes){took}{note}", flush=True)
+
+
+def summarize(results: Results, folder: Path, sample: MazeSample | None) -> None:
+    """Print the table and the verdicts, write report.md and the plots, and say where the files lie."""
+    print(f"\n{results_table(results).text()}\n")
+    if table := ablation_table(results):
+        print(f"{table}\n")
+    for line in verdicts(results):
+        print(f"- {line}")
+    written = write_report(results, folder, sample)
+    print("\nfiles:")
+    for path in (folder / "results.json", *written):
+        print(f"  {path}  {FILES[path.name]}")
+    for path, about in own_folders(folder):
+        print(f"  {path}/  {about}")
+
+
+def maze_sample(results: Results, seed: int, test: MazeTasks, walls: MazeBatch) -> MazeSample | None:
+    """The first test mazes of a seed with the path of each trained planner (or of what there is), among `walls`, the
+    mazes as they were drawn."""
+    walked = [row for row in results.rows if row.seed == seed and row.paths and "/" not in row.model]
+    walked = [row for row in walked if row.trained] or walked
+    if not walked:
+        return None
+    tasks = test[:MAZES_SHOWN]
+    paths = {label(row.model, row.trained, row.scale): pad_sequence(
+        [torch.tensor(path) for path in row.paths], batch_first=True, padding_value=-1) for row in walked}
+    return MazeSample(walls.passages[:MAZES_SHOWN], tasks.start, tasks.goal, tasks.path, paths)

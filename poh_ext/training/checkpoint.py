@@ -8,6 +8,7 @@ The files are plain `torch.save` archives of tensors, numbers and strings: `torc
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,21 @@ from typing import Any
 import torch
 
 from poh_ext._files import read_archive, write_atomically
-from poh_ext.training.resume import first_difference
+from poh_ext.results import plain
+from poh_ext.training.checks import flag
 
-__all__ = ["FORMAT", "KEPT", "VERSION", "Checkpoints", "read_archive"]
+__all__ = ["FORMAT", "KEPT", "VERSION", "Checkpoints", "first_difference", "identity", "random_state", "read_archive",
+           "restore_random_state"]
 
 FORMAT = "poh_ext training checkpoint"
 VERSION = 1
 KEPT = 2
+# No result depends on these. Device and precision are compared as what was chosen, not as asked: see _COMPARED.
+NOT_COMPARED = ("output", "overwrite", "resume", "dry_run", "quick", "preset", "cpu", "device", "precision",
+                "save_weights", "tensorboard", "ray")  # fmt: skip
+# Parts of the environment that decide results.
+_COMPARED = (("device",), ("precision",), ("versions", "torch"), ("versions", "poh_ext"), ("hardware", "cpu"),
+             ("hardware", "threads"), ("processes",), ("backend_info",))  # fmt: skip
 
 
 class Checkpoints:
@@ -29,7 +38,7 @@ class Checkpoints:
 
     Args:
         folder: made when the first checkpoint is written.
-        identity: of this training: see resume.identity.
+        identity: of this training: see `identity`.
 
     Example:
         >>> checkpoints = Checkpoints(Path("run/checkpoints/poh-seed42"), identity(...))
@@ -89,3 +98,60 @@ class Checkpoints:
             raise ValueError(f"is of another training: {different}")
         if shapes != {name: tensor.shape for name, tensor in model.state_dict().items()}:
             raise ValueError("is of another planner: its weights have other names or shapes")
+
+
+def identity(experiment: str, config: dict[str, Any], environment: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    """What decides the results of a run, or with `parts` (row=..., seed=...) of a part of it, as plain values."""
+    deciding = {name: value for name, value in config.items() if name not in NOT_COMPARED}
+    compared = {" ".join(path): _at(environment, path) for path in _COMPARED}
+    everything = plain({"experiment": experiment, "parts": parts, "config": deciding, "environment": compared})
+    return json.loads(json.dumps(everything))  # torch.__version__ is a str only by inheritance
+
+
+def first_difference(earlier: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """What makes one `identity` another one than that of this run, in words; None if nothing does."""
+    if earlier["experiment"] != now["experiment"]:
+        return f"it is {earlier['experiment']!r}, not {now['experiment']!r}"
+    for name, value in now["parts"].items():
+        if earlier["parts"].get(name) != value:
+            return f"{name} was {_show(earlier['parts'].get(name))}, not {_show(value)}"
+    then, config = earlier["config"], now["config"]
+    for name in dict.fromkeys((*config, *then)):
+        if name not in then or name not in config:
+            return f"{flag(name)} is known to one of the two versions only"
+        if then[name] != config[name]:
+            return f"{flag(name)} was {_show(then[name])}, not {_show(config[name])}"
+    for name, value in now["environment"].items():
+        if earlier["environment"].get(name) != value:
+            return f"{name} was {_show(earlier['environment'].get(name))}, not {_show(value)}"
+    return None
+
+
+def _at(record: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        record = record.get(name) if isinstance(record, dict) else None
+    return record
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {v}" for k, v in value.items() if not isinstance(v, dict))
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The states of the random generators of the CPU and of the device, as CPU tensors."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def restore_random_state(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(states["mps"])

@@ -10,11 +10,13 @@ from typing import Any
 
 from poh_ext._optional import MissingPackage, require
 from poh_ext._program import BAD_OPTIONS, run
-from poh_ext.training.config import BenchmarkConfig, ConfigError
+from poh_ext.training.checks import flag
+from poh_ext.training.config import Benchmark12x12Config, BenchmarkConfig, ConfigError, ScalingBenchmarkConfig
 from poh_ext.training.presets import with_presets
-from poh_ext.training.validation import flag
 
-__all__ = ["main", "parse", "split_lists"]
+__all__ = ["PROGRAMS", "main", "parse", "split_lists"]
+
+PROGRAMS = {"run_12x12_8m_benchmark.py": Benchmark12x12Config, "parameter_scaling_benchmark.py": ScalingBenchmarkConfig}
 
 
 def parse(config_type: type[BenchmarkConfig], arguments: Sequence[str], *, program: str | None = None

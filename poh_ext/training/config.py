@@ -1,6 +1,6 @@
 """The options of the benchmarks: a dataclass for each program, with a common base. The command line is made from them.
 
-Every field is one flag, and its docstring is the help of the flag. `validate()` rejects options that cannot be run,
+Every field is one flag, and its docstring is the help of the flag. `check()` rejects options that cannot be run,
 before any work. The flag table in experiments/TRAINING_ENHANCEMENTS.md has the same defaults.
 """
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from poh_ext.models import SHAPES, PlannerShape
+from poh_ext.models.config import PlannerOptions
 from poh_ext.results import CONTROLS
-from poh_ext.training.levers import PlannerLevers, TrainingLevers
-from poh_ext.training.notes import notes
+from poh_ext.training.checks import ConfigError, check, ineffective
 from poh_ext.training.presets import QUICK_12X12, QUICK_SCALING, SOLVERS
-from poh_ext.training.validation import ConfigError, validate
 
-__all__ = ["Benchmark12x12Config", "BenchmarkConfig", "ConfigError", "RowName", "ScalingBenchmarkConfig"]
+__all__ = ["Benchmark12x12Config", "BenchmarkConfig", "ConfigError", "RowName", "ScalingBenchmarkConfig",
+           "TrainingOptions"]
 
 RowName = Literal["random", "random_table", "beeline", "untrained_baseline", "untrained_poh", "baseline", "poh",
                   "looped_baseline", "poh_shallow", "poh_token", "looped_solver", "poh_solver"]
@@ -28,9 +28,104 @@ SizeName = Literal["tiny", "small", "medium", "large", "xl"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig(TrainingLevers, PlannerLevers):
+class TrainingOptions:
+    """Options of the training data and of the training beyond the published form, which the defaults are. docs/solve.md
+    describes which of them make a planner that solves mazes; --preset solve sets these."""
+
+    supervision: Literal["path", "all"] = "path"
+    """Cells that get a target. path: the cells of the true path. all: every cell within --reach of the goal gets its
+    next move toward the goal (needs --head moves). With all and --train online, start and goal are any cells, and
+    --min-path holds for the test mazes only."""
+    reach: Literal["passes", "seen", "all"] = "passes"
+    """Cells that --supervision all trains. passes: cells at most as many moves from the goal as passes are run, because
+    heads that see neighbours carry information by one cell a pass. seen: also cells whose other ways all end within
+    that many moves; a planner can then need fewer passes than moves. all: every cell, which needs heads that see all
+    cells."""
+    train_R: tuple[int, int] | None = None
+    """Lowest and highest number of passes in training [passes]. Each step draws a number between them. None: always
+    --R."""
+    train_R_growth: int | None = None
+    """Number that the upper end of --train-R grows to, linearly from 20 % to 60 % of the steps [passes]. None: no
+    growth."""
+    grad_passes: int | Literal["all"] = "all"
+    """Passes at the end of a run that gradients flow through [passes, or all]. Earlier passes run without a graph."""
+    test_R: int | Literal["R"] = "R"
+    """Passes at test [passes]. R: the same as --R."""
+    tolerance: float = 0.0
+    """Largest change of a state that counts as none at test [units of the state]. A cell that a pass changes by no
+    more, in every feature, keeps its state and rests until a neighbour changes. If all heads see only neighbours, cells
+    at rest cost nothing. 0: every pass computes every cell."""
+    deep_supervision: int = 1
+    """States that the loss is averaged over [count]. They are evenly spread over the passes with gradients and include
+    the last state. 1: the last state alone."""
+    train_sizes: tuple[int, int] | None = None
+    """Smallest and largest side of the training mazes [cells]. Each step draws a side between them. Needs --train
+    online, --head moves and --positions none. None: --maze-size."""
+    train_sizes_growth: int | None = None
+    """Side that the upper end of --train-sizes grows to, linearly from 20 % to 60 % of the steps [cells]: a curriculum.
+    None: no growth."""
+    state_noise: float = 0.0
+    """Gaussian noise that training adds to the state of every cell before the first pass with gradients, unless that is
+    the first pass of all [standard deviation; the features of a state have about 1]. It helped larger mazes after 4,000
+    steps with --reach seen, but not after 12,000 (docs/solve.md). 0: none."""
+    ema: float = 0.0
+    """Decay of the exponential moving average of the weights [per step, below 1; after n steps at most
+    (1 + n) / (10 + n)]. The averaged weights are evaluated and saved. 0: the last weights are."""
+    weight_decay: float = 0.01
+    """Weight decay of AdamW, on all weights [per step and unit of the learning rate]."""
+    validate_every: int = 0
+    """Epochs between evaluations on validation mazes [epochs]; one always follows the last epoch. The report then shows
+    accuracy over training time. Training gives the same weights, and the time is not counted. 0: never."""
+    validation: int = 200
+    """Validation mazes of --validate-every [count]. None of them is a training or a test maze."""
+
+    def pass_range(self, step: int, total_steps: int) -> tuple[int, int]:
+        """Lowest and highest number of passes that step `step` (from 0) may draw."""
+        if self.train_R is None:
+            return self.R, self.R
+        return _grown(self.train_R, self.train_R_growth, step / total_steps)
+
+    def size_range_at(self, step: int, total_steps: int) -> tuple[int, int]:
+        """Smallest and largest side that step `step` (from 0) may draw."""
+        return _grown(self.train_sizes or self.size_range, self.train_sizes_growth, step / total_steps)
+
+    def most_passes(self) -> int:
+        """The largest number of passes that a step of the training may draw."""
+        return max(self.pass_range(step, 100)[1] for step in range(100))
+
+    def graded(self, run):
+        """The number of passes with gradients, of `run` passes."""
+        return run if self.grad_passes == "all" else min(run, self.grad_passes)
+
+    def mean_passes(self) -> float:
+        """The mean number of passes of a step, over the whole training."""
+        spans = [self.pass_range(step, 100) for step in range(100)]
+        return sum(low + high for low, high in spans) / 200
+
+    @property
+    def size_range(self) -> tuple[int, int]:
+        """Smallest and largest side of the training mazes, over the whole training."""
+        low, high = self.train_sizes or (self.maze_size, self.maze_size)
+        return low, self.train_sizes_growth or high
+
+    @property
+    def test_passes(self) -> int:
+        return self.R if self.test_R == "R" else self.test_R
+
+
+def _grown(span: tuple[int, int], to: int | None, progress: float) -> tuple[int, int]:
+    """`span` with its upper end grown towards `to`, after the share `progress` of the steps."""
+    low, high = span
+    if to is not None:
+        high = round(high + min(max((progress - 0.2) / 0.4, 0.0), 1.0) * (to - high))
+    return low, high
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig(TrainingOptions, PlannerOptions):
     """Options that every benchmark has."""
 
+    cell_features: Literal[4, 6] = 4  # the published input belongs to --protocol as-published
     train: int | Literal["online"] = 400
     """Training mazes [count]. The run has exactly this many; as-published draws 3x as many and keeps those with a long
     enough path. online: each step makes new mazes, none of them a test maze."""
@@ -40,10 +135,6 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     """Passes over the training mazes [count]; a checkpoint is written after each."""
     steps_per_epoch: int = 100
     """Steps that count as an epoch with --train online [count]."""
-    R: int = 4
-    """Passes of PoH, and of the looped baseline, over the stack of layers [count]. The cost grows with it."""
-    T: int = 4
-    """Period of PoH's slow router cell [passes]: it is updated at every T-th pass."""
     cpu: bool = False
     """Run on the CPU even if there is an accelerator; the same as --device cpu."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -55,16 +146,12 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
     """Peak learning rate of AdamW [per step], reached at the end of the warm-up; it decays to a tenth of that."""
     label_smoothing: float = 0.1
     """Probability mass spread over all classes [0 to 1]; with --validity-mask over the allowed moves only."""
-    dropout: float = 0.1
-    """Dropout of the planners [probability, below 1]: after each sublayer, in it, and of the attention weights."""
     warmup_steps: int = 500
     """Linear learning rate warm-up [steps]; a cosine decay over the rest of the run follows. 0: none."""
     multi_horizon: int = 1
     """Horizons K [moves]: each cell of the path is trained to predict the cells 1..K moves ahead."""
     validity_mask: bool = False
     """Train the next move among passable neighbours only: the loss takes its softmax over them."""
-    maze_enc: bool = False
-    """Add a small CNN over the whole maze (about 0.2 M parameters). Its summary is added to every cell."""
     route_ent_weight: float = 0.0
     """Weight of PoH's routing entropy in the loss [per nat]; a weight above 0 sharpens the choice of heads."""
     ent_anneal: bool = False
@@ -187,13 +274,13 @@ class BenchmarkConfig(TrainingLevers, PlannerLevers):
         return {key: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
                 for key, v in plain.items()}
 
-    def notes(self) -> list[str]:
+    def ineffective(self) -> list[str]:
         """Options that are legal but have no effect in this run: the run prints them before it starts."""
-        return notes(self)
+        return ineffective(self)
 
-    def validate(self) -> None:
+    def check(self) -> None:
         """Raise ConfigError for the first option that cannot be run."""
-        validate(self)
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """How well a planner plans: mazes reached, reached optimally, solved exactly, and next moves predicted.
 
-One forward pass per batch of mazes yields the scores of every cell's four moves; a batched rollout follows them.
+One forward pass per batch of mazes yields the scores of every cell's four moves; a batched rollout follows them. A
+planner is evaluated in one way (`evaluation_options`) after its training, between its epochs, and for pictures.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from poh_ext.results import CONTROLS
+from poh_ext.models.base import Planner
+from poh_ext.results import CONTROLS, Row
 from poh_ext.rollout import (
     Rollout,
     beeline_policy,
@@ -24,10 +27,13 @@ from poh_ext.rollout import (
     solved_exactly,
 )
 from poh_ext.tasks import MazeTasks
+from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.device import autocast
+from poh_ext.training.presets import protocol_of
 from poh_ext.training.progress import Progress
 
-__all__ = ["Evaluation", "evaluate", "evaluate_control", "first_maze_routing", "next_move_accuracy"]
+__all__ = ["Evaluation", "Validation", "counting_options", "evaluate", "evaluate_control", "evaluation_options",
+           "evaluation_passes", "first_maze_routing", "next_move_accuracy", "shares", "validations"]
 
 
 @dataclass(frozen=True)
@@ -169,3 +175,63 @@ def _outcome(table: torch.Tensor, rollouts: list[Rollout], tasks: MazeTasks, sec
     return Evaluation(reached, is_optimal(reached, steps, tasks.length.cpu(), count_start=count_start),
                       solved_exactly(table, tasks) if exactly else None, paths, correct, total,
                       len(tasks) / max(seconds, 1e-9))
+
+
+def shares(outcome: Evaluation | Row) -> dict[str, float]:
+    """The shares of the mazes reached, reached optimally and, where known, solved exactly."""
+    found = {name: getattr(outcome, name) for name in ("reached", "optimal", "exact")}
+    known = {name: torch.as_tensor(values) for name, values in found.items() if values is not None and len(values)}
+    return {name: int(values.sum()) / len(values) for name, values in known.items()}
+
+
+def evaluation_passes(model: Planner, config: BenchmarkConfig) -> int | None:
+    """How many passes `model` is tested with; None: its own one."""
+    return config.test_passes if model.looped else None
+
+
+def evaluation_options(model: Planner, config: BenchmarkConfig, precision: str) -> dict[str, Any]:
+    """Arguments of `evaluate`: passes, tolerance, arithmetic, and what counts as optimal and exact.
+
+    Args:
+        model: the planner; one that does not loop has its own number of passes, and no cell at rest in them.
+        config: of its row.
+        precision: of the run.
+    """
+    return {"passes": evaluation_passes(model, config), "tolerance": config.tolerance if model.looped else 0.0,
+            "precision": config.evaluation_precision(precision), **counting_options(config)}
+
+
+def counting_options(config: BenchmarkConfig) -> dict[str, bool]:
+    """Arguments of `evaluate` and `evaluate_control`: what counts as optimal, and whether exactness can be told."""
+    protocol = protocol_of(config)
+    return {"count_start": protocol.count_start, "true_mazes": protocol.true_mazes}
+
+
+class Validation:
+    """Evaluates a planner after some of the epochs of its training, as after it. It draws no random numbers and
+    changes no weights: what is trained is the same with it and without it.
+
+    Args:
+        config: `validate_every` says after which epochs: every so many, and the last.
+        tasks: validation mazes.
+        precision: of the run.
+    """
+
+    def __init__(self, config: BenchmarkConfig, tasks: MazeTasks, precision: str) -> None:
+        self.config, self.tasks, self.precision = config, tasks, precision
+
+    def due(self, epoch: int) -> bool:
+        """After epoch `epoch`, from 0."""
+        return (epoch + 1) % self.config.validate_every == 0 or epoch + 1 == self.config.epochs
+
+    def __call__(self, model: Planner) -> dict[str, Any]:
+        """Validation mazes, and the shares of them reached, reached optimally and, where known, solved exactly."""
+        # It is not stopped on the way: a signal waits for the end of a training step too, and a point is kept whole.
+        outcome = evaluate(model, self.tasks, decode=self.config.decode_used, label="validating",
+                           **evaluation_options(model, self.config, self.precision))
+        return {"mazes": len(self.tasks), **shares(outcome)}
+
+
+def validations(config: BenchmarkConfig) -> int:
+    """The number of validations in a whole training."""
+    return -(-config.epochs // config.validate_every) if config.validate_every else 0

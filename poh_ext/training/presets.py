@@ -1,15 +1,18 @@
-"""Named sets of defaults: --quick, and --preset solve. Flags given on the command line win over them."""
+"""What goes by a name: the defaults that --quick and --preset solve bring, over which flags given on the command line
+win, and the rules of --protocol."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from poh_ext.models.without_graph import SETTLED
+from poh_ext.models.inference import SETTLED
 
-__all__ = ["QUICK_12X12", "QUICK_SCALING", "SOLVE", "SOLVERS", "solver_config", "with_presets"]
+__all__ = ["QUICK_12X12", "QUICK_SCALING", "SOLVE", "SOLVERS", "ProtocolRules", "protocol_of", "solver_config",
+           "with_presets"]
 
 # Sized for float32 on 2 cores without bfloat16 instructions: less than 3 minutes there, with the solvers.
 QUICK_12X12: dict[str, Any] = {
@@ -78,3 +81,39 @@ def solver_config(config: Any) -> Any:
     shared = {name: getattr(config, name) for name in _OF_THE_RUN}
     shared["precision"] = "float32" if config.precision == "auto" else config.precision
     return dataclasses.replace(recipe, preset="solve", R=passes, **shared)
+
+
+@dataclass(frozen=True)
+class ProtocolRules:
+    """What a protocol decides beside the mazes. The defaults are those of the default protocol.
+
+    Attributes:
+        cell_features: of a cell that the planners see; None: --cell-features.
+        reduction: of the loss.
+        clamp: scores are clamped to +/- this before the softmax of the loss; None: they are not.
+        smooth_masked: label smoothing also where --validity-mask restricts the moves, over the allowed ones.
+        rate_from_zero: the learning rate is 0 at the first step, and each later one has the rate of the step before.
+        count_start: optimal compares cells, the start included, instead of moves.
+        true_mazes: the mazes are those that the paths are shortest in. False: planners, validity mask and rollout get
+            grids without walls (`MazeBatch.open`), and whether a maze is solved exactly cannot be said.
+    """
+
+    cell_features: int | None = None
+    reduction: str = "mean"
+    clamp: float | None = None
+    smooth_masked: bool = True
+    rate_from_zero: bool = False
+    count_start: bool = False
+    true_mazes: bool = True
+
+
+PROTOCOLS = {
+    "default": ProtocolRules(),
+    "as-published": ProtocolRules(cell_features=1, reduction="position_mean", clamp=20.0, smooth_masked=False,
+                                  rate_from_zero=True, count_start=True, true_mazes=False),
+}
+
+
+def protocol_of(config: Any) -> ProtocolRules:
+    """What --protocol decides."""
+    return PROTOCOLS[config.protocol]

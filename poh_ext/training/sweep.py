@@ -7,7 +7,6 @@ task whose worker dies is run again and goes on from its last checkpoint, where 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import threading
@@ -19,12 +18,12 @@ from typing import Any
 import torch
 
 from poh_ext.training.config import BenchmarkConfig, ConfigError
-from poh_ext.training.interrupt import Interrupted, StopSignals
 from poh_ext.training.loop import Diverged
 from poh_ext.training.plan import PlannedRow
+from poh_ext.training.signals import Interrupted, StopSignals
 from poh_ext.training.trial import Outcome, Place, data_of, run_trial
 
-__all__ = ["require_ray", "sweep"]
+__all__ = ["sweep"]
 
 RETRIES = 5  # of a task whose worker died
 GRACE = 60.0  # seconds that tasks have to write a checkpoint when the sweep is stopped
@@ -35,12 +34,6 @@ _SETTINGS = {
     "RAY_COLOR_PREFIX": "0",
 }
 Trial = tuple[PlannedRow, int]
-
-
-def require_ray() -> None:
-    """ConfigError, with what to install, where --ray cannot be honoured."""
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("--ray: ray is not installed; pip install 'poh_ext[sweep]' brings it")
 
 
 def sweep(trials: list[Trial], config: BenchmarkConfig, place: Place, check: Callable[[], None]

@@ -16,22 +16,26 @@ from typing import Any
 import torch
 
 from poh_ext.models import gflop_per_maze, parameter_count
+from poh_ext.models.base import Planner
 from poh_ext.models.weights import save
 from poh_ext.results import CONTROLS, Row, label, plain
-from poh_ext.training.at_test import arguments_at_test, counted_at_test
-from poh_ext.training.board import Board
-from poh_ext.training.checkpoint import Checkpoints
-from poh_ext.training.evaluate import Evaluation, evaluate, evaluate_control
-from poh_ext.training.history import History
-from poh_ext.training.interrupt import Interrupted
-from poh_ext.training.loop import Diverged, Training, train_planner
-from poh_ext.training.on_the_way import Validation
-from poh_ext.training.passes import passes_at_test
+from poh_ext.training.checkpoint import Checkpoints, identity
+from poh_ext.training.data import Data, make_data
+from poh_ext.training.evaluate import (
+    Evaluation,
+    Validation,
+    counting_options,
+    evaluate,
+    evaluate_control,
+    evaluation_options,
+    evaluation_passes,
+    shares,
+)
+from poh_ext.training.logs import Board, History
+from poh_ext.training.loop import Diverged, Training, Watcher, train_planner
 from poh_ext.training.plan import PlannedRow
-from poh_ext.training.planners import planner_class
-from poh_ext.training.protocol import Data, make_data
-from poh_ext.training.resume import identity
 from poh_ext.training.routing_study import RoutingStudy
+from poh_ext.training.signals import Interrupted
 from poh_ext.training.workers import ALONE, Workers
 
 __all__ = ["Outcome", "Place", "assist", "data_of", "run_trial", "trial_checkpoints", "trial_name"]
@@ -89,23 +93,35 @@ def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: C
         Diverged: the loss is not finite.
     """
     if planned.kind in CONTROLS:
-        control = evaluate_control(planned.kind, data.test, seed, **counted_at_test(planned.config))
+        control = evaluate_control(planned.kind, data.test, seed, **counting_options(planned.config))
         return Outcome(_row(planned, seed, control, Training(), None), None)
     place = dataclasses.replace(place, precision=planned.precision(place.precision))
     name = f"{label(planned.model, planned.trained, planned.scale)} (seed {seed})"
-    model = _build(planned, seed, place.device)
-    with _Watchers(planned, seed, data, place) as watchers:
-        training = Training()
+    model, training, watchers = planned.build(seed, place.device), Training(), []
+
+    def watch(step: int) -> list[Watcher]:
+        """The training log and, where it is asked for, TensorBoard."""
+        file = trial_name(planned, seed)
+        watchers.append(History(place.folder / "logs" / f"{file}.jsonl", step=step))
+        if planned.config.tensorboard:
+            watchers.append(Board(place.folder / "tensorboard" / file, step=step, config=planned.config,
+                                  options=planned.options, tasks=data.test, walls=data.test_walls,
+                                  precision=place.precision))
+        return watchers
+
+    try:
         if planned.trained:
             place.workers.share((planned, seed, place.precision))  # to `assist`
-            validation = None if data.validation is None else Validation(planned.config, data.validation,
-                                                                         place.precision)
+            validation = data.validation and Validation(planned.config, data.validation, place.precision)
             training = train_planner(model, data.batches, planned.config, seed=seed, label=name,
-                                     precision=place.precision, check=check, watch=watchers.open,
-                                     checkpoints=trial_checkpoints(planned, seed, place), workers=place.workers,
-                                     validation=validation)
+                                     precision=place.precision, check=check, watch=watch, workers=place.workers,
+                                     checkpoints=trial_checkpoints(planned, seed, place), validation=validation)
         outcome = _evaluate(model, planned, seed, data, place, check, name, training)
-        watchers.result(outcome.row)
+        for watcher in watchers:
+            watcher.result(outcome.row)
+    finally:
+        for watcher in watchers:
+            watcher.close()
     if planned.trained and planned.config.save_weights:
         _save_weights(model, planned, outcome, place)
     return outcome
@@ -115,65 +131,28 @@ def assist(workers: Workers, check: Callable[[], None]) -> None:
     """Do the part of a process that is not the first in each training, until it is dismissed."""
     while (job := workers.share(None)) is not None:
         planned, seed, precision = job
-        model = _build(planned, seed, workers.device)
+        model = planned.build(seed, workers.device)
         # The training ends alike in all processes; the first one says what it means.
         with contextlib.suppress(Interrupted, Diverged):
             train_planner(model, data_of(planned, seed).batches, planned.config, seed=seed,
                           label=trial_name(planned, seed), precision=precision, check=check, workers=workers)
 
 
-def _build(planned: PlannedRow, seed: int, device: torch.device) -> torch.nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # a planner of the same options starts from the same weights
-        return planner_class(planned.kind)(planned.config.maze_size, **planned.options).to(device)
-
-
-class _Watchers:
-    """The training log and, where it is asked for, TensorBoard."""
-
-    def __init__(self, planned: PlannedRow, seed: int, data: Data, place: Place) -> None:
-        self.planned, self.data, self.place, self.name = planned, data, place, trial_name(planned, seed)
-        self.watchers: list[History | Board] = []
-
-    def open(self, step: int) -> list[History | Board]:
-        self.watchers.append(History(self.place.folder / "logs" / f"{self.name}.jsonl", step=step))
-        if self.planned.config.tensorboard:
-            self.watchers.append(Board(
-                self.place.folder / "tensorboard" / self.name, step=step, config=self.planned.config,
-                options=self.planned.options, tasks=self.data.test, walls=self.data.test_walls,
-                precision=self.place.precision))
-        return self.watchers
-
-    def result(self, row: Row) -> None:
-        for watcher in self.watchers:
-            watcher.result(row)
-
-    def __enter__(self) -> _Watchers:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for watcher in self.watchers:
-            watcher.close()
-
-
-def _evaluate(model: torch.nn.Module, planned: PlannedRow, seed: int, data: Data, place: Place,
+def _evaluate(model: Planner, planned: PlannedRow, seed: int, data: Data, place: Place,
               check: Callable[[], None], name: str, training: Training) -> Outcome:
-    how = {**arguments_at_test(model, planned.config, place.precision), "check": check, "label": f"evaluating {name}"}
-    study = RoutingStudy(model, data.test, how) if planned.trained and hasattr(model, "routing_weights") else None
+    how = {**evaluation_options(model, planned.config, place.precision), "check": check, "label": f"evaluating {name}"}
+    study = RoutingStudy(model, data.test, how) if planned.trained and model.has_router else None
     evaluation = evaluate(model, data.test, decode=planned.config.decode_used, observe=study or (lambda: None), **how)
     routing = study.record(planned, seed, evaluation) if study else None
     return Outcome(_row(planned, seed, evaluation, training, model), routing)
 
 
-def _save_weights(model: torch.nn.Module, planned: PlannedRow, outcome: Outcome, place: Place) -> None:
+def _save_weights(model: Planner, planned: PlannedRow, outcome: Outcome, place: Place) -> None:
     row, environment = outcome.row, place.environment
     notes = {"row": planned.model, "scale": planned.scale, "seed": row.seed, "config": planned.config.to_dict(),
-             "steps": row.steps, "seconds": row.train_seconds, "reached": sum(row.reached) / len(row.reached),
-             "optimal": sum(row.optimal) / len(row.optimal),
-             **({"exact": sum(row.exact) / len(row.exact)} if row.exact else {}), "precision": place.precision,
+             "steps": row.steps, "seconds": row.train_seconds, **shares(row), "precision": place.precision,
              "threads": torch.get_num_threads(), "versions": plain(environment.get("versions", {}))}
-    path = place.folder / "weights" / f"{trial_name(planned, row.seed)}.safetensors"
-    save(path, model, size=planned.config.maze_size, options=planned.options, notes=notes)
+    save(place.folder / "weights" / f"{trial_name(planned, row.seed)}.safetensors", model, notes=notes)
 
 
 def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training, model) -> Row:
@@ -186,7 +165,7 @@ def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training
     return Row(
         model=planned.model, trained=trained, seed=seed, scale=planned.scale,
         params=parameter_count(model) if model is not None else 0,
-        gflop_per_maze=gflop_per_maze(model, passes_at_test(model, planned.config)) if model is not None else 0.0,
+        gflop_per_maze=gflop_per_maze(model, evaluation_passes(model, planned.config)) if model is not None else 0.0,
         steps=training.steps, train_seconds=training.seconds if trained else None,
         train_mazes_per_second=training.mazes_per_second if trained else None,
         eval_mazes_per_second=outcome.mazes_per_second,

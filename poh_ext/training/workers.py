@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.device import choose_device
-from poh_ext.training.objective import part_weights
-from poh_ext.training.passes import Passes
+from poh_ext.training.targets import Passes, part_weights
 
 __all__ = ["ALONE", "Workers", "joined"]
 
@@ -81,7 +80,7 @@ class Workers:
         # Either way there may be parameters that no loss reaches, which DDP would otherwise refuse.
         return nn.parallel.DistributedDataParallel(objective, static_graph=static, find_unused_parameters=not static)
 
-    def part(self, batch: MazeTasks, config: BenchmarkConfig, passes: Passes | None = None
+    def part(self, batch: MazeTasks, config: BenchmarkConfig, passes: Passes
              ) -> tuple[MazeTasks, Tensor | None, float]:
         """(this process's part, the weights of its terms, its share of the mazes): see Objective.forward.
 

@@ -1,36 +1,76 @@
-"""What TensorBoard shows of a training: losses, validation, rollouts on test mazes as they get better, options."""
+"""What a training leaves behind as it goes: a log of JSON lines, and where it is asked for TensorBoard's events."""
 
 from __future__ import annotations
 
-import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from poh_ext._files import write_atomically
 from poh_ext.maze_drawing import MazeSample, maze_sheet
 from poh_ext.mazes import MazeBatch
-from poh_ext.results import Row
+from poh_ext.models.base import Planner
+from poh_ext.results import Row, plain
 from poh_ext.tasks import MazeTasks
-from poh_ext.training.at_test import arguments_at_test
-from poh_ext.training.config import BenchmarkConfig, ConfigError
-from poh_ext.training.evaluate import evaluate
+from poh_ext.training.config import BenchmarkConfig
+from poh_ext.training.evaluate import evaluate, evaluation_options, shares
+from poh_ext.training.loop import Watcher
 
-__all__ = ["Board", "require_tensorboard"]
+__all__ = ["Board", "History"]
 
 MAZES = 4
 PICTURES = 10  # of rollouts, over the training
 
 
-def require_tensorboard() -> None:
-    """ConfigError, with what to install, where --tensorboard cannot be honoured."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ConfigError("--tensorboard: tensorboard is not installed; pip install 'poh_ext[tensorboard]' brings it")
+class History(Watcher):
+    """The training log: a JSON object per step and validation, on disk at once, so that nothing is lost
+    with the process. After an interruption the file goes on where the checkpoint was taken.
+
+    Args:
+        path: made with its folder.
+        step: steps that the training goes on from; lines of later ones, and a line that was cut off, are removed.
+
+    Example:
+        >>> history = History(Path("run/logs/poh-seed42.jsonl"), step=0)
+        >>> history.step({"step": 1, "loss": 4.97})
+        >>> history.close()
+    """
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        write_atomically(path, b"".join(_lines_until(path, step)))
+        self._file = path.open("ab", buffering=0)  # straight to the system, which outlives a killed process
+
+    def step(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(plain(record), allow_nan=False).encode() + b"\n")
+
+    def validated(self, point: dict[str, Any]) -> None:
+        """Append the validation as a line of its own, after that of the step."""
+        when = {name: point[name] for name in ("step", "epoch", "seconds")}
+        self.step({**when, "validation": {name: value for name, value in point.items() if name not in when}})
+
+    def close(self) -> None:
+        self._file.close()
 
 
-class Board:
-    """Writes TensorBoard events of one training into a folder of its own; a loop.Watcher.
+def _lines_until(path: Path, step: int) -> list[bytes]:
+    """The lines of the first `step` steps, or up to the first line that is cut off or damaged."""
+    lines = []
+    for line in path.read_bytes().splitlines(keepends=True) if step and path.exists() else ():
+        try:
+            wanted = line.endswith(b"\n") and json.loads(line)["step"] <= step
+        except (ValueError, TypeError, KeyError):
+            wanted = False
+        if not wanted:
+            break
+        lines.append(line)
+    return lines
+
+
+class Board(Watcher):
+    """Writes TensorBoard events of one training into a folder of its own.
 
     Args:
         folder: of this training; `tensorboard --logdir` of the folder above it shows all.
@@ -60,16 +100,16 @@ class Board:
             self._writer.add_scalar(f"validation/{measure} %", 100 * point[measure], point["step"])
         self._writer.add_scalar("validation/training seconds", point["seconds"], point["step"])
 
-    def epoch(self, model: torch.nn.Module, epoch: int, step: int) -> None:
+    def epoch(self, model: Planner, epoch: int, step: int) -> None:
         """Before the checkpoint of the epoch: so nothing up to it is missing when a killed training goes on."""
         every = max(1, self.config.epochs // PICTURES)
         if (epoch + 1) % every == 0 or epoch + 1 == self.config.epochs:
             self._writer.add_figure("rollouts on test mazes", self._picture(model), step)
         self._writer.flush()
 
-    def _picture(self, model: torch.nn.Module):
+    def _picture(self, model: Planner):
         tasks = self.tasks
-        outcome = evaluate(model, tasks, **arguments_at_test(model, self.config, self.precision))
+        outcome = evaluate(model, tasks, **evaluation_options(model, self.config, self.precision))
         paths = pad_sequence([torch.tensor(path) for path in outcome.paths], batch_first=True, padding_value=-1)
         sample = MazeSample(self.walls.passages, tasks.start, tasks.goal, tasks.path, {"planner": paths})
         return maze_sheet(sample, max_mazes=MAZES)
@@ -80,9 +120,7 @@ class Board:
 
         shown = {**self.config.to_dict(), **self.options, "row": row.model, "seed": row.seed}
         shown = {name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in shown.items()}
-        n = len(row.reached)
-        metrics = {"test/reached %": 100 * sum(row.reached) / n, "test/optimal %": 100 * sum(row.optimal) / n,
-                   **({"test/exact %": 100 * sum(row.exact) / n} if row.exact else {}),
+        metrics = {**{f"test/{name} %": 100 * share for name, share in shares(row).items()},
                    "test/next move %": 100 * row.moves_correct / max(row.moves_total, 1)}
         for summary in hparams(shown, metrics):
             self._writer.file_writer.add_summary(summary)

@@ -1,36 +1,29 @@
-"""The levers of the training: each acts, gradients go as far as they should, averages follow their formula."""
+"""The options of the training: each acts, gradients go as far as they should, averages follow their formula."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
 
-from poh_ext.training import loop, protocol
-from poh_ext.training.average import Average
-from poh_ext.training.config import Benchmark12x12Config
-from poh_ext.training.evaluate import evaluate
-from poh_ext.training.every_cell import UNSUPERVISED, passes_to_know
-from poh_ext.training.objective import Objective, moves_targets
-from poh_ext.training.passes import Passes, passes_at_test, step_passes
-from poh_ext.training.planners import build_planner
+from poh_ext.training import loop
+from poh_ext.training.data import make_data
+from poh_ext.training.evaluate import evaluate, evaluation_passes
+from poh_ext.training.loop import averaged
+from poh_ext.training.step import Objective
+from poh_ext.training.targets import UNSUPERVISED, Passes, moves_targets, passes_to_know, step_passes
 from poh_ext.training.workers import Workers
+from tests.training_cases import build_planner, tiny_solver
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-BASE = {"train": "online", "steps_per_epoch": 3, "epochs": 2, "test": 6, "maze_size": 5, "batch_size": 4, "R": 4,
-        "d_model": 16, "n_heads": 4, "d_ff": 24, "depth": 1, "parity": "none", "warmup_steps": 1, "lr": 1e-2,
-        "dropout": 0.0, "cell_features": 6, "valid_heads": "all", "norm": "post", "head": "moves", "positions": "none",
-        "reinject": "on", "residual": "none", "route_scale": "heads", "supervision": "all", "train_R": (2, 5),
-        "grad_passes": 2, "ema": 0.5, "device": "cpu", "precision": "float32"}
+small = functools.partial(tiny_solver, steps_per_epoch=3, grad_passes=2, ema=0.5)
 
-
-def small(**changes):
-    return Benchmark12x12Config(**{**BASE, **changes})
 
 
 def train(config, name="poh", seed=3):
-    config.validate()
+    config.check()
     model = build_planner(name, config, seed=seed)
-    training = loop.train_planner(model, protocol.make_data(config, seed).batches, config, seed=seed, label=name)
+    training = loop.train_planner(model, make_data(config, seed).batches, config, seed=seed, label=name)
     return model, [point["loss"] for point in training.curve]
 
 
@@ -42,7 +35,7 @@ def train(config, name="poh", seed=3):
     {"state_noise": 0.5}, {"label_smoothing": 0.3}, {"validity_mask": True}, {"dropout": 0.2},
     {"route_ent_weight": 0.5},
 ], ids=str)
-def test_every_lever_acts_on_the_training(changes):
+def test_every_option_acts_on_the_training(changes):
     assert train(small())[1] != train(small(**changes))[1]
 
 
@@ -51,32 +44,32 @@ def test_the_growth_of_the_sizes_acts_on_the_training():
 
 
 def test_the_average_and_the_passes_at_test_act_on_the_evaluation():
-    (plain, losses), (averaged, same) = train(small(ema=0.0)), train(small(ema=0.9))
+    (plain, losses), (smooth, same) = train(small(ema=0.0)), train(small(ema=0.9))
     assert losses == same  # what is trained is the same
-    assert any(not torch.equal(a, b) for a, b in zip(plain.parameters(), averaged.parameters(), strict=True))
-    tasks = protocol.make_data(small(), 3).test
+    assert any(not torch.equal(a, b) for a, b in zip(plain.parameters(), smooth.parameters(), strict=True))
+    tasks = make_data(small(), 3).test
     tables = []
     policy = plain.policy
     plain.policy = lambda *given, **chosen: tables.append(policy(*given, **chosen)) or tables[-1]
     for passes in (None, 4, 9):
         evaluate(plain, tasks, passes=passes)
     assert torch.equal(tables[0], tables[1]) and not torch.equal(tables[0], tables[2])
-    assert passes_at_test(plain, small(test_R=9)) == 9 and passes_at_test(plain, small()) == 4
-    assert passes_at_test(build_planner("baseline", small(), seed=0), small(test_R=9)) is None
+    assert evaluation_passes(plain, small(test_R=9)) == 9 and evaluation_passes(plain, small()) == 4
+    assert evaluation_passes(build_planner("baseline", small(), seed=0), small(test_R=9)) is None
 
 
 def test_the_average_follows_its_formula():
     model = torch.nn.Linear(2, 1, bias=False)
     torch.nn.init.constant_(model.weight, 1.0)
-    average, expected = Average(model, 0.3), 1.0
+    average, expected = averaged(model, 0.3), 1.0
     for steps, value in enumerate((5.0, -2.0, 7.0, 0.5, 4.0)):
         torch.nn.init.constant_(model.weight, value)
-        average.update(model, steps)
+        average.update_parameters(model)
         decay = min(0.3, (1 + steps) / (10 + steps))
         expected = decay * expected + (1 - decay) * value
-        assert average.model.weight.tolist()[0] == pytest.approx([expected] * 2, rel=1e-6)
-    average.into(model)
-    assert torch.equal(model.weight, average.model.weight) and model.weight.requires_grad
+        assert average.module.weight.tolist()[0] == pytest.approx([expected] * 2, rel=1e-6)
+    model.load_state_dict(average.module.state_dict())
+    assert torch.equal(model.weight, average.module.weight) and model.weight.requires_grad
 
 
 @pytest.mark.parametrize("name", ["poh", "looped_baseline"])
@@ -88,8 +81,8 @@ def test_gradients_go_through_the_last_passes_and_no_others(name, grad, states, 
     monkeypatch.setattr(type(model), "_pass", lambda self, *given: seen.append(
         (given[3], torch.is_grad_enabled())) or one_pass(self, *given))
     monkeypatch.setattr(type(model), "_without_graph", lambda self, *given: None)
-    tasks = protocol.make_data(config, 1).train
-    loss, *_ = Objective(model, config, "float32")(tasks, 0.0, passes=step_passes(config, 11, True))
+    tasks = make_data(config, 1).train
+    loss, *_ = Objective(model, config, "float32")(tasks, step_passes(config, 11, True), 0.0)
     loss.backward()
     graded = 11 if grad == "all" else grad
     assert seen == [(step, step >= 11 - graded) for step in range(11)]
@@ -102,7 +95,7 @@ def test_noise_comes_once_where_gradients_begin_and_in_training_alone(name, monk
     one_pass = type(model)._pass
     monkeypatch.setattr(type(model), "_pass", lambda self, state, *given: seen.append(
         self._cells(state)) or one_pass(self, state, *given))
-    args = (lambda tasks: (tasks.mazes, tasks.start, tasks.goal))(protocol.make_data(config, 1).train)
+    args = (lambda tasks: (tasks.mazes, tasks.start, tasks.goal))(make_data(config, 1).train)
 
     def states(noise, **how):
         seen.clear()
@@ -131,7 +124,7 @@ def test_noise_comes_once_where_gradients_begin_and_in_training_alone(name, monk
 
 def test_the_loss_is_the_mean_over_states_of_means_over_cells_within_reach():
     config = small(deep_supervision=3, grad_passes=9)
-    model, tasks = build_planner("looped_baseline", config, seed=1), protocol.make_data(config, 1).train
+    model, tasks = build_planner("looped_baseline", config, seed=1), make_data(config, 1).train
     passes = step_passes(config, 9, True)
     assert passes == Passes(9, (3, 6, 9))
     distance = tasks.mazes.distances(tasks.goal)
@@ -146,15 +139,15 @@ def test_the_loss_is_the_mean_over_states_of_means_over_cells_within_reach():
         cells = (targets != UNSUPERVISED).nonzero().tolist()
         of = [-(0.9 * log_p[b, i, targets[b, i]] + 0.1 * log_p[b, i].mean()) for b, i in cells]
         expected += sum(of).item() / len(of) / 3
-    loss, cross_entropy, _ = Objective(model, config, "float32")(tasks, 0.0, passes=passes)
+    loss, cross_entropy, _ = Objective(model, config, "float32")(tasks, passes, 0.0)
     assert loss.item() == cross_entropy.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_control_without_a_loop_is_given_the_same_targets():
     config = small()
-    model, tasks = build_planner("baseline", config, seed=1), protocol.make_data(config, 1).train
+    model, tasks = build_planner("baseline", config, seed=1), make_data(config, 1).train
     objective = Objective(model, config, "float32")
-    losses = [objective(tasks, 0.0, passes=step_passes(config, run, False))[0].item() for run in (1, 5, 24)]
+    losses = [objective(tasks, step_passes(config, run, False), 0.0)[0].item() for run in (1, 5, 24)]
     assert len(set(losses)) == 3  # one pass each, but other cells
 
 
@@ -165,27 +158,27 @@ def test_the_control_without_a_loop_is_given_the_same_targets():
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(count, changes):
     config = small(batch_size=5, **changes)
-    batch, passes = protocol.make_data(config, 1).train, step_passes(config, 6, True)
+    batch, passes = make_data(config, 1).train, step_passes(config, 6, True)
     model = build_planner("poh", config, seed=1)
     objective = Objective(model, config, "float32")
 
-    def values(*given):
-        found = objective(*given, passes)
+    def values(batch, *given):
+        found = objective(batch, passes, 0.05, *given)
         gradients = torch.autograd.grad(found[0], list(model.parameters()), allow_unused=True)
         return torch.stack(found).detach(), [torch.zeros(()) if g is None else g for g in gradients]
 
-    whole, expected = values(batch, 0.05, None, 1.0)
+    whole, expected = values(batch)
     parts = []
     for rank in range(count):
         part, weights, share = Workers(count, rank).part(batch, config, passes)
         assert (weights is None) == (count == 1)
-        parts.append(values(part, 0.05, weights, share))
+        parts.append(values(part, weights, share))
     torch.testing.assert_close(sum(part for part, _ in parts), whole, rtol=1e-5, atol=1e-6)
     for i, gradient in enumerate(expected):
         torch.testing.assert_close(sum(gradients[i] for _, gradients in parts), gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_training_with_levers_is_a_function_of_the_seed():
+def test_training_with_all_options_is_a_function_of_the_seed():
     config = small(train_sizes=(3, 5), train_R_growth=8)
     (a, losses), (b, again) = train(config), train(config)
     assert losses == again and all(map(torch.equal, a.parameters(), b.parameters()))

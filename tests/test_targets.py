@@ -9,14 +9,8 @@ import torch
 
 from poh_ext import generate_mazes, sample_tasks
 from poh_ext.tasks import MazeTasks
-from poh_ext.training.every_cell import (
-    UNSUPERVISED,
-    moves_loss,
-    next_move_targets,
-    on_paths,
-    passes_to_know,
-    passes_to_know_paths,
-)
+from poh_ext.training.step import moves_loss
+from poh_ext.training.targets import UNSUPERVISED, next_move_targets, on_paths, passes_to_know, passes_to_know_paths
 
 STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))  # up, down, left, right
 

@@ -1,43 +1,35 @@
-"""--validate-every: what is evaluated while training, that it changes nothing, and what it counts."""
+"""How planners are evaluated: the same way at the test and with --validate-every, which changes no training."""
 
 import dataclasses
+import functools
+import importlib.util
 import time
 
 import pytest
 import torch
 
+from poh_ext.mazes import MazeBatch
+from poh_ext.models.base import Planner
 from poh_ext.results import Results
 from poh_ext.tasks import sample_tasks_as_published
-from poh_ext.training import benchmark, loop, on_the_way, protocol, trial
-from poh_ext.training.at_test import arguments_at_test
-from poh_ext.training.config import Benchmark12x12Config, ConfigError
-from poh_ext.training.evaluate import evaluate
-from poh_ext.training.on_the_way import Validation, validations
-from poh_ext.training.planners import build_planner
+from poh_ext.training import benchmark, loop, trial
+from poh_ext.training.config import ConfigError
+from poh_ext.training.data import make_data
+from poh_ext.training.evaluate import Validation, evaluate, evaluation_options, validations
+from tests.training_cases import build_planner, tiny, tiny_solver
 
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
-BASE = {"train": "online", "steps_per_epoch": 2, "epochs": 5, "test": 6, "maze_size": 5, "batch_size": 4, "R": 4,
-        "d_model": 16, "n_heads": 4, "d_ff": 24, "depth": 1, "parity": "none", "warmup_steps": 1, "lr": 1e-2,
-        "dropout": 0.2, "cell_features": 6, "valid_heads": "all", "norm": "post", "head": "moves", "positions": "none",
-        "reinject": "on", "residual": "none", "route_scale": "heads", "supervision": "all", "train_R": (2, 5),
-        "ema": 0.5, "device": "cpu", "precision": "float32", "validate_every": 2, "validation": 8}
-PLAIN = {"train": 8, "test": 6, "epochs": 3, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
-         "depth": 1, "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32", "validation": 8}
+small = functools.partial(tiny_solver, epochs=5, dropout=0.2, ema=0.5, validate_every=2, validation=8)
+plain = functools.partial(tiny, epochs=3, validation=8)
 
 
-def small(**changes):
-    return Benchmark12x12Config(**{**BASE, **changes})
-
-
-def plain(**changes):
-    return Benchmark12x12Config(**{**PLAIN, **changes})
 
 
 def train(config, name="poh", seed=3, validated=True):
     """(planner, training, random state at the end of the training) with --validate-every as `validated` says."""
     config = config if validated else dataclasses.replace(config, validate_every=0)
-    config.validate()
-    model, data, states = build_planner(name, config, seed=seed), protocol.make_data(config, seed), []
+    config.check()
+    model, data, states = build_planner(name, config, seed=seed), make_data(config, seed), []
     validation = Validation(config, data.validation, "float32") if validated else None
 
     class Last:
@@ -64,7 +56,7 @@ def train(config, name="poh", seed=3, validated=True):
     plain(validate_every=1, protocol="as-published", maze_size=4, train=20, min_path=0.4),
 ], ids=["fixed", "online", "as-published"])
 def test_validation_mazes_are_neither_test_nor_training_mazes(config):
-    data = protocol.make_data(config, 3)
+    data = make_data(config, 3)
     if config.protocol == "default":
         assert len(data.validation) == config.validation
         assert int(data.validation.length.min()) >= config.min_path_cells
@@ -77,14 +69,14 @@ def test_validation_mazes_are_neither_test_nor_training_mazes(config):
         return
     assert not torch.isin(data.validation.keys(), data.test.keys()).any()
     rejected = 0
-    for batch, left_out in data.batches.run(0, 20):
+    for batch, _, left_out in data.batches.run(0, 20):
         assert not torch.isin(batch.keys(), data.validation.keys()).any()
         rejected += left_out
-    without = protocol.make_data(dataclasses.replace(config, validate_every=0), 3)
+    without = make_data(dataclasses.replace(config, validate_every=0), 3)
     assert without.validation is None
     assert torch.equal(without.test.keys(), data.test.keys())
     if config.train == "online":
-        assert rejected > sum(left_out for _, left_out in without.batches.run(0, 20)) > 0
+        assert rejected > sum(left_out for *_, left_out in without.batches.run(0, 20)) > 0
     else:
         assert torch.equal(without.train.keys(), data.train.keys())
         assert torch.equal(without.train.start, data.train.start)
@@ -92,10 +84,10 @@ def test_validation_mazes_are_neither_test_nor_training_mazes(config):
 
 def test_validation_mazes_come_from_a_seed_of_their_own():
     config = plain(validate_every=1, validation=6)
-    data, test = protocol.make_data(config, 3), protocol.make_data(config, 3 + 10_000).test
+    data, test = make_data(config, 3), make_data(config, 3 + 10_000).test
     assert torch.equal(data.validation.keys(), test.keys())  # seed + 20000
     with pytest.raises(ConfigError, match="--validation 8 with --maze-size 2"):  # all four are test mazes
-        protocol.make_data(plain(validate_every=1, train="online", maze_size=2, test=200, min_path=0.5), 3)
+        make_data(plain(validate_every=1, train="online", maze_size=2, test=200, min_path=0.5), 3)
 
 
 # -- that it changes nothing -------------------------------------------------------------------------------------
@@ -122,8 +114,8 @@ def test_the_last_point_is_the_evaluation_of_the_planner_that_is_kept():
     for config in (small(tolerance=0.05, test_R=9), small(ema=0.0), plain(validate_every=2, decode="recondition")):
         for seed in (3, 4):
             model, training, _ = train(config, seed=seed)
-            tasks = protocol.make_data(config, seed).validation
-            outcome = evaluate(model, tasks, decode=config.decode_used, **arguments_at_test(model, config, "float32"))
+            tasks = make_data(config, seed).validation
+            outcome = evaluate(model, tasks, decode=config.decode_used, **evaluation_options(model, config, "float32"))
             exact = {} if outcome.exact is None else {"exact": outcome.exact.double().mean().item()}
             assert (config.decode_used == "table") == bool(exact)
             assert training.validation[-1] == {
@@ -135,14 +127,14 @@ def test_the_last_point_is_the_evaluation_of_the_planner_that_is_kept():
 
 def test_it_evaluates_as_the_test_does(monkeypatch):
     calls = []
-    for module in (on_the_way, trial):
-        monkeypatch.setattr(module, "evaluate", lambda model, tasks, **how: calls.append((len(tasks), model.training, {
-            name: how[name] for name in ("decode", "passes", "tolerance", "precision")})) or evaluate(
-                model, tasks, **how))
+    for module in ("evaluate", "trial"):
+        monkeypatch.setattr(f"poh_ext.training.{module}.evaluate", lambda model, tasks, **how: calls.append(
+            (len(tasks), model.training, {name: how[name] for name in ("decode", "passes", "tolerance", "precision")})
+        ) or evaluate(model, tasks, **how))
     config = small(rows=("poh",), tolerance=0.01, test_R=7, routing_intervention=False)
     seed, planned = 3, benchmark.planned_rows(config)[0]
     place = trial.Place(None, torch.device("cpu"), "bfloat16", {})
-    data, how = protocol.make_data(config, seed), {"decode": "table", "passes": 7, "tolerance": 0.01,
+    data, how = make_data(config, seed), {"decode": "table", "passes": 7, "tolerance": 0.01,
                                                    "precision": "float32"}
     Validation(config, data.validation, "bfloat16")(build_planner("poh", config, seed=seed))
     trial._evaluate(build_planner("poh", config, seed=seed), planned, seed, data, place, lambda: None, "",
@@ -152,7 +144,7 @@ def test_it_evaluates_as_the_test_does(monkeypatch):
 
 def test_the_average_is_what_is_validated(monkeypatch):
     seen = []
-    monkeypatch.setattr(on_the_way, "evaluate", lambda model, *given, **how: seen.append(
+    monkeypatch.setattr("poh_ext.training.evaluate.evaluate", lambda model, *given, **how: seen.append(
         [p.clone() for p in model.parameters()]) or evaluate(model, *given, **how))
     averaged, *_ = train(small(ema=0.9))
     assert all(map(torch.equal, averaged.parameters(), seen[-1]))
@@ -171,9 +163,9 @@ def test_the_time_of_validation_is_no_training_time(monkeypatch):
         now[0] += 1000.0
         return waited(*given, **how)
 
-    monkeypatch.setattr(on_the_way, "evaluate", slow)
+    monkeypatch.setattr("poh_ext.training.evaluate.evaluate", slow)
     config = small()
-    model, data = build_planner("poh", config, seed=3), protocol.make_data(config, 3)
+    model, data = build_planner("poh", config, seed=3), make_data(config, 3)
 
     class Clock:
         def step(self, record):
@@ -219,3 +211,50 @@ def test_a_run_reports_its_points(tmp_path, capsys):
     row, = [row for row in results.rows if row.trained and row.seed == 42]
     for name in ("reached", "optimal", "curve", "paths"):
         assert getattr(row, name) == getattr(other, name)
+
+
+# -- passes, precision and --tolerance -----------------------------------------------------------------------------
+
+
+def test_many_passes_run_in_float32_and_a_planner_of_one_pass_keeps_it():
+    for changes, precision in (({}, "float32"), ({"valid_heads": 0}, "bfloat16")):
+        config = tiny_solver(test_R=9, **changes)
+        assert evaluation_options(build_planner("poh", config, seed=0), config, "bfloat16")["precision"] == precision
+    assert evaluation_options(build_planner("poh", config, seed=0), config, "float32")["passes"] == 9
+    assert evaluation_options(build_planner("baseline", config, seed=0), config, "float32")["passes"] is None
+
+
+def test_the_tolerance_reaches_the_policy_of_planners_that_loop():
+    config = tiny_solver(tolerance=0.5, test_R=12)
+    for name, expected in (("poh", 0.5), ("looped_baseline", 0.5), ("baseline", 0.0)):
+        model, tasks = build_planner(name, config, seed=1), make_data(config, 1).test
+        how = evaluation_options(model, config, "float32")
+        assert how["tolerance"] == expected
+        given, tables, policy = [], [], model.policy
+        model.policy = lambda *args, given=given, tables=tables, policy=policy, **chosen: (
+            given.append(chosen) or tables.append(policy(*args, **chosen)) or tables[-1])
+        evaluate(model, tasks, **how)
+        evaluate(model, tasks, **{**how, "tolerance": 0.0})
+        passes = {"passes": 12} if expected else {}
+        assert given == [passes | ({"tolerance": 0.5} if expected else {}), passes]
+        assert torch.equal(*tables) == (not expected)
+
+
+def test_the_tolerance_reaches_the_test_the_routing_study_and_tensorboards_pictures(monkeypatch, tmp_path):
+    given, shown = [], importlib.util.find_spec("tensorboard") is not None
+    hidden_passes = Planner.hidden_passes
+
+    def noting(self, mazes, *args, tolerance=0.0, **how):
+        if isinstance(mazes, MazeBatch):  # else its arithmetic is counted
+            given.append((self.training, len(mazes), tolerance))
+        return hidden_passes(self, mazes, *args, tolerance=tolerance, **how)
+
+    monkeypatch.setattr(Planner, "hidden_passes", noting)
+    config = tiny_solver(output=tmp_path, rows=("poh",), tolerance=0.02, tensorboard=shown)
+    assert benchmark.run_benchmark(config) == 0
+    tested = {n for training, n, tolerance in given if not training and tolerance == 0.02}
+    # Test with its interventions, the first maze's routing; pictures.
+    assert tested == {6, 1} | ({4} if shown else set())
+    assert not any(tolerance for training, _, tolerance in given if training)
+    assert all(tolerance == 0.02 for training, _, tolerance in given if not training)
+    assert sum(n == 6 for training, n, _ in given if not training) == 1 + 3

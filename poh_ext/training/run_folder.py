@@ -1,12 +1,18 @@
-"""The output folder: writable before any work starts, and never overwritten silently."""
+"""The folder of a run: writable before any work starts, never overwritten silently, and gone on with if interrupted.
+
+A run is continued only where its finished rows are those that this run would produce, bit for bit: same options, same
+device, precision, threads and versions. Anything else is another run, and the first difference is named.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -14,9 +20,11 @@ except ImportError:  # not a POSIX system: two runs in one folder are not notice
     fcntl = None
 
 from poh_ext.report import FILES
-from poh_ext.training.config import ConfigError
+from poh_ext.results import Results
+from poh_ext.training.checkpoint import first_difference, identity
+from poh_ext.training.config import BenchmarkConfig, ConfigError
 
-__all__ = ["FOLDERS", "check_usable", "holding", "in_use", "own_folders", "prepare_output"]
+__all__ = ["FOLDERS", "check_usable", "find_interrupted", "holding", "in_use", "own_folders", "prepare_output"]
 
 LOCK = ".running"
 FOLDERS = {  # name -> (this program's files in it, what they are)
@@ -39,8 +47,7 @@ def prepare_output(folder: Path, *, overwrite: bool) -> Path:
             check_usable(folder)
             _remove_own(folder)
             return folder
-        for number in range(1, 10_000):
-            candidate = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        for candidate in _siblings(folder):
             if _claim(candidate):
                 check_usable(candidate)
                 return candidate
@@ -131,3 +138,38 @@ def in_use(folder: Path) -> bool:
     except OSError:
         return True
     return False
+
+
+def find_interrupted(config: BenchmarkConfig, environment: dict[str, Any]) -> tuple[Path | None, Results | None, str]:
+    """(folder, its results, why not more) of the run to go on with, in --output or one of its numbered siblings.
+
+    With --resume a complete run counts too: there is nothing left to do in it.
+
+    Raises:
+        ConfigError: --resume, and there is no such run; the message says what is different about --output's.
+    """
+    why = ""
+    for folder in itertools.takewhile(Path.is_dir, _siblings(config.output.expanduser())):
+        try:
+            earlier = Results.load(folder / "results.json")
+        except (ValueError, OSError) as error:
+            found = f"{folder}: {error}" if (folder / "results.json").exists() else f"{folder} holds no results.json"
+            why = why or found
+            continue
+        different = first_difference(identity(earlier.experiment, earlier.config, earlier.environment),
+                                     identity(config.title, config.to_dict(), environment))
+        if different is not None:
+            why = why or f"{folder} holds another run: {different}"
+        elif in_use(folder):
+            why = why or f"the run in {folder} is still going on"
+        elif earlier.status == "interrupted" or config.resume:
+            return folder, earlier, ""
+    if config.resume:
+        raise ConfigError(f"--resume: nothing to go on with; {why or f'{config.output} does not exist'}")
+    return None, None, why
+
+
+def _siblings(folder: Path) -> Iterator[Path]:
+    """The folder itself, <name>-2, <name>-3, ..."""
+    yield folder
+    yield from (folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))

@@ -1,12 +1,15 @@
-"""The planners' levers: neighbour heads, norm, head, positions, re-injection, passes; one class each, no copies."""
+"""The planners' options: neighbour heads, norm, head, positions, re-injection, passes; one class each, no copies."""
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
 
 import poh_ext
-from poh_ext.models import BaselinePlanner, PoHPlanner, gflop_per_maze, parameter_count
+from poh_ext.models import BaselinePlanner, PlannerConfig, PoHPlanner, gflop_per_maze, parameter_count
+from poh_ext.models.config import POH_ONLY
+from poh_ext.models.planners import build
 from tests.on_device import DEVICE
 from tests.planner_cases import FREE, PLANNERS, SHAPE, make, problem
 
@@ -248,3 +251,34 @@ def test_bad_options_of_poh_and_of_calls_are_named():
     for after in ((), (3, 3), (4, 2)):
         with pytest.raises(ValueError, match="after must be one or more rising numbers of passes"):
             model.hidden_passes(*args, after=after)
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("options", [{}, {"attention_dropout": 0.2}, {"norm": "pre", "reinject": False}], ids=str)
+def test_the_keywords_of_a_planner_build_it_again(name, options):
+    model = make(name, **options)
+    again = build(model.config, 6)
+    assert type(again) is type(model) and again.config == model.config
+    shapes = [{key: p.shape for key, p in planner.named_parameters()} for planner in (model, again)]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("kind, norm, reinject", [("baseline", "post", True), ("poh", "pre", False)])
+def test_words_stand_for_what_they_say(kind, norm, reinject):
+    published = PlannerConfig(kind=kind, **SHAPE)
+    assert (published.norm_used, published.reinject_used) == (norm, reinject)
+    assert not {"norm", "reinject", "valid_heads"} & set(published.keywords())
+    words = dataclasses.replace(published, valid_heads="all", route_scale="heads", reinject="on", norm="post")
+    assert words == dataclasses.replace(published, valid_heads=4, route_scale=4.0, reinject=True, norm="post")
+    assert build(words, 5).reinject and build(words, 5).norm == "post" and build(words, 5).valid_heads == 4
+
+
+def test_a_planner_refuses_the_options_of_the_other():
+    for option in POH_ONLY:
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+            BaselinePlanner(3, **SHAPE, **{option: PlannerConfig.__dataclass_fields__[option].default})
+    for cls, option in ((BaselinePlanner, "R"), (PoHPlanner, "loops"), (PoHPlanner, "kind")):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+            cls(3, **SHAPE, **{option: 2})
+    with pytest.raises(TypeError, match="d_ff"):
+        PoHPlanner(3, d_model=8, n_heads=2, depth=1)

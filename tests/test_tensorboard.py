@@ -1,5 +1,6 @@
 """--tensorboard: what is written is what was trained, read back with TensorBoard's own reader."""
 
+import functools
 import json
 import sys
 
@@ -7,17 +8,14 @@ import pytest
 import torch
 
 from poh_ext.results import Results
-from poh_ext.training import benchmark, board, loop, trial
-from poh_ext.training.config import Benchmark12x12Config, ConfigError
-from poh_ext.training.interrupt import Interrupted
+from poh_ext.training import benchmark, loop, trial
+from poh_ext.training.config import ConfigError
+from poh_ext.training.signals import Interrupted
+from tests.training_cases import tiny
 
-TINY = {"train": 8, "test": 6, "epochs": 3, "maze_size": 5, "batch_size": 4, "d_model": 64, "n_heads": 4, "d_ff": 128,
-        "depth": 1, "R": 2, "warmup_steps": 2, "device": "cpu", "precision": "float32", "rows": ("poh",)}
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
+short = functools.partial(tiny, epochs=3, rows=("poh",))
 
-
-def tiny(**changes):
-    return Benchmark12x12Config(**{**TINY, **changes})
 
 
 def read(folder):
@@ -28,7 +26,7 @@ def read(folder):
 
 def test_scalars_pictures_and_hyperparameters_are_those_of_the_run(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
-    config = tiny(output=tmp_path, tensorboard=True, route_ent_weight=0.01, validate_every=1, validation=5)
+    config = short(output=tmp_path, tensorboard=True, route_ent_weight=0.01, validate_every=1, validation=5)
 
     def stop_after_three(*args, check, **kwargs):
         calls = iter(range(100))
@@ -75,7 +73,7 @@ def test_watching_changes_nothing(tmp_path):
     pytest.importorskip("tensorboard")
     curves = []
     for watched in (False, True):
-        config = tiny(output=tmp_path / str(watched), tensorboard=watched)
+        config = short(output=tmp_path / str(watched), tensorboard=watched)
         assert benchmark.run_benchmark(config) == 0
         assert (config.output / "tensorboard").exists() == watched
         curves.append(Results.load(config.output / "results.json").rows[0].curve)
@@ -84,16 +82,16 @@ def test_watching_changes_nothing(tmp_path):
 
 def test_overwrite_removes_the_events_of_an_earlier_run(tmp_path):
     pytest.importorskip("tensorboard")
-    assert benchmark.run_benchmark(tiny(output=tmp_path, tensorboard=True, epochs=1)) == 0
-    assert benchmark.run_benchmark(tiny(output=tmp_path, overwrite=True, epochs=1)) == 0
+    assert benchmark.run_benchmark(short(output=tmp_path, tensorboard=True, epochs=1)) == 0
+    assert benchmark.run_benchmark(short(output=tmp_path, overwrite=True, epochs=1)) == 0
     assert not (tmp_path / "tensorboard").exists()
 
 
 def test_without_tensorboard_the_flag_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    monkeypatch.setattr(board.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"--tensorboard: tensorboard is not installed; pip install 'poh_ext\[tens"):
-        benchmark.run_benchmark(tiny(output=tmp_path / "run", tensorboard=True))
+        benchmark.run_benchmark(short(output=tmp_path / "run", tensorboard=True))
     assert not (tmp_path / "run").exists()
-    assert benchmark.run_benchmark(tiny(output=tmp_path / "run", epochs=1)) == 0  # not needed without the flag
+    assert benchmark.run_benchmark(short(output=tmp_path / "run", epochs=1)) == 0  # not needed without the flag
     assert torch.is_grad_enabled()
