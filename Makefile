@@ -3,7 +3,7 @@
 # make bench            kernel timings against PyTorch (pytest-benchmark)
 # make -j2 solve        train the two small planners whose weights come with the package anew, a core each (goes on where
 #                       interrupted); SEED=1 is another training
-# make lint             ruff
+# make lint             ruff, its format, one-way imports (import-linter), types of the public API (mypy)
 # make wheel            a manylinux wheel for every Python from 3.10 on, in dist/
 # make test-sdist       build the sdist, install it into an empty environment, find the kernels
 # make test-wheel       the operators' tests on the wheel, in an environment of its own, with TORCH (2.13.0)
@@ -47,6 +47,9 @@ solve-looped_baseline solve-poh: solve-%: install
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 install: $(VENV)/.installed
 

@@ -81,8 +81,8 @@ def test_planted_out_of_bounds_accesses_are_found(kernel):
 
 # The tests of the operators that say nothing of kernels (compile, opcheck) or check the text of an index error: on
 # CUDA, looking at the indices would cost a synchronisation, so there a device assertion names the argument only.
-INDICES = "(bad_arguments and (target or row or candidate or class)) or (bad_input and IndexError) or cells_out_of_range "
-INDICES += "or candidates_out_of_range"
+INDICES = "(bad_arguments and (target or row or candidate or class)) or (bad_input and IndexError) "
+INDICES += "or cells_out_of_range or candidates_out_of_range"
 SKIPPED = f"not compile and not opcheck and not out_of_range and not threads and not ({INDICES})"
 NAMES = ("cross_entropy", "losses", "losses_forms", "losses_extremes", "losses_arguments", "linear_losses", "routing",
          "attention", "mazes", "tasks", "rollout")  # fmt: skip
