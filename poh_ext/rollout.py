@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poh_ext._checks import FLOATS, check_int, check_whole, work_device
+from poh_ext._checks import FLOATS, check_int, work_device
 from poh_ext.mazes import MazeBatch
 from poh_ext.ops import maze
 from poh_ext.reference.maze_graph import walk
