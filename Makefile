@@ -86,8 +86,7 @@ new_environment = rm -rf $(1) && $(PYTHON) -m venv $(1) && $(1)/bin/python $(PIP
 # The tests $(2) by the Python of $(1), away from the sources: they import what is installed there.
 run_installed = rm -rf build/installed && mkdir -p build/installed && cp -r tests csrc pyproject.toml build/installed \
 	&& cd build/installed && $(abspath $(1))/bin/python -m pytest -q $(2)
-OPERATORS := $(patsubst %,tests/test_%.py,backend cross_entropy losses losses_arguments losses_extremes losses_few \
-	losses_forms linear_losses other_trainers routing attention dropout mazes maze_kernels rollout tasks philox)
+OPERATORS := tests/kernels tests/mazes tests/package/test_backend.py
 
 # The sdist is built with the tools of .venv, which is all that an isolated build would add, and for one CPU level.
 test-sdist: sdist
@@ -96,7 +95,7 @@ test-sdist: sdist
 		-w build/from_sdist dist/poh_ext-*.tar.gz
 	build/empty/bin/python $(PIP_INSTALL) --no-deps build/from_sdist/*.whl
 	cd build/empty && POH_EXT_BACKEND=cpu bin/python -m poh_ext
-	$(call run_installed,build/empty,tests/test_losses_few.py tests/test_maze_kernels.py)
+	$(call run_installed,build/empty,tests/kernels/test_losses_few.py tests/mazes/test_maze_kernels.py)
 
 test-wheel: wheel
 	$(call new_environment,build/wheel_env,$(TORCH))
@@ -107,7 +106,7 @@ test-cuda-torch: $(VENV)/.dependencies
 	rm -rf build/cuda_wheel && $(call new_environment,build/cuda_env,$(CUDA_TORCH))
 	$(BUILD_ENV) POH_EXT_CUDA=1 $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/cuda_wheel .
 	build/cuda_env/bin/python $(PIP_INSTALL) --no-deps build/cuda_wheel/*.whl
-	$(call run_installed,build/cuda_env,tests/test_cuda_torch.py $(OPERATORS))
+	$(call run_installed,build/cuda_env,tests/cuda/test_cuda_torch.py $(OPERATORS))
 
 clean:
 	rm -rf build dist *.egg-info poh_ext/*.so poh_ext/_build_status.json $(VENV)/.installed $(VENV)/.test

@@ -22,7 +22,7 @@ import pytest
 import torch
 
 import poh_ext
-from tests import on_device
+from tests.cases import device as on_device
 
 
 def pytest_configure(config) -> None:

@@ -1,4 +1,4 @@
-// The one place where a CUDA build and the host emulation of the tests (tests/cuda_host) differ: shared memory,
+// The one place where a CUDA build and the host emulation of the tests (tests/cuda) differ: shared memory,
 // launches, streams, reading back, device assertions and how much is done at once. Everything else in csrc/cuda is
 // compiled unchanged by both.
 #pragma once

@@ -17,7 +17,7 @@ PUBLISHED = {
     "PoH, depth 3 (previous approach)": (29, 22),
 }
 # Controls on sets of 12x12 mazes drawn as published (80 asked for; 56 are left on average, 40 to 76): mean and standard
-# deviation over the sets of the percentage. tests/test_report_caveat.py measures them again.
+# deviation over the sets of the percentage. tests/report/test_report_caveat.py measures them again.
 CONTROL_SETS = 400
 CONTROLS_AS_PUBLISHED = {
     "random": {"reached": (70.9, 6.1), "optimal": (38.1, 6.6)},
