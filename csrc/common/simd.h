@@ -125,6 +125,8 @@ inline A fold_max(Vector<A> v) {
   return fold<A>(v, [](Vector<A> a, Vector<A> b) { return b > a ? b : a; });
 }
 
+// Rows to columns and back: row r of W = kLanes rows lies in lane r of a vector for each column.
+//
 // Columns are taken a piece of 16 bytes at a time: shuffles within 16 bytes are a single instruction at every vector
 // width, and a vector is put together from 16-byte pieces while it is loaded.
 template <class A>

@@ -161,8 +161,8 @@ struct LossArguments {
   template <class Device, class A>
   LossCall<A> call(optional<Tensor>& mass) const {
     if (class_weight) mass = Device::template total<A>(*class_weight);
-    return {{B, N, V, L, K, C, targets.dim() == 3, states, ignore, data<int64_t>(targets), data<int64_t>(rows), data<bool>(valid),
-             data<int64_t>(candidates)},
+    return {{B, N, V, L, K, C, targets.dim() == 3, states, ignore, data<int64_t>(targets), data<int64_t>(rows),
+             data<bool>(valid), data<int64_t>(candidates)},
             data<A>(class_weight),
             data<A>(mass),
             {static_cast<A>(smoothing), static_cast<A>(z_loss)},
@@ -191,7 +191,8 @@ struct LossArguments {
       return message(name, "[", i / L, ", ", i % L, table ? message(", ", k) : "", "] is ", value, ", but there are ");
     };
     if (const auto bad = Device::first_outside(targets, 0, V, ignore)) {
-      index_error(place("targets", bad->at, bad->value, targets.dim() == 3), V, " classes (ignore_index is ", ignore, ")");
+      index_error(place("targets", bad->at, bad->value, targets.dim() == 3), V, " classes (ignore_index is ", ignore,
+                  ")");
     }
     if (rows) {
       if (const auto bad = Device::first_outside(*rows, -1, N, skipping)) {

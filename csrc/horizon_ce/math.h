@@ -97,6 +97,8 @@ POH_HOST_DEVICE A weighed(A coefficient, A term) {
 // What turns a sum of terms of this weight into their mean; 0 where there is no term, or none of weight.
 POH_HOST_DEVICE double mean_factor(double weight) { return weight == 0 ? 0.0 : 1.0 / weight; }
 
+// Sums over a row of logits in one read, the maximum not being known before (Milakov and Gimelshein, "Online
+// normalizer calculation for softmax", 2018): what was summed so far is rescaled when a larger logit comes.
 template <class A>
 struct OnlineRow {
   A max = -std::numeric_limits<A>::infinity();  // NaN are passed over: they reach sum

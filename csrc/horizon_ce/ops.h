@@ -82,7 +82,8 @@ struct DenseLoss {
 };
 
 // What is left to torch: matrix products and a column sum, on the device and in the stream of their arguments. Called
-// through the dispatcher by way of the Stable ABI, so that no ATen header and no library of CUDA is needed.
+// through the dispatcher by way of the Stable ABI, so that no ATen header and no library of CUDA is needed, and so that
+// the tests' emulation gets them for its tensors, which are on the CPU.
 namespace products {
 
 template <class... Arguments>

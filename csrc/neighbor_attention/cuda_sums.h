@@ -110,6 +110,8 @@ struct ReaderLists {
   }
 };
 
+// The gradients to the tables (bias and offsets): sums over the cells of all mazes.
+
 constexpr int64_t kChunk = 512;  // cells summed by one block: fixed, so that sums do not depend on the device
 
 // Sums over the cells of one chunk, for one head and slot: parts[chunk, H, slots, 2 D + 1] of key offset, value offset

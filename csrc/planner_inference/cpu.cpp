@@ -1,6 +1,7 @@
-// Many passes of post-norm transformer blocks whose heads are all neighbour attention, without a graph: each thread
-// takes whole mazes through all passes, so that a maze stays in its cache, and every product is followed by what is
-// done with its rows while they are there.
+// Many passes of post-norm transformer blocks whose heads are all neighbour attention, without a graph: the mirror of
+// poh_ext/models/blocks.py, whose weights poh_ext/ops/planner_inference.py hands over. Each thread takes whole mazes
+// through all passes, so that a maze stays in its cache, and every product is followed by what is done with its rows
+// while they are there.
 //
 // With a tolerance, a cell that moved by no more keeps its state, and cells that would only repeat themselves are not
 // computed (PassFront).

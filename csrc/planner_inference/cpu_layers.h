@@ -134,10 +134,11 @@ struct PassBlock {
   }
 };
 
+// The router of a PoH planner for one maze: Router in poh_ext/models/blocks.py with pooled routing, without a graph.
 class PassRouter {
   using A = float;
 
-  // h <- new + update (h - new), as poh_ext/models/blocks.py's GRUCell
+  // h <- new + update (h - new), as GRUCell in poh_ext/models/blocks.py
   struct Cell {
     Linear from_input, from_state;
     LayerNorm norm;

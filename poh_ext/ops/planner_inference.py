@@ -1,5 +1,5 @@
 """Many passes of post-norm blocks of neighbour attention in one call, without a graph. CPU kernel only: elsewhere, and
-wherever a gradient is wanted, the planners' own blocks are what it stands for."""
+wherever a gradient is wanted, the planners' own blocks are what it stands for. csrc/planner_inference/ mirrors them."""
 
 from __future__ import annotations
 
