@@ -8,6 +8,7 @@ here and the lines of the block that reads it.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import typing
 from dataclasses import dataclass
@@ -164,6 +165,19 @@ class PlannerConfig(PlannerOptions):
             if name not in known - set(POH_ONLY if kind == "baseline" else ()):
                 raise TypeError(f"a {kind} planner got an unexpected keyword argument {name!r}")
         return cls(kind=kind, **keywords, **own)
+
+    @classmethod
+    def signature(cls, kind: Kind) -> inspect.Signature:
+        """That of the constructor of a planner of this kind."""
+        parameters = [inspect.Parameter("size", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+        missing = inspect.Parameter.empty
+        for field in sorted(dataclasses.fields(cls), key=lambda field: field.default is not dataclasses.MISSING):
+            if field.name == "kind" or (kind == "baseline" and field.name in POH_ONLY):
+                continue
+            default = missing if field.default is dataclasses.MISSING else field.default
+            name, default = ("loops", 1) if kind == "baseline" and field.name == "R" else (field.name, default)
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
+        return inspect.Signature(parameters)
 
     def keywords(self) -> dict[str, Any]:
         """The keywords that build this planner. What is as published is left to its defaults."""

@@ -244,3 +244,8 @@ def build(config: PlannerConfig, size: int | tuple[int, int]) -> Planner:
         (12, 12)
     """
     return PLANNERS[config.kind](size, **config.keywords())
+
+
+# What help() and editors show: the constructors hand their options to PlannerConfig, which declares them.
+BaselinePlanner.__signature__ = PlannerConfig.signature("baseline")
+PoHPlanner.__signature__ = PlannerConfig.signature("poh")

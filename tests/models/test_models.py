@@ -1,6 +1,7 @@
 """The planners: what they see, what they answer, and which options they accept."""
 
 import copy
+import inspect
 import pickle
 
 import pytest
@@ -218,3 +219,18 @@ def test_bad_inputs_are_named():
         make("baseline").to("meta")(mazes, start, goal)
     with pytest.raises(ValueError, match="start is on meta, mazes are on cpu"):
         model(mazes, start.to("meta"), goal)
+
+
+def test_signatures_show_the_options():
+    """Those that DESIGN pins among them, with their defaults."""
+    shape = ("d_model", "n_heads", "d_ff", "depth")
+    pinned = {"cell_features": 4, "maze_enc": False, "dropout": 0.1}
+    for planner, own in ((BaselinePlanner, {"loops": 1}), (PoHPlanner, {"R": 4, "T": 4, "routing": "pooled"})):
+        parameters = inspect.signature(planner).parameters
+        assert next(iter(parameters)) == "size"
+        assert all(parameters[name].default is inspect.Parameter.empty for name in shape)
+        assert {name: parameters[name].default for name in {**pinned, **own}} == {**pinned, **own}
+        model = planner(3, **dict.fromkeys(shape, 4), **{n: p.default for n, p in parameters.items()
+                                                         if p.default is not inspect.Parameter.empty})  # fmt: skip
+        assert model.config == planner(3, **dict.fromkeys(shape, 4)).config
+    assert "routing" not in inspect.signature(BaselinePlanner).parameters
