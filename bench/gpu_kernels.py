@@ -122,10 +122,22 @@ def small_cases():
         upstream = torch.randn_like(q)
         name = f"B{batch} N{size * size} H{heads} Dh{width} float32"
         one = q.numel() * 4
-        yield f"neighbour attention forward {name}", lambda q=q, k=k, v=v, n=near: poh_ext.neighbor_attention(
-            q.detach(), k.detach(), v.detach(), n), 4 * one, 0, torch.float32
-        yield f"neighbour attention forward and backward {name}", lambda q=q, k=k, v=v, n=near, g=upstream: (
-            torch.autograd.grad(poh_ext.neighbor_attention(q, k, v, n), [q, k, v], g)), 11 * one, 0, torch.float32
+        yield (
+            f"neighbour attention forward {name}",
+            lambda q=q, k=k, v=v, n=near: poh_ext.neighbor_attention(q.detach(), k.detach(), v.detach(), n),
+            4 * one,
+            0,
+            torch.float32,
+        )
+        yield (
+            f"neighbour attention forward and backward {name}",
+            lambda q=q, k=k, v=v, n=near, g=upstream: torch.autograd.grad(
+                poh_ext.neighbor_attention(q, k, v, n), [q, k, v], g
+            ),
+            11 * one,
+            0,
+            torch.float32,
+        )
     mazes = poh_ext.generate_mazes(1000, 12, device=GPU)
     yield "neighbors, 1000 mazes 12x12", mazes.neighbors, 1000 * 144 * 33, 0, torch.float32
     yield "valid_mask, 1000 mazes 12x12", mazes.valid_mask, 1000 * 144 * 145, 0, torch.float32
@@ -162,8 +174,14 @@ def mazes_per_second():
 def main() -> None:
     torch.manual_seed(0)
     copy, products = peaks()
-    found = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_bytes_per_second": copy,
-             "product_flop_per_second": {str(k)[6:]: v for k, v in products.items()}, "kernels": [], "mazes": []}
+    found = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "copy_bytes_per_second": copy,
+        "product_flop_per_second": {str(k)[6:]: v for k, v in products.items()},
+        "kernels": [],
+        "mazes": [],
+    }
     print(f"{found['gpu']}, torch {torch.__version__}: copy {copy / 1e12:.2f} TB/s, products "
           + ", ".join(f"{str(k)[6:]} {v / 1e12:.0f} TFLOP/s" for k, v in products.items()))  # fmt: skip
     for name, call, moved, flops, dtype in cases():

@@ -70,7 +70,9 @@ if __name__ == "__main__":
     for distribute in (DistributedDataParallel, sharded):
         plain, fused = train(plain_loss, distribute), train(poh_ext.linear_cross_entropy, distribute)
         if dist.get_rank() == 0:
-            print(f"{distribute.__name__}: loss {plain[0]:.4f} -> {plain[-1]:.6f} with F.cross_entropy, "
-                  f"{fused[-1]:.6f} with poh_ext.linear_cross_entropy")
+            print(
+                f"{distribute.__name__}: loss {plain[0]:.4f} -> {plain[-1]:.6f} with F.cross_entropy, "
+                f"{fused[-1]:.6f} with poh_ext.linear_cross_entropy"
+            )
         torch.testing.assert_close(fused, plain, rtol=1e-3, atol=1e-3)
     dist.destroy_process_group()

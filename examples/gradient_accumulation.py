@@ -51,7 +51,9 @@ def train(loss_of, micro_batches=4, steps=20):
 
 if __name__ == "__main__":
     plain, fused, whole = train(plain_loss), train(fused_loss), train(fused_loss, micro_batches=1)
-    print(f"loss {plain[0]:.4f} -> {plain[-1]:.6f} with F.cross_entropy, {fused[-1]:.6f} with poh_ext.cross_entropy, "
-          f"{whole[-1]:.6f} with poh_ext and one micro-batch")
+    print(
+        f"loss {plain[0]:.4f} -> {plain[-1]:.6f} with F.cross_entropy, {fused[-1]:.6f} with poh_ext.cross_entropy, "
+        f"{whole[-1]:.6f} with poh_ext and one micro-batch"
+    )
     torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(fused, whole, rtol=1e-4, atol=1e-4)

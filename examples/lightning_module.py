@@ -50,6 +50,8 @@ def train(linear_cross_entropy, steps=20):
 
 if __name__ == "__main__":
     plain, fused = train(plain_loss), train(poh_ext.linear_cross_entropy)
-    print(f"loss {plain[0]:.4f} -> {plain[-1]:.6f} with F.cross_entropy, {fused[-1]:.6f} with "
-          "poh_ext.linear_cross_entropy")
+    print(
+        f"loss {plain[0]:.4f} -> {plain[-1]:.6f} with F.cross_entropy, {fused[-1]:.6f} with "
+        "poh_ext.linear_cross_entropy"
+    )
     torch.testing.assert_close(fused, plain, rtol=1e-3, atol=1e-3)

@@ -24,14 +24,7 @@ from poh_ext.losses import (
     multi_horizon_linear_cross_entropy,
 )
 from poh_ext.mazes import GENERATORS, MazeBatch, generate_mazes
-from poh_ext.rollout import (
-    Rollout,
-    beeline_policy,
-    greedy_rollout,
-    random_policy,
-    random_rollout,
-    recondition_rollout,
-)
+from poh_ext.rollout import Rollout, beeline_policy, greedy_rollout, random_policy, random_rollout, recondition_rollout
 from poh_ext.routing import route, routing_entropy
 from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
 

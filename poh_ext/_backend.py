@@ -66,8 +66,10 @@ def _levels(wanted: str, can_run: str) -> tuple[list[str], str]:
     best = min(order.index(wanted), order.index(can_run))
     note = ""
     if order[best] != wanted:
-        note = (f"torch was told to use {wanted} (ATEN_CPU_CAPABILITY), which this CPU cannot run; poh_ext uses its "
-                f"{order[best]} kernels, and torch itself may end with an illegal instruction")
+        note = (
+            f"torch was told to use {wanted} (ATEN_CPU_CAPABILITY), which this CPU cannot run; poh_ext uses its "
+            f"{order[best]} kernels, and torch itself may end with an illegal instruction"
+        )
     return order[best::-1], note
 
 
@@ -80,8 +82,10 @@ def _load():
     else:
         levels, note = ["DEFAULT"], ""
         if any(Path(__file__).parent.glob("_C_avx*")):
-            note = ("the module _cpu_level, which asks the CPU what it can run, cannot be loaded; the DEFAULT kernels "
-                    "serve, the slowest: install again")
+            note = (
+                "the module _cpu_level, which asks the CPU what it can run, cannot be loaded; the DEFAULT kernels "
+                "serve, the slowest: install again"
+            )
     notes = [note] if note else []
     for name in map(_MODULES.get, levels):
         try:
@@ -114,8 +118,10 @@ def _load_cuda():
     except ModuleNotFoundError:
         return None, _build_status("cuda_reason") or "not built (POH_EXT_CUDA=0, or no nvcc when poh_ext was built)"
     except ImportError as error:
-        _notes.append(f"the CUDA kernels were built, but cannot be loaded; the PyTorch reference serves CUDA tensors, "
-                      f"slower: {error}")
+        _notes.append(
+            f"the CUDA kernels were built, but cannot be loaded; the PyTorch reference serves CUDA tensors, "
+            f"slower: {error}"
+        )
         return None, f"_C_cuda: {error}"
 
 

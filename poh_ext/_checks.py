@@ -81,7 +81,8 @@ def check_whole(name: str, t: Tensor) -> None:
         raise TypeError(
             f"{name} must be a plain tensor, got a DTensor {list(placements)}: under fully_shard, compute in the "
             f"forward of its module, which gathers it; else pass {name}.full_tensor(), whose gradient needs "
-            "grad_placements=[Partial()] where the data of the processes differ")
+            "grad_placements=[Partial()] where the data of the processes differ"
+        )
 
 
 def check_tensor(name: str, t, shape: tuple, dtypes: tuple, like: Tensor) -> None:

@@ -19,8 +19,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-__all__ = ["Style", "legend", "log_axis", "new_figure", "panels", "percent_axis", "percent_top", "save_png",
-           "style_by_turn", "style_of", "whiskers"]
+__all__ = [
+    "Style",
+    "legend",
+    "log_axis",
+    "new_figure",
+    "panels",
+    "percent_axis",
+    "percent_top",
+    "save_png",
+    "style_by_turn",
+    "style_of",
+    "whiskers",
+]
 
 DPI = 130
 

@@ -17,4 +17,5 @@ def require(module: str):
         package = module.split(".")[0]
         raise MissingPackage(
             f"this part of poh_ext needs {package}, which could not be imported ({error}): "
-            "pip install 'poh_ext[experiments]'") from error
+            "pip install 'poh_ext[experiments]'"
+        ) from error

@@ -135,8 +135,9 @@ def linear_cross_entropy(
         >>> labels = torch.randint(1000, (4, 16))
         >>> poh_ext.linear_cross_entropy(hidden, head.weight, labels, head.bias).backward()
     """
-    ignore_index = _check(-100 if ignore_index is None else ignore_index, reduction, label_smoothing, z_loss, softcap,
-                          return_metrics)
+    ignore_index = _check(
+        -100 if ignore_index is None else ignore_index, reduction, label_smoothing, z_loss, softcap, return_metrics
+    )
     given = input
     input, linear_weight, linear_bias = autocast_together(input, linear_weight, linear_bias)
     check_tensor("linear_weight", linear_weight, ("C", "D"), FLOATS, linear_weight)
@@ -144,8 +145,10 @@ def linear_cross_entropy(
     if not isinstance(input, Tensor):
         raise TypeError(f"input must be a tensor, got {type(input).__name__}")
     if input.dim() == 0 or input.shape[-1] != width:
-        raise ValueError(f"input {list(input.shape)} and linear_weight {list(linear_weight.shape)} must have the same "
-                         "number of features D, in their last dimension: linear_weight is [C, D], as in nn.Linear")
+        raise ValueError(
+            f"input {list(input.shape)} and linear_weight {list(linear_weight.shape)} must have the same "
+            "number of features D, in their last dimension: linear_weight is [C, D], as in nn.Linear"
+        )
     check_tensor("input", input, tuple(input.shape), (linear_weight.dtype,), linear_weight)
     if linear_bias is not None:
         check_tensor("linear_bias", linear_bias, (classes,), (linear_weight.dtype,), linear_weight)
@@ -161,8 +164,18 @@ def linear_cross_entropy(
     rows = input.reshape(*asked.targets.shape[:2], width)
     options = (1, label_smoothing, ignore_index, reduction, z_loss, softcap or 0.0, return_metrics)
     with named_by_its_place("target", target, classes, ignore_index):
-        loss, measured = horizon_linear_ce(rows, linear_weight, linear_bias, asked.targets, None, asked.valid,
-                                           asked.candidates, None, weights, *options)
+        loss, measured = horizon_linear_ce(
+            rows,
+            linear_weight,
+            linear_bias,
+            asked.targets,
+            None,
+            asked.valid,
+            asked.candidates,
+            None,
+            weights,
+            *options,
+        )
     return _finish(loss, measured, target, given, return_metrics)
 
 
@@ -223,10 +236,17 @@ def _of_probabilities(logits, target, weights, ignore_index, reduction, label_sm
     check_whole("target", target)
     if not _said:
         _said = True
-        warnings.warn("poh_ext: F.cross_entropy computes for targets that are probabilities, slower",
-                      RuntimeWarning, stacklevel=3)
-    return F.cross_entropy(logits, target, None if weights is None else weights.to(logits.dtype),
-                           ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
+        warnings.warn(
+            "poh_ext: F.cross_entropy computes for targets that are probabilities, slower", RuntimeWarning, stacklevel=3
+        )
+    return F.cross_entropy(
+        logits,
+        target,
+        None if weights is None else weights.to(logits.dtype),
+        ignore_index=ignore_index,
+        reduction=reduction,
+        label_smoothing=label_smoothing,
+    )
 
 
 def _finish(loss: Tensor, measured: Tensor, target: Tensor, given: Tensor, return_metrics: bool):

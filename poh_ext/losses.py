@@ -32,6 +32,7 @@ __all__ = [
     "multi_horizon_linear_cross_entropy",
 ]
 
+
 class HorizonMetrics(NamedTuple):
     """Metrics of each horizon, which ``return_metrics=True`` returns beside the loss. They have no gradients.
 
@@ -137,10 +138,12 @@ def multi_horizon_cross_entropy(
     """
     check_tensor("logits", logits, ("B", "N", "V"), FLOATS, logits)
     offsets, ignore_index = check_options(
-        horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics)
+        horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics
+    )
     n_rows, n_classes = logits.shape[1:]
     targets, rows, candidates, segments = check_indices(
-        targets, rows, valid, candidates, segments, n_rows, n_classes, max(offsets), logits)
+        targets, rows, valid, candidates, segments, n_rows, n_classes, max(offsets), logits
+    )
     horizon_weights = check_weights("horizon_weights", horizon_weights, (len(offsets),), logits)
     weight = check_weights("weight", weight, (n_classes,), logits)
     used, asked = _asked(offsets, targets, rows, segments, n_rows, reduction, ignore_index)
@@ -201,21 +204,25 @@ def multi_horizon_linear_cross_entropy(
         >>> loss.backward()
     """
     offsets, ignore_index = check_options(
-        horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics)
+        horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics
+    )
     hidden, weight, bias = autocast_together(hidden, weight, bias)
     check_tensor("weight", weight, ("V", "D"), FLOATS, weight)
     n_classes, width = weight.shape
     states = isinstance(hidden, Tensor) and hidden.dim() == 4
     shape = ("B", "N", len(offsets), width) if states else ("B", "N", width)
     if isinstance(hidden, Tensor) and hidden.dim() in (3, 4) and hidden.shape[-1] != width:
-        raise ValueError(f"hidden {list(hidden.shape)} and weight {list(weight.shape)} must have the same number of "
-                         "features D, in their last dimension: weight is [V, D], as in nn.Linear")
+        raise ValueError(
+            f"hidden {list(hidden.shape)} and weight {list(weight.shape)} must have the same number of "
+            "features D, in their last dimension: weight is [V, D], as in nn.Linear"
+        )
     check_tensor("hidden", hidden, shape, (weight.dtype,), weight)
     if bias is not None:
         check_tensor("bias", bias, (n_classes,), (weight.dtype,), weight)
     n_rows = hidden.shape[1]
     targets, rows, candidates, segments = check_indices(
-        targets, rows, valid, candidates, segments, n_rows, n_classes, max(offsets), hidden)
+        targets, rows, valid, candidates, segments, n_rows, n_classes, max(offsets), hidden
+    )
     horizon_weights = check_weights("horizon_weights", horizon_weights, (len(offsets),), hidden)
     class_weight = check_weights("class_weight", class_weight, (n_classes,), hidden)
     used, asked = _asked(offsets, targets, rows, segments, n_rows, reduction, ignore_index)
@@ -277,8 +284,7 @@ class _Loss(nn.Module):
         class_weight: Tensor | Sequence[float] | None = None,
     ):
         super().__init__()
-        offsets, _ = check_options(
-            horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics)
+        offsets, _ = check_options(horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, return_metrics)
         self.options: dict[str, Any] = {
             "horizons": horizons,
             "label_smoothing": label_smoothing,

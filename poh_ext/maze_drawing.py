@@ -27,8 +27,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-__all__ = ["Layout", "MazeSample", "draw_ends", "draw_legend", "draw_path", "draw_walls", "first_stray", "maze_picture",
-           "maze_sheet"]
+__all__ = [
+    "Layout",
+    "MazeSample",
+    "draw_ends",
+    "draw_legend",
+    "draw_path",
+    "draw_walls",
+    "first_stray",
+    "maze_picture",
+    "maze_sheet",
+]
 
 # Of the figure: colours, crossings of an edge that are shown, planners side by side (more would be wider than a page).
 ON_PATH, STRAYED, TRUE_PATH = "#000000", "#d55e00", "#b8cfe0"
@@ -38,7 +47,7 @@ MODELS_ACROSS = 4
 WALL, PAPER, TRUTH, WALKED, START, GOAL = (
     (0x2b, 0x2f, 0x36), (255, 255, 255), (0x7c, 0xc4, 0xec), (0xd5, 0x5e, 0x00), (0x00, 0x9e, 0x73), (0xb8, 0x3b, 0x8a)
 )  # fmt: skip
-TEXT = (0x2b, 0x2f, 0x36)
+TEXT = (0x2B, 0x2F, 0x36)
 LARGEST_PITCH = 40  # pixels from cell to cell
 FINER = 4  # outlines are drawn so many times larger, then averaged
 
@@ -235,8 +244,10 @@ class Layout:
     def center(self, cell: int) -> tuple[float, float]:
         """The centre of a cell in pixels (x, y)."""
         row, column = divmod(cell, self.width)
-        return tuple(start + self.wall + at * self.pitch + self.corridor / 2
-                     for start, at in zip(self.origin, (column, row), strict=True))
+        return tuple(
+            start + self.wall + at * self.pitch + self.corridor / 2
+            for start, at in zip(self.origin, (column, row), strict=True)
+        )
 
 
 def draw_walls(layout: Layout, mazes: MazeBatch, levels: np.ndarray, colours: np.ndarray) -> Image:
@@ -306,8 +317,9 @@ def draw_legend(image: Image, top: int, items: list[tuple[str, tuple[int, int, i
     font = require("PIL.ImageFont").load_default(size)
     pen, middle = require("PIL.ImageDraw").Draw(image), top + size // 2
     samples = [2 * size if thickness else size for _, _, thickness in items]
-    widths = [sample + size // 2 + round(font.getlength(text))
-              for sample, (text, *_) in zip(samples, items, strict=True)]
+    widths = [
+        sample + size // 2 + round(font.getlength(text)) for sample, (text, *_) in zip(samples, items, strict=True)
+    ]
     total = sum(widths) + 2 * size * (len(items) - 1)
     x = (image.width - total) // 2
     for sample, width, (text, colour, thickness) in zip(samples, widths, items, strict=True):
@@ -328,6 +340,9 @@ def maze_picture(task: MazeTasks, walked: Tensor, pixels: int = 960) -> Image:
     for path, share, colour in ((task.path[0], 0.9, TRUTH), (walked, 0.4, WALKED)):
         draw_path(image, layout, path[path >= 0].tolist(), share, colour)
     draw_ends(image, layout, task)
-    draw_legend(image, layout.size[1] - 26, [("start", START, 0), ("goal", GOAL, 0), ("a shortest path", TRUTH, 10),
-                                             ("the planner's path", WALKED, 4)])
+    draw_legend(
+        image,
+        layout.size[1] - 26,
+        [("start", START, 0), ("goal", GOAL, 0), ("a shortest path", TRUTH, 10), ("the planner's path", WALKED, 4)],
+    )
     return image

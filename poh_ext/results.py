@@ -30,8 +30,14 @@ PROTOCOLS = ("default", "as-published")
 STATUSES = ("complete", "interrupted")
 CONTROLS = ("random", "random_table", "beeline")
 """Rows without a planner; the first is what chance is taken for."""
-_NAMES = {"poh": "PoH", "poh_shallow": "shallow PoH", "poh_token": "PoH per token", "random": "random policy",
-          "beeline": "beeline policy", "poh_solver": "PoH solver"}
+_NAMES = {
+    "poh": "PoH",
+    "poh_shallow": "shallow PoH",
+    "poh_token": "PoH per token",
+    "random": "random policy",
+    "beeline": "beeline policy",
+    "poh_solver": "PoH solver",
+}
 # Steps and epochs (from 0) that were taken, seconds of training alone so far, validation mazes, shares of them.
 VALIDATION_FIELDS = ("step", "epoch", "seconds", "mazes", "reached", "optimal")
 
@@ -228,12 +234,16 @@ def _check_validation(name: str, points: list) -> None:
             raise ValueError(f"{name}: validation[{i}] must be finite numbers, not {list(point.values())}")
         shares = [point[measure] for measure in ("exact", "optimal", "reached") if measure in point]
         if not (point["mazes"] >= 1 and all(a <= b for a, b in itertools.pairwise([0, *shares, 1]))):
-            raise ValueError(f"{name}: validation[{i}] must have shares of 1 maze or more with 0 <= exact <= optimal "
-                             f"<= reached <= 1, not {' and '.join(map(str, shares))} of {point['mazes']}")
+            raise ValueError(
+                f"{name}: validation[{i}] must have shares of 1 maze or more with 0 <= exact <= optimal "
+                f"<= reached <= 1, not {' and '.join(map(str, shares))} of {point['mazes']}"
+            )
     for before, after in itertools.pairwise(points):
         if after["step"] <= before["step"] or after["seconds"] < before["seconds"]:
-            raise ValueError(f"{name}: validation goes back, from step {before['step']} at {before['seconds']} s to "
-                             f"step {after['step']} at {after['seconds']} s")
+            raise ValueError(
+                f"{name}: validation goes back, from step {before['step']} at {before['seconds']} s to "
+                f"step {after['step']} at {after['seconds']} s"
+            )
 
 
 def _check_fields(cls, record, what: str) -> None:

@@ -15,9 +15,17 @@ from poh_ext.reference.maze_graph import walk
 from poh_ext.reference.philox import STREAM_POLICY, philox4x32
 from poh_ext.tasks import MazeTasks
 
-__all__ = ["Rollout", "beeline_policy", "best_neighbors", "greedy_rollout", "is_optimal", "random_policy",
-           "random_rollout", "recondition_rollout", "solved_exactly"]
-
+__all__ = [
+    "Rollout",
+    "beeline_policy",
+    "best_neighbors",
+    "greedy_rollout",
+    "is_optimal",
+    "random_policy",
+    "random_rollout",
+    "recondition_rollout",
+    "solved_exactly",
+]
 
 
 class Rollout(NamedTuple):
@@ -109,9 +117,7 @@ def greedy_rollout(
     if policy_logits.device != tasks.mazes.device:
         raise ValueError(f"policy_logits is on {policy_logits.device}, the tasks are on {tasks.mazes.device}")
     steps = _check_steps(max_steps, tasks)
-    walked = maze.greedy_rollout(
-        policy_logits.detach(), tasks.mazes.passages, tasks.start, tasks.goal, steps, moves
-    )
+    walked = maze.greedy_rollout(policy_logits.detach(), tasks.mazes.passages, tasks.start, tasks.goal, steps, moves)
     return _rollout(*walked, tasks)
 
 
@@ -230,8 +236,15 @@ def beeline_policy(tasks: MazeTasks) -> Tensor:
     width = tasks.mazes.width
     cell, goal = torch.arange(tasks.mazes.n_cells, device=tasks.mazes.device), tasks.goal[:, None]
     down, right = (goal // width - cell // width).sign(), (goal % width - cell % width).sign()
-    return torch.stack([torch.where(down < 0, 1, -1), torch.where(down > 0, 1, -1),
-                        torch.where(right < 0, 1, -1), torch.where(right > 0, 1, -1)], -1).float()
+    return torch.stack(
+        [
+            torch.where(down < 0, 1, -1),
+            torch.where(down > 0, 1, -1),
+            torch.where(right < 0, 1, -1),
+            torch.where(right > 0, 1, -1),
+        ],
+        -1,
+    ).float()
 
 
 def random_policy(tasks: MazeTasks, seed: int, *, start_index: int = 0, shared: bool = False) -> Tensor:

@@ -11,8 +11,15 @@ import torch
 
 from poh_ext.routing import SUM_TOLERANCE
 
-__all__ = ["INTERVENTIONS", "check_outcomes", "check_routing", "head_groups", "kept_passes", "over_mazes",
-           "routing_record"]
+__all__ = [
+    "INTERVENTIONS",
+    "check_outcomes",
+    "check_routing",
+    "head_groups",
+    "kept_passes",
+    "over_mazes",
+    "routing_record",
+]
 
 FIELDS = ("model", "scale", "seed", "weights", "entropy")
 OPTIONAL = ("passes", "over_mazes", "interventions")  # the first files had none of them
@@ -140,8 +147,9 @@ def _check_outcome(name: str, how: str, outcome, n: int) -> None:
 def check_outcomes(name: str, reached: list[bool], optimal: list[bool], n: int) -> None:
     """Raise ValueError if the outcomes are not those of n mazes, or contradict each other."""
     if not len(reached) == len(optimal) == n:
-        raise ValueError(f"{name} has {len(reached)} reached and {len(optimal)} optimal outcomes, but its test set has "
-                         f"{n} mazes")
+        raise ValueError(
+            f"{name} has {len(reached)} reached and {len(optimal)} optimal outcomes, but its test set has {n} mazes"
+        )
     if any(best and not done for done, best in zip(reached, optimal, strict=True)):
         raise ValueError(f"{name} counts a maze as optimal that it did not reach")
 

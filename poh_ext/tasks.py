@@ -49,7 +49,10 @@ class MazeTasks:
     def __init__(self, mazes: MazeBatch, start: Tensor, goal: Tensor, path: Tensor, length: Tensor):
         n = len(mazes)
         for name, value, shape in (
-            ("start", start, (n,)), ("goal", goal, (n,)), ("path", path, (n, -1)), ("length", length, (n,))
+            ("start", start, (n,)),
+            ("goal", goal, (n,)),
+            ("path", path, (n, -1)),
+            ("length", length, (n,)),
         ):
             if not isinstance(value, Tensor) or value.dtype != torch.int64:
                 given = value.dtype if isinstance(value, Tensor) else type(value).__name__
@@ -69,9 +72,7 @@ class MazeTasks:
     def __getitem__(self, which: int | slice | Tensor | Sequence[int]) -> MazeTasks:
         """The tasks `which` as a batch. An int gives a batch of one; paths keep the width L."""
         which = one_as_slice(which, len(self))
-        return MazeTasks(
-            self.mazes[which], self.start[which], self.goal[which], self.path[which], self.length[which]
-        )
+        return MazeTasks(self.mazes[which], self.start[which], self.goal[which], self.path[which], self.length[which])
 
     def to(self, device: torch.device | str) -> MazeTasks:
         """The same tasks on `device`."""
@@ -107,8 +108,7 @@ def _endpoints(mazes: MazeBatch, seed: int, least: int, most: int, kind: str) ->
         passages = mazes.passages[some].flatten(1)
         ways = torch.stack([(passages >> bit) & 1 for bit in range(4)]).sum(0)
         allowed = {"dead-end": ways == 1, "corridor": ways == 2, "junction": ways >= 3}[kind]
-        start[some], goal[some], further = maze.endpoints(mazes.passages[some], index[some], seed, least,
-                                                                most, allowed)
+        start[some], goal[some], further = maze.endpoints(mazes.passages[some], index[some], seed, least, most, allowed)
         seen[some] = torch.maximum(seen[some], further)
     return start, goal, seen
 
@@ -208,8 +208,11 @@ def sample_tasks(
     if not parts:
         return _empty(size, algorithm, seed, work).to(device)
     mazes = MazeBatch(
-        torch.cat([part[0].passages for part in parts]), seed=seed, algorithm=algorithm,
-        index=torch.cat([_index(part[0]) for part in parts]), check=False,
+        torch.cat([part[0].passages for part in parts]),
+        seed=seed,
+        algorithm=algorithm,
+        index=torch.cat([_index(part[0]) for part in parts]),
+        check=False,
     )
     return _solved(mazes, torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])).to(device)
 

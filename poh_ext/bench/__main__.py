@@ -51,21 +51,36 @@ runpy.run_module("poh_ext.bench", run_name="__main__", alter_sys=True)
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(GROUPS), metavar="GROUPS",
-                        help=f"groups to time, separated by commas, of: {', '.join(GROUPS)} (default: all)")
+    parser.add_argument(
+        "--only",
+        default=",".join(GROUPS),
+        metavar="GROUPS",
+        help=f"groups to time, separated by commas, of: {', '.join(GROUPS)} (default: all)",
+    )
     parser.add_argument("--sizes", default="", metavar="NAMES", help="sizes to time; --list names them (default: all)")
     parser.add_argument("--list", action="store_true", help="print the names of the cases and stop")
-    parser.add_argument("--backend", choices=("auto", "reference", "cpu", "cuda"), default=None,
-                        help="implementation of poh_ext to time, as in POH_EXT_BACKEND (default: auto)")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "reference", "cpu", "cuda"),
+        default=None,
+        help="implementation of poh_ext to time, as in POH_EXT_BACKEND (default: auto)",
+    )
     parser.add_argument("--device", default="cpu", help="torch device of the inputs (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the logits (default: float32)")
     parser.add_argument("--seconds", type=positive, help="seconds to spend on the rounds of each case (default: 4)")
-    parser.add_argument("--limit", type=positive, metavar="SECONDS",
-                        help="seconds for the whole run from its start, divided among its cases (default: no limit)")
-    parser.add_argument("--quick", action="store_true",
-                        help=f"two minutes at most: --seconds {QUICK_SECONDS} --limit {QUICK_LIMIT:g}, at least "
-                        f"{QUICK_ROUNDS} rounds, without the largest cases (a language model's losses, PoH's step, "
-                        "some passes)")
+    parser.add_argument(
+        "--limit",
+        type=positive,
+        metavar="SECONDS",
+        help="seconds for the whole run from its start, divided among its cases (default: no limit)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"two minutes at most: --seconds {QUICK_SECONDS} --limit {QUICK_LIMIT:g}, at least "
+        f"{QUICK_ROUNDS} rounds, without the largest cases (a language model's losses, PoH's step, "
+        "some passes)",
+    )
     parser.add_output("--json", help="write every sample and the machine to FILE")
     parser.add_output("--plot", suffix=".png", help="draw the ratios in a PNG (needs matplotlib)")
     options = parser.parse_args(arguments)
@@ -146,15 +161,26 @@ def _run(options: argparse.Namespace) -> tuple[dict, list[dict]]:
     """Run the cases and print each as it comes. Returns (machine and settings, records of the cases)."""
     bench = Bench(options.device, DTYPES[options.dtype], options.seconds, QUICK_ROUNDS if options.quick else 5)
     began, facts = bench.watch.now() - machine.seconds_since_start(), machine.describe(options.device)
-    print(f"poh_ext {poh_ext.__version__}, torch {facts['torch']}, {facts.get('gpu', facts['cpu'])}, "
-          f"{facts['threads']} threads\n{facts['backend']}; {options.dtype}", flush=True)
+    print(
+        f"poh_ext {poh_ext.__version__}, torch {facts['torch']}, {facts.get('gpu', facts['cpu'])}, "
+        f"{facts['threads']} threads\n{facts['backend']}; {options.dtype}",
+        flush=True,
+    )
     _progress("how fast the machine copies and multiplies matrices")
     copy, product = bench.bandwidth(), bench.product_rate()
-    facts |= {"dtype": options.dtype, "copy_bytes_per_second": copy.rate, "copy": copy.name,
-              "gemm_flop_per_second": product.rate, "gemm": product.name,
-              "limit_seconds": None if options.limit == math.inf else options.limit}
-    print(f"at best: copy {copy.rate / 1e9:.1f} GB/s ({copy.name}), matrix product {product.rate / 1e9:.0f} GFLOP/s "
-          f"({product.name})", flush=True)
+    facts |= {
+        "dtype": options.dtype,
+        "copy_bytes_per_second": copy.rate,
+        "copy": copy.name,
+        "gemm_flop_per_second": product.rate,
+        "gemm": product.name,
+        "limit_seconds": None if options.limit == math.inf else options.limit,
+    }
+    print(
+        f"at best: copy {copy.rate / 1e9:.1f} GB/s ({copy.name}), matrix product {product.rate / 1e9:.0f} GFLOP/s "
+        f"({product.name})",
+        flush=True,
+    )
     records = []
     bench.compiling.left = COMPILERS * options.limit
     if options.limit < math.inf and any(group in COMPILING for group, *_ in options.cases):
@@ -166,7 +192,7 @@ def _run(options: argparse.Namespace) -> tuple[dict, list[dict]]:
         start = bench.watch.now()
         _progress(f"{number} of {len(options.cases)}, {group} {size} (after {start - began:.0f} s)")
         torch.compiler.reset()
-        later = any(group in COMPILING for group, *_ in options.cases[number - 1:])
+        later = any(group in COMPILING for group, *_ in options.cases[number - 1 :])
         allowed = allowance.next(reserved=bench.compiling.left if later else 0.0)
         reason = "the time of the whole run is over (--limit)"
         try:

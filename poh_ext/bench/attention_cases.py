@@ -51,6 +51,7 @@ def attention_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[
                 def call():
                     out = attend(*packed.permute(2, 0, 3, 1, 4).unbind())
                     return (out.detach(), *torch.autograd.grad(out, [packed, *tables], upstream))
+
                 return call
 
             def ours(q, k, v):
@@ -58,12 +59,15 @@ def attention_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[
                 return poh_ext.neighbor_attention(q, k, v, neighbors, **named)
 
             def gather(function):
-                zeros = tables or [torch.zeros((), device=device, dtype=dtype).expand(heads, 5, *w)
-                                   for w in ((), (d_head,), (d_head,))]
+                zeros = tables or [
+                    torch.zeros((), device=device, dtype=dtype).expand(heads, 5, *w) for w in ((), (d_head,), (d_head,))
+                ]
                 return lambda q, k, v: function(q, k, v, slots, absent, *zeros)
 
-            rivals = {"eager gather": gather(gathered_attention),
-                      "torch.compile": gather(torch.compile(gathered_attention))}
+            rivals = {
+                "eager gather": gather(gathered_attention),
+                "torch.compile": gather(torch.compile(gathered_attention)),
+            }
             if not offsets and cells <= DENSE_CELLS:
                 allowed = (mazes.valid_mask() | torch.eye(cells, dtype=torch.bool, device=device)).unsqueeze(1)
                 rivals["dense masked SDPA"] = lambda q, k, v: F.scaled_dot_product_attention(q, k, v, allowed)

@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 START = {"B": 16, "N": 1024, "V": 1024, "K": 2}
-SWEEPS = {"B": (2, 4, 8, 16, 32, 64), "N": (256, 512, 1024, 2048, 4096), "V": (128, 256, 512, 1024, 2048, 4096),
-          "K": (1, 2, 4, 8, 16, 32)}
+SWEEPS = {
+    "B": (2, 4, 8, 16, 32, 64),
+    "N": (256, 512, 1024, 2048, 4096),
+    "V": (128, 256, 512, 1024, 2048, 4096),
+    "K": (1, 2, 4, 8, 16, 32),
+}
 READ = 256  # positions that read a row, whatever N is
 SIDES = (8, 12, 16, 24, 32, 48)
 
@@ -60,8 +64,14 @@ def _digits(x: float) -> str:
 
 def _record(title: str, label: str, sizes, spreads: list[Spread], unit: str) -> dict:
     """One sweep as plain values; `unit` is what the seconds are counted per."""
-    return {"title": title, "size": label, "sizes": list(sizes), "seconds": [vars(s) for s in spreads], "unit": unit,
-            "slope": slope(sizes, [s.p50 for s in spreads])}
+    return {
+        "title": title,
+        "size": label,
+        "sizes": list(sizes),
+        "seconds": [vars(s) for s in spreads],
+        "unit": unit,
+        "slope": slope(sizes, [s.p50 for s in spreads]),
+    }
 
 
 def sweep(seconds: float) -> Iterator[dict]:
@@ -114,16 +124,20 @@ def draw(facts: dict, sweeps: list[dict]) -> Figure:
         axis.set_ylabel(f"microseconds {record['unit']}")
         axis.set_title(f"{record['title']}\nslope {record['slope']:.2f}", fontsize=8)
         axis.grid(alpha=0.3)
-    for axis in axes[len(sweeps):]:
+    for axis in axes[len(sweeps) :]:
         axis.set_visible(False)
-    figure.suptitle(f"poh_ext {facts['poh_ext']}, torch {facts['torch']}, {facts['cpu']}, {facts['threads']} threads, "
-                    "median with 20th to 80th percentile", fontsize=9)
+    figure.suptitle(
+        f"poh_ext {facts['poh_ext']}, torch {facts['torch']}, {facts['cpu']}, {facts['threads']} threads, "
+        "median with 20th to 80th percentile",
+        fontsize=9,
+    )
     return figure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="python -m poh_ext.bench.growth", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="python -m poh_ext.bench.growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=positive, default=0.5, help="seconds to spend on each point (default: 0.5)")
     parser.add_output("--json", help="write the sweeps and the machine to FILE")
     parser.add_output("--plot", suffix=".png", help="draw the sweeps in a PNG (needs matplotlib)")
@@ -134,14 +148,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except MissingPackage as error:
             parser.error(str(error))
     facts, sweeps = machine.describe(CPU), []
-    print(f"timing: {len(SWEEPS)} sizes of the loss, mazes, threads; a line for each as it is done", file=sys.stderr,
-          flush=True)
+    print(
+        f"timing: {len(SWEEPS)} sizes of the loss, mazes, threads; a line for each as it is done",
+        file=sys.stderr,
+        flush=True,
+    )
     for record in sweep(options.seconds):
         sweeps.append(record)
-        times = "  ".join(f"{size}: {_digits(s['p50'] * 1e6)}" for size, s in
-                          zip(record["sizes"], record["seconds"], strict=True))
-        print(f"{record['title']}, microseconds {record['unit']} by {record['size']}, slope {record['slope']:.2f}\n"
-              f"  {times}")
+        times = "  ".join(
+            f"{size}: {_digits(s['p50'] * 1e6)}" for size, s in zip(record["sizes"], record["seconds"], strict=True)
+        )
+        print(
+            f"{record['title']}, microseconds {record['unit']} by {record['size']}, slope {record['slope']:.2f}\n"
+            f"  {times}"
+        )
     if options.json:
         write_atomically(options.json, json.dumps({"machine": facts, "sweeps": sweeps}, indent=1).encode())
     if options.plot:

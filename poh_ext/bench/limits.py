@@ -32,8 +32,11 @@ class Watch:
         Python handles signals only between two of its own steps, so a call of one long operator ends first. There is no
         limit outside the main thread and on systems without SIGALRM.
         """
-        if seconds == math.inf or not hasattr(signal, "SIGALRM") or (
-                threading.current_thread() is not threading.main_thread()):
+        if (
+            seconds == math.inf
+            or not hasattr(signal, "SIGALRM")
+            or (threading.current_thread() is not threading.main_thread())
+        ):
             yield
             return
         armed = True

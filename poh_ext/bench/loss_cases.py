@@ -51,12 +51,15 @@ def loss_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, 
             def ours(x, t, **options):
                 return poh_ext.multi_horizon_cross_entropy(x, t, ignore_index=-1, **options)
 
-            rivals = {"eager": baselines.eager_cross_entropy,
-                      "torch.compile": torch.compile(baselines.eager_cross_entropy)}
+            rivals = {
+                "eager": baselines.eager_cross_entropy,
+                "torch.compile": torch.compile(baselines.eager_cross_entropy),
+            }
             if kind != "masked":
                 rivals["F.cross_entropy each"] = baselines.per_horizon_cross_entropy
-            variants = {name: with_gradients(f, (logits, targets), **options)
-                        for name, f in {OURS: ours, **rivals}.items()}
+            variants = {
+                name: with_gradients(f, (logits, targets), **options) for name, f in {OURS: ours, **rivals}.items()
+            }
             # Forward and backward read the rows in use; the backward writes the whole gradient once.
             traffic = logits.element_size() * batch * classes * (2 * length + rows)
             label = f"loss {size} B{batch} N{rows} V{classes} L{length} K{horizons}"
@@ -102,12 +105,16 @@ def linear_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str
             def ours(h, w, t, **options):
                 return poh_ext.multi_horizon_linear_cross_entropy(h, w, t, ignore_index=-1, **options)
 
-            rivals = {"linear + eager": baselines.eager_linear_cross_entropy,
-                      "linear + torch.compile": torch.compile(baselines.eager_linear_cross_entropy)}
+            rivals = {
+                "linear + eager": baselines.eager_linear_cross_entropy,
+                "linear + torch.compile": torch.compile(baselines.eager_linear_cross_entropy),
+            }
             if kind == "text":
                 rivals["F.linear_cross_entropy"] = baselines.torch_linear_cross_entropy
-            variants = {name: with_gradients(f, (hidden, weight, targets), **options)
-                        for name, f in {OURS: ours, **rivals}.items()}
+            variants = {
+                name: with_gradients(f, (hidden, weight, targets), **options)
+                for name, f in {OURS: ours, **rivals}.items()
+            }
             # Three products: logits, and the gradients of hidden and weight. Candidates need at most 4 columns.
             columns = 4 if kind == "moves" and horizons == 1 else classes
             flops = 6 * batch * length * columns * width
@@ -128,8 +135,13 @@ def linear_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str
                      "F.linear + cross_entropy": baselines.linear_then_cross_entropy,
                      "chunked": baselines.chunked_linear_cross_entropy}  # fmt: skip
             variants = {name: with_gradients(f, (state, head, target)) for name, f in forms.items()}
-            return Case("linear", f"linear_cross_entropy [{rows}, {width}] x [{classes}, {width}]", variants,
-                        close(TOLERANCE.get(dtype, 2e-2) * 10), flops=6 * rows * classes * width)
+            return Case(
+                "linear",
+                f"linear_cross_entropy [{rows}, {width}] x [{classes}, {width}]",
+                variants,
+                close(TOLERANCE.get(dtype, 2e-2) * 10),
+                flops=6 * rows * classes * width,
+            )
 
         return size, build
 
@@ -153,10 +165,14 @@ def routing_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[st
                 def call():
                     results = route(logits, 1.3)
                     return (*(x.detach() for x in results), *torch.autograd.grad(results, [logits], upstream))
+
                 return call
 
-            forms = {OURS: lambda x, t: poh_ext.route(x, temperature=t), "eager": baselines.eager_route,
-                     "torch.compile": torch.compile(baselines.eager_route)}
+            forms = {
+                OURS: lambda x, t: poh_ext.route(x, temperature=t),
+                "eager": baselines.eager_route,
+                "torch.compile": torch.compile(baselines.eager_route),
+            }
             variants = {name: both_passes(route) for name, route in forms.items()}
             traffic = logits.element_size() * rows * (heads * 5 + 2)
             return Case("routing", f"route [{rows}, {heads}]", variants, close(TOLERANCE.get(dtype, 3e-2)), traffic)

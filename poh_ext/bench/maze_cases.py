@@ -13,6 +13,7 @@ from poh_ext.bench.case import OURS, Case, close
 
 def maze_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Case]]]:
     """(size name, builder) of generation, with and without solution, and of the tensors made from mazes."""
+
     def generate(size, algorithm, count):
         def build() -> Case:
             def ours():
@@ -20,8 +21,13 @@ def maze_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, 
 
             variants, items = maze_rivals.generation(size, algorithm, count, device)
             name = f"generate {algorithm} {size}x{size}"
-            return Case("mazes", name, {OURS: ours, **variants}, maze_rivals.same_mazes(algorithm, size),
-                        items={OURS: count, **items})
+            return Case(
+                "mazes",
+                name,
+                {OURS: ours, **variants},
+                maze_rivals.same_mazes(algorithm, size),
+                items={OURS: count, **items},
+            )
 
         return f"{size}", build
 
@@ -34,8 +40,13 @@ def maze_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, 
 
             variants, items = maze_rivals.solution(size, count, device)
             name = f"generate+solve dfs {size}x{size}"
-            return Case("mazes", name, {OURS: ours, **variants}, maze_rivals.same_mazes("dfs", size),
-                        items={OURS: count, **items})
+            return Case(
+                "mazes",
+                name,
+                {OURS: ours, **variants},
+                maze_rivals.same_mazes("dfs", size),
+                items={OURS: count, **items},
+            )
 
         return f"{size}", build
 
@@ -43,8 +54,10 @@ def maze_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, 
         def build() -> Case:
             mazes = poh_ext.generate_mazes(count, size, device=device)
             cells = size * size
-            variants = {OURS: lambda: (mazes.neighbors(), mazes.valid_mask()),
-                        "eager": lambda: maze_rivals.masks(mazes.passages)}
+            variants = {
+                OURS: lambda: (mazes.neighbors(), mazes.valid_mask()),
+                "eager": lambda: maze_rivals.masks(mazes.passages),
+            }
             traffic = mazes.passages.nbytes * 2 + count * cells * (4 * 8 + cells)
             return Case("mazes", f"neighbors+valid_mask {size}x{size}", variants, close(0.0), traffic)
 

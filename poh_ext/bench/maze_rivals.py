@@ -51,8 +51,11 @@ def _maze_dataset():
 def generation(size, algorithm, count, device):
     """(variants, items per call) that generate mazes."""
     few = min(count, 64)  # a foreign package makes one maze at a time: fewer give the same rate
-    variants = {"PyTorch reference": _reference_twin(
-        lambda: (poh_ext.generate_mazes(count, size, algorithm=algorithm, device=device).passages,))}
+    variants = {
+        "PyTorch reference": _reference_twin(
+            lambda: (poh_ext.generate_mazes(count, size, algorithm=algorithm, device=device).passages,)
+        )
+    }
     items = {"PyTorch reference": count}
     rival = _maze_dataset()
     if rival is not None and hasattr(rival, f"gen_{algorithm}"):
@@ -101,5 +104,3 @@ def masks(passages: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     mask = torch.zeros(batch, height * width, height * width + 1, dtype=torch.bool, device=passages.device)
     mask.scatter_(2, neighbors.where(open_, height * width), True)
     return neighbors, mask[..., :-1]
-
-

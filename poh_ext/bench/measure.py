@@ -72,10 +72,22 @@ class Bench:
         failed = case.check(calls)
         end += calls.compiled
         runnable = {name: call for name, call in case.variants.items() if name not in failed}
-        times = interleave(runnable, self.device, seconds=self.seconds, min_rounds=self.min_rounds,
-                           first=calls.seconds, allowed=end - self.watch.now(), watch=self.watch)
-        record = {"group": case.group, "name": case.name, "unavailable": failed, "rounds_asked": self.min_rounds,
-                  "variants": {}}
+        times = interleave(
+            runnable,
+            self.device,
+            seconds=self.seconds,
+            min_rounds=self.min_rounds,
+            first=calls.seconds,
+            allowed=end - self.watch.now(),
+            watch=self.watch,
+        )
+        record = {
+            "group": case.group,
+            "name": case.name,
+            "unavailable": failed,
+            "rounds_asked": self.min_rounds,
+            "variants": {},
+        }
         ours = Spread.of(times[OURS]).p50
         if case.bytes_moved:
             record["bytes_moved"] = case.bytes_moved
@@ -92,8 +104,13 @@ class Bench:
         spread = Spread.of(samples)
         # Per item where variants make unequal numbers of things; else per call.
         scale = case.items.get(OURS, 1) / case.items.get(name, 1)
-        entry = {"seconds": vars(spread), "samples": samples, "rounds": sum(s is not None for s in samples),
-                 "speedup_of_ours": vars(ratio([s and s * scale for s in samples], ours)), "peak_bytes": None}
+        entry = {
+            "seconds": vars(spread),
+            "samples": samples,
+            "rounds": sum(s is not None for s in samples),
+            "speedup_of_ours": vars(ratio([s and s * scale for s in samples], ours)),
+            "peak_bytes": None,
+        }
         if spread.p50 <= end - self.watch.now():  # it takes one more call
             entry["peak_bytes"] = machine.peak_memory(case.variants[name], self.device)
         if name in case.items:
@@ -155,8 +172,10 @@ def show(record: dict) -> None:
     if "bandwidth_share" in record:
         notes.append(f"{record['bytes_moved'] / 1e6:.1f} MB, {record['bandwidth_share']:.0%} of copy bandwidth")
     if "flop_share" in record:
-        notes.append(f"{record['flops'] / 1e9:.1f} GFLOP, {record['flop_rate'] / 1e9:.0f} GFLOP/s, "
-                     f"{record['flop_share']:.0%} of the fastest product")
+        notes.append(
+            f"{record['flops'] / 1e9:.1f} GFLOP, {record['flop_rate'] / 1e9:.0f} GFLOP/s, "
+            f"{record['flop_share']:.0%} of the fastest product"
+        )
     print(f"\n{record['name']}" + (f"\n  [{'; '.join(notes)}]" if notes else ""))
     for name, entry in record["variants"].items():
         s, r, rounds = entry["seconds"], entry["speedup_of_ours"], entry["rounds"]

@@ -36,6 +36,7 @@ def passes_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str
                 def call():
                     with torch.no_grad():
                         return (planner.policy(*args, passes=passes, tolerance=tolerance),)
+
                 return call
 
             @torch.no_grad()
@@ -48,8 +49,14 @@ def passes_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str
 
             variants = {OURS: policy(SETTLED), "every cell": policy(0.0), "eager blocks": blocks}
             label = f"{passes} passes {name} B{count} N{size * size}"
-            return Case("passes", label, variants, same_moves, items=dict.fromkeys(variants, count),
-                        slower={"every cell": 18.0 if name.startswith("baseline") else 3.0})
+            return Case(
+                "passes",
+                label,
+                variants,
+                same_moves,
+                items=dict.fromkeys(variants, count),
+                slower={"every cell": 18.0 if name.startswith("baseline") else 3.0},
+            )
 
         return name, build
 

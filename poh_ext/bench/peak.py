@@ -52,8 +52,9 @@ class Peak:
         2.2e11
     """
 
-    def __init__(self, trials: Sequence[Trial], device: torch.device, *, largest: bool = False,
-                 watch: Watch = WATCH) -> None:
+    def __init__(
+        self, trials: Sequence[Trial], device: torch.device, *, largest: bool = False, watch: Watch = WATCH
+    ) -> None:
         self.trials, self.device, self.largest, self.watch = list(trials), device, largest, watch
         self.rate, self.name = 0.0, ""
 
@@ -80,7 +81,7 @@ class Peak:
             calls[trial] = call
         kept = list(calls)[-1:] if self.largest else sorted(calls, key=rates.__getitem__)[-KEPT:]
         if kept:
-            self.trials = self.trials[min(map(self.trials.index, kept)):]
+            self.trials = self.trials[min(map(self.trials.index, kept)) :]
         while affordable := [trial for trial in kept if trial.work / rates[trial] < end - self.watch.now()]:
             for trial in affordable:
                 rates[trial] = max(rates[trial], self._rate(trial, calls[trial]))
@@ -105,6 +106,7 @@ def products(device: torch.device, dtype: torch.dtype) -> list[Trial]:
             a = torch.rand(rows, inner, device=device).to(dtype)
             b = torch.rand(columns, inner, device=device).to(dtype)
             return lambda: a @ b.t()
+
         return Trial(f"[{rows}, {inner}] x [{inner}, {columns}]", 2.0 * rows * inner * columns, make)
 
     found = [trial(*(factor * n for factor in shape)) for n in SIDES for shape in SHAPES]
@@ -119,6 +121,7 @@ def copies(device: torch.device, megabytes: Sequence[int] = (1, 4, 16, 64, 256))
             source = torch.ones(size * 2**18, device=device)
             target = torch.empty_like(source)
             return lambda: target.copy_(source)
+
         return Trial(f"{size} MB", 2.0 * size * 2**20, make)
 
     return [trial(size) for size in megabytes]

@@ -36,6 +36,7 @@ def draw(machine: dict, records: list[dict]) -> Figure:
     axes.set_xlabel("times faster than the rival (median of rounds; whiskers: 20th and 80th percentile)")
     axes.set_title(
         f"poh_ext {machine['poh_ext']}, {machine['dtype']}, torch {machine['torch']}\n"
-        f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads", fontsize=9,
+        f"{machine.get('gpu', machine['cpu'])}, {machine['threads']} threads",
+        fontsize=9,
     )
     return figure

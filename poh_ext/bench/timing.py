@@ -37,8 +37,9 @@ def _synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def sample(call: Callable[[], object], device: torch.device, *, repeats: int = 1, warm: bool = True,
-           watch: Watch = WATCH) -> float:
+def sample(
+    call: Callable[[], object], device: torch.device, *, repeats: int = 1, warm: bool = True, watch: Watch = WATCH
+) -> float:
     """Seconds per call, of `repeats` calls in a row. Accelerators are synchronised before and after them."""
     if warm:
         call()  # untimed: no variant may pay for the memory and the caches as another left them

@@ -96,19 +96,20 @@ def train_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str,
                     hidden = model.hidden(tasks.mazes, tasks.start, tasks.goal)
                 weight, bias = model.head.weight.to(hidden.dtype), model.head.bias.to(hidden.dtype)
                 return poh_ext.multi_horizon_linear_cross_entropy(
-                    hidden, weight, tasks.path, bias=bias, ignore_index=-1, **options)
+                    hidden, weight, tasks.path, bias=bias, ignore_index=-1, **options
+                )
 
             def plain(model):
-                return baselines.eager_cross_entropy(
-                    model(tasks.mazes, tasks.start, tasks.goal), tasks.path, **options)
+                return baselines.eager_cross_entropy(model(tasks.mazes, tasks.start, tasks.goal), tasks.path, **options)
 
-            variants = {OURS: _step(models[0], ours, fused=device.type in ("cpu", "cuda")),
-                        "eager float32": _step(models[1], plain, fused=False)}
+            variants = {
+                OURS: _step(models[0], ours, fused=device.type in ("cpu", "cuda")),
+                "eager float32": _step(models[1], plain, fused=False),
+            }
             wrong = _difference(ours, plain, models)
             flops = int(3 * BATCH * gflop_per_maze(models[0]) * 1e9)
             label = f"training step {name} {SIZE}x{SIZE} B{BATCH} dropout {DROPOUT} {precision}"
-            return Case("train", label, variants, lambda *_: wrong, flops=flops,
-                        precision=getattr(torch, precision))
+            return Case("train", label, variants, lambda *_: wrong, flops=flops, precision=getattr(torch, precision))
 
         return name, build
 

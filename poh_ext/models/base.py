@@ -85,19 +85,42 @@ class Planner(nn.Module):
                     i = int(wrong[0])
                     raise IndexError(f"{name}[{i}] is {int(cells[i])}, but cells are 0 to {n_cells - 1}")
 
-    def hidden(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None,
-               grad_passes: int | None = None, tolerance: float = 0.0) -> Tensor:
+    def hidden(
+        self,
+        mazes,
+        start: Tensor,
+        goal: Tensor,
+        *,
+        passes: int | None = None,
+        grad_passes: int | None = None,
+        tolerance: float = 0.0,
+    ) -> Tensor:
         """The state of every cell before the policy head, [B, N, d_model]. Arguments are those of `forward`.
 
         It is the `hidden` of the linear loss. The `weight` and `bias` of that loss are `model.head.weight` and
         `model.head.bias`.
         """
-        return self.hidden_passes(mazes, start, goal, after=(self.passes if passes is None else passes,),
-                                  grad_passes=grad_passes, tolerance=tolerance)[0]
+        return self.hidden_passes(
+            mazes,
+            start,
+            goal,
+            after=(self.passes if passes is None else passes,),
+            grad_passes=grad_passes,
+            tolerance=tolerance,
+        )[0]
 
-    def hidden_passes(self, mazes, start: Tensor, goal: Tensor, *, after: Sequence[int],
-                      grad_passes: int | None = None, tolerance: float = 0.0, state_noise: float = 0.0,
-                      neighbors: Tensor | None = None) -> list[Tensor]:
+    def hidden_passes(
+        self,
+        mazes,
+        start: Tensor,
+        goal: Tensor,
+        *,
+        after: Sequence[int],
+        grad_passes: int | None = None,
+        tolerance: float = 0.0,
+        state_noise: float = 0.0,
+        neighbors: Tensor | None = None,
+    ) -> list[Tensor]:
         """`hidden` after several numbers of passes of one run, for deep supervision.
 
         Args:
@@ -126,9 +149,17 @@ class Planner(nn.Module):
         self._check(mazes, start, goal)
         return self.unchecked_states(mazes, start, goal, after, grad_passes, tolerance, state_noise, neighbors)
 
-    def unchecked_states(self, mazes, start: Tensor, goal: Tensor, after: Sequence[int], grad_passes: int | None = None,
-                         tolerance: float = 0.0, state_noise: float = 0.0, neighbors: Tensor | None = None
-                         ) -> list[Tensor]:
+    def unchecked_states(
+        self,
+        mazes,
+        start: Tensor,
+        goal: Tensor,
+        after: Sequence[int],
+        grad_passes: int | None = None,
+        tolerance: float = 0.0,
+        state_noise: float = 0.0,
+        neighbors: Tensor | None = None,
+    ) -> list[Tensor]:
         """`hidden_passes` without its checks, which read values: for tensors that have shapes only."""
         if self.valid_heads and neighbors is None:
             neighbors = maze.neighbors(mazes.passages)
@@ -174,14 +205,23 @@ class Planner(nn.Module):
     def _end(self, state: Any) -> None:
         """Called with the last state."""
 
-    def _without_graph(self, state: Any, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int],
-                       tolerance: float) -> tuple[Any, list[Tensor]] | None:
+    def _without_graph(
+        self, state: Any, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int], tolerance: float
+    ) -> tuple[Any, list[Tensor]] | None:
         """Run passes faster than by `_pass`, or return None if that is impossible. Returns the state after `after[-1]`
         passes, of which `step` were made before, and the cells [B, N, d_model] after each of `after`."""
         return None
 
-    def forward(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None,
-                grad_passes: int | None = None, tolerance: float = 0.0) -> Tensor:
+    def forward(
+        self,
+        mazes,
+        start: Tensor,
+        goal: Tensor,
+        *,
+        passes: int | None = None,
+        grad_passes: int | None = None,
+        tolerance: float = 0.0,
+    ) -> Tensor:
         """Policy logits: [B, N, N] with the score of the step from cell i to cell j at [b, i, j]; with head="moves"
         [B, N, 4] with the scores of the moves up, down, left, right. Blocked moves are scored, too: see `policy`.
 
@@ -203,8 +243,9 @@ class Planner(nn.Module):
         """
         return self.head(self.hidden(mazes, start, goal, passes=passes, grad_passes=grad_passes, tolerance=tolerance))
 
-    def policy(self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None, tolerance: float = 0.0
-               ) -> Tensor:
+    def policy(
+        self, mazes, start: Tensor, goal: Tensor, *, passes: int | None = None, tolerance: float = 0.0
+    ) -> Tensor:
         """Logits [B, N, 4] of the moves up, down, left, right, with -inf at walls. With head="cells" these are the
         columns of `forward` at the passable neighbours; the other N - 4 columns are not computed. Arguments and errors
         are those of `forward`.

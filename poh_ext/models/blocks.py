@@ -120,8 +120,9 @@ class Block(nn.Module):
         super().__init__()
         d_model, own = config.d_model, config.attention_dropout
         self.norm = config.norm_used
-        self.attention = Attention(d_model, config.n_heads, config.dropout if own is None else own,
-                                   int(config.valid_heads))
+        self.attention = Attention(
+            d_model, config.n_heads, config.dropout if own is None else own, int(config.valid_heads)
+        )
         self.expand = nn.Linear(d_model, config.d_ff, bias=ff_bias)
         self.contract = nn.Linear(config.d_ff, d_model, bias=ff_bias)
         self.norm1 = nn.LayerNorm(d_model)
@@ -131,11 +132,27 @@ class Block(nn.Module):
     def parameters_in_order(self) -> list[Tensor]:
         """As poh_ext.ops.planner_inference wants them, of a block whose heads all see neighbours."""
         a = self.attention
-        bias = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
-                   for layer in (self.expand, self.contract)]
-        return [a.qkv.weight, a.qkv.bias, a.direction_bias, a.key_offset, a.value_offset, a.out.weight, a.out.bias,
-                self.norm1.weight, self.norm1.bias, self.expand.weight, bias[0], self.contract.weight, bias[1],
-                self.norm2.weight, self.norm2.bias]
+        bias = [
+            layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias
+            for layer in (self.expand, self.contract)
+        ]
+        return [
+            a.qkv.weight,
+            a.qkv.bias,
+            a.direction_bias,
+            a.key_offset,
+            a.value_offset,
+            a.out.weight,
+            a.out.bias,
+            self.norm1.weight,
+            self.norm1.bias,
+            self.expand.weight,
+            bias[0],
+            self.contract.weight,
+            bias[1],
+            self.norm2.weight,
+            self.norm2.bias,
+        ]
 
     def feed_forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.contract(self.dropout(F.relu(self.expand(x)))))
@@ -190,8 +207,11 @@ class Router(nn.Module):
 
     def parameters_in_order(self) -> list[Tensor]:
         """As poh_ext.ops.planner_inference wants them."""
-        cells = [p for cell, norm in ((self.slow, self.slow_norm), (self.fast, self.fast_norm))
-                 for p in (cell.weight_ih, cell.bias_ih, cell.weight_hh, cell.bias_hh, norm.weight, norm.bias)]
+        cells = [
+            p
+            for cell, norm in ((self.slow, self.slow_norm), (self.fast, self.fast_norm))
+            for p in (cell.weight_ih, cell.bias_ih, cell.weight_hh, cell.bias_hh, norm.weight, norm.bias)
+        ]
         return [self.project.weight, self.project.bias, *cells, self.mix.weight, self.logits.weight, self.logits.bias]
 
     def forward(self, tokens: Tensor, state: tuple[Tensor, Tensor] | None, step: int):

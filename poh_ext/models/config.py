@@ -199,11 +199,21 @@ class PlannerConfig(PlannerOptions):
         return self.kind == "baseline" if self.reinject == "published" else bool(self.reinject)
 
     def __post_init__(self) -> None:
-        positive(**{"loops" if self.kind == "baseline" else "R": self.R, "T": self.T, "d_model": self.d_model,
-                    "n_heads": self.n_heads, "d_ff": self.d_ff, "depth": self.depth})
+        positive(
+            **{
+                "loops" if self.kind == "baseline" else "R": self.R,
+                "T": self.T,
+                "d_model": self.d_model,
+                "n_heads": self.n_heads,
+                "d_ff": self.d_ff,
+                "depth": self.depth,
+            }
+        )
         meanings: dict[str, dict[str, Any]] = {
-            "valid_heads": {"all": self.n_heads}, "route_scale": {"heads": float(self.n_heads)},
-            "reinject": {"on": True, "off": False}}
+            "valid_heads": {"all": self.n_heads},
+            "route_scale": {"heads": float(self.n_heads)},
+            "reinject": {"on": True, "off": False},
+        }
         for name, words in meanings.items():
             value = getattr(self, name)
             if isinstance(value, str) and value in words:
@@ -218,27 +228,42 @@ class PlannerConfig(PlannerOptions):
                 if not 0 <= value < 1:  # NaN, which compares false, is refused
                     raise _OptionValue(f"{name} must be in [0, 1), got {value}", name, words)
         if self.d_model % self.n_heads:
-            raise _OptionValue(f"d_model must be divisible by n_heads, got d_model={self.d_model}, "
-                               f"n_heads={self.n_heads}", "n_heads", f"must divide --d-model {self.d_model}",
-                               of_shape=True)
+            raise _OptionValue(
+                f"d_model must be divisible by n_heads, got d_model={self.d_model}, n_heads={self.n_heads}",
+                "n_heads",
+                f"must divide --d-model {self.d_model}",
+                of_shape=True,
+            )
         if self.cell_features not in (1, 4, 6):
-            raise _OptionValue("cell_features must be 1 (published), 4 (passage bits) or 6 (passage bits, start, "
-                               f"goal), got {self.cell_features!r}", "cell_features", "must be one of 4, 6")
+            raise _OptionValue(
+                "cell_features must be 1 (published), 4 (passage bits) or 6 (passage bits, start, "
+                f"goal), got {self.cell_features!r}",
+                "cell_features",
+                "must be one of 4, 6",
+            )
         heads, words = self.valid_heads, "must be at least 0, or all"
         if isinstance(heads, bool) or not isinstance(heads, Integral):
             raise _OptionType(f"valid_heads must be an int, got {heads!r}", "valid_heads", words)
         if not 0 <= heads <= self.n_heads:
-            raise _OptionValue(f"valid_heads must be from 0 to n_heads={self.n_heads}, got {heads}", "valid_heads",
-                               words if heads < 0 else f"at most the {self.n_heads} heads", of_shape=heads > 0)
+            raise _OptionValue(
+                f"valid_heads must be from 0 to n_heads={self.n_heads}, got {heads}",
+                "valid_heads",
+                words if heads < 0 else f"at most the {self.n_heads} heads",
+                of_shape=heads > 0,
+            )
         for name in ("kind", "norm", "head", "positions", "residual", "routing"):
             accepted, value = typing.get_args(_HINTS[name]), getattr(self, name)
             if value not in accepted:
                 words = " or ".join(repr(word) for word in accepted if word != "published")
-                raise _OptionValue(f"{name} must be {words}, got {value!r}", name,
-                                   f"must be one of {', '.join(accepted)}")
+                raise _OptionValue(
+                    f"{name} must be {words}, got {value!r}", name, f"must be one of {', '.join(accepted)}"
+                )
         if not isinstance(self.reinject, bool) and self.reinject != "published":
-            raise _OptionValue(f"reinject must be True or False, got {self.reinject!r}", "reinject",
-                               "must be one of published, on, off")
+            raise _OptionValue(
+                f"reinject must be True or False, got {self.reinject!r}",
+                "reinject",
+                "must be one of published, on, off",
+            )
         words = "must be a finite number above 0, or heads"
         number("route_scale", self.route_scale, flag_words=words)
         if self.route_scale <= 0:

@@ -15,8 +15,17 @@ from poh_ext.routing import SUM_TOLERANCE
 if TYPE_CHECKING:
     from poh_ext.models.base import Planner
 
-__all__ = ["INTERVENTIONS", "SETTLED", "check_override", "fused_passes", "kernel_serves", "overridden", "routers_of",
-           "routers_state", "settled"]
+__all__ = [
+    "INTERVENTIONS",
+    "SETTLED",
+    "check_override",
+    "fused_passes",
+    "kernel_serves",
+    "overridden",
+    "routers_of",
+    "routers_state",
+    "settled",
+]
 
 INTERVENTIONS = ("uniform", "shuffled")  # by name; a tensor of weights is the third kind
 SETTLED = 1e-3  # the `tolerance` of the programs: on all mazes tried the moves are those of 0
@@ -33,18 +42,40 @@ def settled(old: Tensor, new: Tensor, tolerance: float) -> Tensor:
 def kernel_serves(planner: Planner, x: Tensor, tolerance: float) -> bool:
     """Whether the passes of the planner's blocks can be run by `fused_passes`."""
     block = planner.blocks[0]
-    return (planner.valid_heads == block.attention.n_heads and planner.norm == "post" and has_passes(x)
-            and not (planner.training and block.dropout.p > 0) and (tolerance == 0 or len(planner.blocks) == 1))
+    return (
+        planner.valid_heads == block.attention.n_heads
+        and planner.norm == "post"
+        and has_passes(x)
+        and not (planner.training and block.dropout.p > 0)
+        and (tolerance == 0 or len(planner.blocks) == 1)
+    )
 
 
-def fused_passes(planner: Planner, x: Tensor, tokens: Tensor, neighbors: Tensor, step: int, after: Sequence[int],
-                 tolerance: float, routers: Routers | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def fused_passes(
+    planner: Planner,
+    x: Tensor,
+    tokens: Tensor,
+    neighbors: Tensor,
+    step: int,
+    after: Sequence[int],
+    tolerance: float,
+    routers: Routers | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """See ops.planner_inference."""
     block = planner.blocks[0]
     return neighbor_passes(
-        x, tokens, neighbors, [block.parameters_in_order() for block in planner.blocks], heads=planner.valid_heads,
-        d_ff=block.expand.out_features, step=step, after=after, inject=planner.reinject, eps=block.norm1.eps,
-        tolerance=tolerance, routers=routers,
+        x,
+        tokens,
+        neighbors,
+        [block.parameters_in_order() for block in planner.blocks],
+        heads=planner.valid_heads,
+        d_ff=block.expand.out_features,
+        step=step,
+        after=after,
+        inject=planner.reinject,
+        eps=block.norm1.eps,
+        tolerance=tolerance,
+        routers=routers,
     )
 
 
@@ -94,8 +125,10 @@ def overridden(how: str | Tensor, block: int, weights: Tensor, entropy: Tensor) 
         return even, torch.full_like(entropy, weights.shape[-1]).log()
     mazes, cells = weights.shape[0], weights.shape[1] if weights.dim() == 3 else 1
     if mazes * cells < 2:
-        raise ValueError("routing 'shuffled' takes the weights of another maze of the batch, which needs 2 or more "
-                         f"mazes, got {mazes}")
+        raise ValueError(
+            "routing 'shuffled' takes the weights of another maze of the batch, which needs 2 or more "
+            f"mazes, got {mazes}"
+        )
     # Half the maze away, as neighbouring cells have much in common: no cell keeps its own, in a batch of one either.
     shifts, dims = ((1,), (0,)) if weights.dim() == 2 else ((1, cells // 2), (0, 1))
     return weights.roll(shifts, dims), entropy.roll(shifts, dims)

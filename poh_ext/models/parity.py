@@ -77,8 +77,9 @@ def _candidates(shape: PlannerShape, mode: str, rule: str, scales):
                 yield PlannerShape(d_model, shape.n_heads, int(shape.d_ff * scale), shape.depth)
 
 
-def match_width(size, shape: PlannerShape, *, mode: str = "depth", rule: str = "scale", scales=SCALES,
-                limit: float = 1.1, **options) -> PlannerShape:
+def match_width(
+    size, shape: PlannerShape, *, mode: str = "depth", rule: str = "scale", scales=SCALES, limit: float = 1.1, **options
+) -> PlannerShape:
     """The shape of a PoHPlanner that has about as many parameters as the BaselinePlanner of `shape`.
 
     It is the first candidate whose parameters are at most `limit` times the baseline's.

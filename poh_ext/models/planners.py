@@ -66,8 +66,9 @@ class BaselinePlanner(Planner):
             x = block(x, None, neighbors)
         return settled(before, x, tolerance)
 
-    def _without_graph(self, x: Tensor, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int],
-                       tolerance: float) -> tuple[Tensor, list[Tensor]] | None:
+    def _without_graph(
+        self, x: Tensor, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int], tolerance: float
+    ) -> tuple[Tensor, list[Tensor]] | None:
         if not kernel_serves(self, x, tolerance):
             return None
         found = list(fused_passes(self, x, tokens, neighbors, step, after, tolerance)[0])
@@ -159,8 +160,9 @@ class PoHPlanner(Planner):
         new = refined if self.alpha is None else torch.lerp(x, refined, self.alpha)
         return _State(settled(x, new, tolerance), routers, held, state.entropies, state.weights)
 
-    def _without_graph(self, state: _State, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int],
-                       tolerance: float) -> tuple[_State, list[Tensor]] | None:
+    def _without_graph(
+        self, state: _State, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int], tolerance: float
+    ) -> tuple[_State, list[Tensor]] | None:
         published = self.alpha is not None or self.positions is not None
         if published or self.per_token or self._override is not None or not kernel_serves(self, state.cells, tolerance):
             return None

@@ -46,8 +46,14 @@ def save(path: str | Path, model: Planner, *, notes: dict[str, Any]) -> Path:
         raise ValueError(f"model must be a {' or '.join(CLASSES)}, got {name}")
     weights = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     height, width = model.size
-    record = {"version": VERSION, "planner": name, "size": height if height == width else [height, width],
-              "options": model.config.keywords(), "notes": notes, "sha256": _digest(weights)}
+    record = {
+        "version": VERSION,
+        "planner": name,
+        "size": height if height == width else [height, width],
+        "options": model.config.keywords(),
+        "notes": notes,
+        "sha256": _digest(weights),
+    }
     return write_atomically(path, require("safetensors.torch").save(weights, {KEY: json.dumps(record)}))
 
 

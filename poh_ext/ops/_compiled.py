@@ -36,7 +36,8 @@ class Twin:
         _LIBRARY.impl(name, lambda *args: op(*self._full(args, args[-1].tolist())), "CompositeExplicitAutograd")
         torch.library.register_fake(f"poh_ext::{name}", lambda *args: fake(*self._full(args, [0.0] * len(self.floats))))
         torch.library.register_autograd(
-            f"poh_ext::{name}", self._backward, setup_context=self._save if save is not None else None)
+            f"poh_ext::{name}", self._backward, setup_context=self._save if save is not None else None
+        )
         self.twin = getattr(torch.ops.poh_ext, name).default
 
     def __call__(self, *args):

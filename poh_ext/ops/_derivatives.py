@@ -30,8 +30,12 @@ def kernel_serves(device: torch.device, op: str | None = None) -> bool:
         return True
     if not _said:
         _said = True
-        warnings.warn("poh_ext: the PyTorch reference computes under torch.func and forward-mode differentiation, "
-                      "slower: the kernels have a backward pass only", RuntimeWarning, stacklevel=4)
+        warnings.warn(
+            "poh_ext: the PyTorch reference computes under torch.func and forward-mode differentiation, "
+            "slower: the kernels have a backward pass only",
+            RuntimeWarning,
+            stacklevel=4,
+        )
     return False
 
 

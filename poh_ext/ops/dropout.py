@@ -55,4 +55,5 @@ if has_kernel(torch.device("cpu")):
         _, *ctx.options = inputs
 
     torch.library.register_autograd(
-        "poh_ext::dropout", lambda ctx, grad: (_op(grad, *ctx.options), None, None), setup_context=_save)
+        "poh_ext::dropout", lambda ctx, grad: (_op(grad, *ctx.options), None, None), setup_context=_save
+    )

@@ -35,7 +35,8 @@ def horizon_ce(
     tensors = (logits, targets, rows, valid, candidates, horizon_weights, class_weight)
     if not kernel_serves(logits.device):
         return reference.horizon_ce(
-            *tensors, horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, metrics)
+            *tensors, horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, metrics
+        )
     options = (horizons, label_smoothing, ignore_index, REDUCTIONS[reduction], z_loss, softcap, metrics)
     if torch.compiler.is_compiling():
         loss, _, _, measured = _compiled(*tensors, *options)

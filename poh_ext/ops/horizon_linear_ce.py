@@ -17,6 +17,7 @@ from poh_ext.reference.horizon_ce import accumulate_dtype
 
 __all__ = ["horizon_linear_ce"]
 
+
 def horizon_linear_ce(hidden, weight, bias, targets, rows, valid, candidates, horizon_weights, class_weight,
                       horizons, label_smoothing, ignore_index, reduction, z_loss, softcap, metrics):  # fmt: skip
     """Arguments and results as in reference.horizon_linear_ce.horizon_linear_ce."""

@@ -40,9 +40,21 @@ class Routers(NamedTuple):
     temperature: float
 
 
-def neighbor_passes(x: Tensor, tokens: Tensor, neighbors: Tensor, blocks: list[list[Tensor]], *, heads: int, d_ff: int,
-                    step: int, after: Sequence[int], inject: bool, eps: float, tolerance: float = 0.0,
-                    routers: Routers | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def neighbor_passes(
+    x: Tensor,
+    tokens: Tensor,
+    neighbors: Tensor,
+    blocks: list[list[Tensor]],
+    *,
+    heads: int,
+    d_ff: int,
+    step: int,
+    after: Sequence[int],
+    inject: bool,
+    eps: float,
+    tolerance: float = 0.0,
+    routers: Routers | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The states after several numbers of passes over the blocks, of one run that `step` passes were made of before.
 
     Args:
@@ -61,10 +73,22 @@ def neighbor_passes(x: Tensor, tokens: Tensor, neighbors: Tensor, blocks: list[l
     weights = _rows(blocks)
     scale = x.new_ones(len(blocks), heads) if routers is None else routers.scale.detach().to(weights.dtype)
     return torch.ops.poh_ext.neighbor_passes(
-        x, tokens, neighbors, torch.cat([weights, scale], dim=1), heads, d_ff, step, after[-1] - step,
-        torch.tensor(after, device="cpu"), inject, eps, tolerance,
-        None if routers is None else _rows(routers.parameters), None if routers is None else routers.state,
-        1 if routers is None else routers.T, 1.0 if routers is None else routers.temperature,
+        x,
+        tokens,
+        neighbors,
+        torch.cat([weights, scale], dim=1),
+        heads,
+        d_ff,
+        step,
+        after[-1] - step,
+        torch.tensor(after, device="cpu"),
+        inject,
+        eps,
+        tolerance,
+        None if routers is None else _rows(routers.parameters),
+        None if routers is None else routers.state,
+        1 if routers is None else routers.T,
+        1.0 if routers is None else routers.temperature,
     )
 
 
@@ -75,10 +99,29 @@ def _rows(parameters: list[list[Tensor]]) -> Tensor:
 if has_kernel(torch.device("cpu")):
 
     @torch.library.register_fake("poh_ext::neighbor_passes")
-    def _(x, tokens, candidates, weights, heads, d_ff, step, passes, after, inject, eps, tolerance, routers,
-          router_state, slow_period, temperature):
+    def _(
+        x,
+        tokens,
+        candidates,
+        weights,
+        heads,
+        d_ff,
+        step,
+        passes,
+        after,
+        inject,
+        eps,
+        tolerance,
+        routers,
+        router_state,
+        slow_period,
+        temperature,
+    ):
         out = x.new_empty(after.shape[0], *x.shape)
         if routers is None:
             return out, x.new_empty(0), x.new_empty(0)
-        return (out, torch.empty_like(router_state, memory_format=torch.contiguous_format),
-                x.new_empty(passes, weights.shape[0], x.shape[0], heads))
+        return (
+            out,
+            torch.empty_like(router_state, memory_format=torch.contiguous_format),
+            x.new_empty(passes, weights.shape[0], x.shape[0], heads),
+        )

@@ -22,11 +22,20 @@ from poh_ext.report.statistics import (
 from poh_ext.report.tables import Table
 from poh_ext.results import Results, Row, label
 
-__all__ = ["Effect", "ablation_effects", "ablation_table", "holm", "interventions_table", "routing_effects",
-           "routing_verdicts"]
+__all__ = [
+    "Effect",
+    "ablation_effects",
+    "ablation_table",
+    "holm",
+    "interventions_table",
+    "routing_effects",
+    "routing_verdicts",
+]
 
-CORRECTED = ("comparisons: p is McNemar's exact test after Holm's correction for all of them, and a verdict needs both "
-             "it and the interval, which covers seeds too.")
+CORRECTED = (
+    "comparisons: p is McNemar's exact test after Holm's correction for all of them, and a verdict needs both "
+    "it and the interval, which covers seeds too."
+)
 # Of the interventions: name in the record, name for the reader, what it is, what it is to show.
 OTHER_WEIGHTS = (
     ("uniform", "uniform weights", "every head has 1 / heads in every pass and block", "does what was learned matter?"),
@@ -126,8 +135,10 @@ def ablation_table(results: Results) -> Table | None:
              e.least_p(), e.verdict()] for e in effects]  # fmt: skip
     header = ["size", "planner", "change", *(h for m in MEASURES for h in (f"{m} %", f"{m}: points [95 % CI]")),
               "least p (Holm)", "verdict"]  # fmt: skip
-    note = ("Points: changed minus as chosen, on the same mazes and seeds; negative means that the change hurts. "
-            f"{len(effects) * len(MEASURES)} {CORRECTED}")
+    note = (
+        "Points: changed minus as chosen, on the same mazes and seeds; negative means that the change hurts. "
+        f"{len(effects) * len(MEASURES)} {CORRECTED}"
+    )
     return Table("Each planner with one feature changed", header, rows, 3, [note], title="One feature at a time")
 
 
@@ -136,6 +147,7 @@ def ablation_table(results: Results) -> Table | None:
 
 def _study(results: Results) -> Results:
     """The outcomes of the interventions as rows "poh" and "poh/uniform", so that they are compared like models."""
+
     def rows() -> Iterator[Row]:
         for record in results.routing:
             for name, outcome in record.get("interventions", {}).items():

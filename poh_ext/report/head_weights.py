@@ -32,8 +32,9 @@ def _name(record: dict) -> str:
     return label(record["model"], True, record["scale"])
 
 
-def _block_panels(found: list[tuple[str, dict, int]], width: float, height: float, single: float
-                  ) -> tuple[Figure, list, list[tuple[Any, dict, int]]]:
+def _block_panels(
+    found: list[tuple[str, dict, int]], width: float, height: float, single: float
+) -> tuple[Figure, list, list[tuple[Any, dict, int]]]:
     """A figure of a line of panels for each (name, record, depth), a panel for each block.
 
     Returns the figure, all its axes, and (axis, record, block from 0) of each panel. Panels are of that size in inches,

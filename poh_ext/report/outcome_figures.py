@@ -49,15 +49,31 @@ def outcome_bars(results: Results) -> Figure | None:
             if not p.n:
                 continue
             color, _, _, hatch = style_of(model, [k[1] for k in groups])
-            axis.barh(place, p.percent, height=0.62, facecolor=color if trained else "white", hatch=hatch,
-                      edgecolor="black" if trained else color, linewidth=1.0, alpha=0.85 if trained else 1.0)
-            axis.errorbar(p.percent, place, xerr=whiskers([p.percent], [p.interval]), color="black", capsize=4,
-                          linewidth=1.4)
-            axis.text(max(p.percent, p.interval[1]) + 0.015 * top, place, f"{p.percent:.1f}", va="center", fontsize=9,
-                      bbox=blank)
+            axis.barh(
+                place,
+                p.percent,
+                height=0.62,
+                facecolor=color if trained else "white",
+                hatch=hatch,
+                edgecolor="black" if trained else color,
+                linewidth=1.0,
+                alpha=0.85 if trained else 1.0,
+            )
+            axis.errorbar(
+                p.percent, place, xerr=whiskers([p.percent], [p.interval]), color="black", capsize=4, linewidth=1.4
+            )
+            axis.text(
+                max(p.percent, p.interval[1]) + 0.015 * top,
+                place,
+                f"{p.percent:.1f}",
+                va="center",
+                fontsize=9,
+                bbox=blank,
+            )
             if model == "random":
-                handles["the random policy's share"] = axis.axvline(p.percent, color="#444444", linestyle=":",
-                                                                    linewidth=1.3, zorder=0)
+                handles["the random policy's share"] = axis.axvline(
+                    p.percent, color="#444444", linestyle=":", linewidth=1.3, zorder=0
+                )
         for place, (above, below) in enumerate(itertools.pairwise(groups)):
             if above[0] != below[0]:  # another size
                 axis.axhline(place + 0.5, color="#999999", linewidth=0.8)
@@ -87,8 +103,10 @@ def accuracy_by_length(results: Results, bins: int = 6) -> Figure | None:
     if not len(used):
         return None
     edges = _bin_edges(used, max(1, min(bins, len(used) // MAZES_PER_BIN)))
-    names = [(f"{low}" if high - low == 1 else f"{low}-{high - 1}") + f"\nn = {count:,}"
-             for (low, high), count in zip(itertools.pairwise(edges), np.histogram(used, edges)[0], strict=True)]
+    names = [
+        (f"{low}" if high - low == 1 else f"{low}-{high - 1}") + f"\nn = {count:,}"
+        for (low, high), count in zip(itertools.pairwise(edges), np.histogram(used, edges)[0], strict=True)
+    ]
     figure = new_figure(11, 0.6 + 4.0 * len(scales))
     axes = figure.subplots(len(scales), 2, squeeze=False, sharey="row")
     handles = {}
@@ -108,8 +126,12 @@ def accuracy_by_length(results: Results, bins: int = 6) -> Figure | None:
                 handles.setdefault(label(model, trained), bars)
                 top = max([top, *(high for _, high in intervals)])
             axis.set_xticks(range(len(names)), names)
-            axis.set(xlim=(-0.5, len(names) - 0.5), title=scale, xlabel="cells on the shortest path",
-                     ylabel=f"{measure} (% of test mazes)")
+            axis.set(
+                xlim=(-0.5, len(names) - 0.5),
+                title=scale,
+                xlabel="cells on the shortest path",
+                ylabel=f"{measure} (% of test mazes)",
+            )
             axis.tick_params(labelleft=True)
             axis.grid(alpha=0.3)
         percent_axis(line_of_axes[0], top)
@@ -179,8 +201,10 @@ def scaling_panels(results: Results) -> Figure | None:
 def _outcomes(axis, results, groups, found, measure, handles) -> float:
     """Draw one panel of shares. Returns its highest interval."""
     top = 0.0
-    looks = {True: {"linewidth": 1.8, "markersize": 7, "elinewidth": 1.2, "zorder": 4},
-             False: {"linewidth": 0.8, "markersize": 5, "elinewidth": 0.6, "markerfacecolor": "white", "zorder": 3}}
+    looks = {
+        True: {"linewidth": 1.8, "markersize": 7, "elinewidth": 1.2, "zorder": 4},
+        False: {"linewidth": 0.8, "markersize": 5, "elinewidth": 0.6, "markerfacecolor": "white", "zorder": 3},
+    }
     for trained, look in looks.items():
         for model in dict.fromkeys(m for _, m, t in groups if m not in CONTROLS and t == trained):
             own = (groups[key] for scale in found if (key := (scale, model, trained)) in groups)

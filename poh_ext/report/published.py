@@ -61,16 +61,31 @@ def published_table() -> Table:
     for model, counts in PUBLISHED.items():
         shares = {m: estimate({0: [i < count for i in range(PUBLISHED_MAZES)]})
                   for m, count in zip(MEASURES, counts, strict=True)}  # fmt: skip
-        rows.append([model, *(shares[m].text(digits=2) for m in MEASURES),
-                     *(f"{deviations(control, m, shares[m].percent):+.1f}" for m, control in columns)])
+        rows.append(
+            [
+                model,
+                *(shares[m].text(digits=2) for m in MEASURES),
+                *(f"{deviations(control, m, shares[m].percent):+.1f}" for m, control in columns),
+            ]
+        )
     for control, scores in CONTROLS_AS_PUBLISHED.items():
-        rows.append([f"{label(control)}, {CONTROL_SETS} test sets",
-                     *("{:.1f} +/- {:.1f}".format(*scores[m]) for m in MEASURES), *[""] * len(columns)])
-    note = (f"Intervals: Wilson, of {PUBLISHED_MAZES} mazes. SDs: standard deviations between test sets of a control. "
-            "Kept of the published procedure: scores clamped to +/- 20 before the softmax, no label smoothing of moves "
-            "that --validity-mask restricts, a learning rate of 0 at the first step, the loss averaged position by "
-            "position, optimal counted in cells. Not kept: the routing entropy is added to the loss with its weight, "
-            "not averaged into it as one more term.")
-    header = ["published", *(f"{m} % [95 % CI]" for m in MEASURES),
-              *(f"{m}: SDs from {label(control)}" for m, control in columns)]
+        rows.append(
+            [
+                f"{label(control)}, {CONTROL_SETS} test sets",
+                *("{:.1f} +/- {:.1f}".format(*scores[m]) for m in MEASURES),
+                *[""] * len(columns),
+            ]
+        )
+    note = (
+        f"Intervals: Wilson, of {PUBLISHED_MAZES} mazes. SDs: standard deviations between test sets of a control. "
+        "Kept of the published procedure: scores clamped to +/- 20 before the softmax, no label smoothing of moves "
+        "that --validity-mask restricts, a learning rate of 0 at the first step, the loss averaged position by "
+        "position, optimal counted in cells. Not kept: the routing entropy is added to the loss with its weight, "
+        "not averaged into it as one more term."
+    )
+    header = [
+        "published",
+        *(f"{m} % [95 % CI]" for m in MEASURES),
+        *(f"{m}: SDs from {label(control)}" for m, control in columns),
+    ]
     return Table("As published", header, rows, 1, [note])

@@ -163,8 +163,13 @@ def write_report(results: Results, folder: str | os.PathLike, mazes: MazeSample 
         if name in drawn or name in (REPORT_MD, INDEX_HTML) or (name not in FIGURES and (folder / name).is_file())
     }
     context = _context(results, drawn, files)
-    return [*(write_atomically(folder / name, render(template, **context).encode())
-              for name, template in ((INDEX_HTML, "report.html.j2"), (REPORT_MD, "report.md.j2"))), *written]
+    return [
+        *(
+            write_atomically(folder / name, render(template, **context).encode())
+            for name, template in ((INDEX_HTML, "report.html.j2"), (REPORT_MD, "report.md.j2"))
+        ),
+        *written,
+    ]
 
 
 def _context(results: Results, drawn: dict[str, _Drawn], files: dict[str, str]) -> dict[str, Any]:

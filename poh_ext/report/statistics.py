@@ -17,8 +17,22 @@ import numpy as np
 from poh_ext._optional import require
 from poh_ext.results import CONTROLS, Results, Row, label
 
-__all__ = ["Comparison", "Proportion", "beats_chance", "chance_rows", "compare", "estimate", "estimate_rows",
-           "group_rows", "mazes_needed", "mcnemar", "seeds_needed", "sizes", "span", "unchanged"]
+__all__ = [
+    "Comparison",
+    "Proportion",
+    "beats_chance",
+    "chance_rows",
+    "compare",
+    "estimate",
+    "estimate_rows",
+    "group_rows",
+    "mazes_needed",
+    "mcnemar",
+    "seeds_needed",
+    "sizes",
+    "span",
+    "unchanged",
+]
 
 LEVEL = 0.95
 POWER = 0.80  # of the tests that sample sizes are told for
@@ -86,7 +100,8 @@ class Proportion:
         return _hull(self.wilson, self.t)
 
     def text(self, digits: int = 1, short: bool = False) -> str:
-        """"57.9 [45.0-69.8]", with so many digits of the percentage; "-" of no maze. `short` writes 100 for 100.0."""
+        """ "57.9 [45.0-69.8]", with so many digits of the percentage; "-" of no maze. `short` writes 100 for 100.0."""
+
         def number(value: float, digits: int = 1) -> str:
             return "100" if short and value == 100 else f"{value:.{digits}f}"
 
@@ -129,7 +144,7 @@ class Comparison:
         return self.p_value < 1 - LEVEL and (low > 0 or high < 0)
 
     def points(self, unit: str = " points") -> str:
-        """"+5.2 points [+2.1, +8.4]"."""
+        """ "+5.2 points [+2.1, +8.4]"."""
         return f"{self.difference:+.1f}{unit} {span(self.interval)}"
 
     def sentence(self) -> str:

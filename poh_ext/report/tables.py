@@ -38,8 +38,10 @@ COLUMNS = (
     ("eval mazes/s", ("eval", "maze/s")),
 )
 NONE = "-"
-EXACT_NOTE = ("reached and optimal: of a rollout that prefers cells it has not visited, and so cannot turn back in a "
-              "corridor. exact: the best move of each cell alone, without that memory, is a shortest path.")
+EXACT_NOTE = (
+    "reached and optimal: of a rollout that prefers cells it has not visited, and so cannot turn back in a "
+    "corridor. exact: the best move of each cell alone, without that memory, is a shortest path."
+)
 SOLVERS, PUBLISHED_SHAPES = ("looped_solver", "poh_solver"), ("baseline", "poh")
 
 
@@ -131,8 +133,10 @@ def _explain(results: Results) -> list[str]:
     if len(seeds) == 1:
         return [f"{mazes[0]:,} test mazes of seed {seeds[0]}. Intervals: Wilson, over mazes.", *exact]
     n = f"{mazes[0]:,}" if len(set(mazes)) == 1 else f"{min(mazes):,} to {max(mazes):,}"
-    text = (f"{len(seeds)} seeds, {n} test mazes each; times and rates: means over seeds. Intervals: t over seeds, "
-            "widened where Wilson's over all mazes is wider (random and beeline policy: Wilson's).")
+    text = (
+        f"{len(seeds)} seeds, {n} test mazes each; times and rates: means over seeds. Intervals: t over seeds, "
+        "widened where Wilson's over all mazes is wider (random and beeline policy: Wilson's)."
+    )
     if len(seeds) < 5:
         text += f" A t interval of {len(seeds)} seeds is wide for want of seeds; 5 or more narrow it."
     shares = {len(rows) for rows in group_rows(results).values()}
@@ -157,10 +161,12 @@ def _why_solvers_solve(results: Results) -> list[str]:
     do, does = "s" * (len(solvers) == 1), "es" * (len(others) == 1)
     these, those = (" and ".join(f"{label(name)} ({exact[name]:.1f} % exact)" for name in names)
                     for names in (solvers, others))  # fmt: skip
-    return [f"Why {these} solve{do} mazes and {those} do{does} not: a solver runs one "
-            f"layer up to {passes} times, its heads see only a cell and its passable neighbours, and every cell's move "
-            "is trained, so that news of the goal travels along the corridors cell by cell; the published shape looks "
-            "at all cells at once in a few passes, and learns from the cells of the path alone (docs/solve.md)."]
+    return [
+        f"Why {these} solve{do} mazes and {those} do{does} not: a solver runs one "
+        f"layer up to {passes} times, its heads see only a cell and its passable neighbours, and every cell's move "
+        "is trained, so that news of the goal travels along the corridors cell by cell; the published shape looks "
+        "at all cells at once in a few passes, and learns from the cells of the path alone (docs/solve.md)."
+    ]
 
 
 def _mean(values: Iterable[float | None]) -> str:

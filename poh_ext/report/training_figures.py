@@ -73,8 +73,11 @@ def accuracy_curves(results: Results) -> Figure | None:
     Each seed is a thin line. Their mean is a thick line, at the mean of their seconds. A single seed is a thick line
     with Wilson's 95 % interval as a band.
     """
-    groups = {key: found for key, rows in unchanged(group_rows(results)).items()
-              if (found := [row for row in rows if row.validation])}
+    groups = {
+        key: found
+        for key, rows in unchanged(group_rows(results)).items()
+        if (found := [row for row in rows if row.validation])
+    }
     if not groups:
         return None
     points = [point for rows in groups.values() for row in rows for point in row.validation]
@@ -101,8 +104,10 @@ def accuracy_curves(results: Results) -> Figure | None:
         percent_axis(line_of_axes[0], highest)
     mazes = sorted({point["mazes"] for point in points})
     said = f"{mazes[0]:,}" if len(mazes) == 1 else f"{mazes[0]:,} to {mazes[-1]:,}"
-    figure.suptitle(f"Accuracy over training time on {said} validation mazes ("
-                    + (f"thin: {seeds} seeds; thick: their mean)" if seeds > 1 else "band: 95 % interval)"))
+    figure.suptitle(
+        f"Accuracy over training time on {said} validation mazes ("
+        + (f"thin: {seeds} seeds; thick: their mean)" if seeds > 1 else "band: 95 % interval)")
+    )
     legend(figure, handles)
     return figure
 
@@ -113,12 +118,18 @@ def _draw(axis, rows: list[Row], measure: str, per: float, style: Style):
     if len(rows) == 1:
         shares = [_share(point, measure) for point in rows[0].validation]
         at = [x for x, _ in curves[0].values()]
-        axis.fill_between(at, *zip(*(share.wilson for share in shares), strict=True), color=style.color, alpha=0.15,
-                          linewidth=0)
+        axis.fill_between(
+            at, *zip(*(share.wilson for share in shares), strict=True), color=style.color, alpha=0.15, linewidth=0
+        )
     else:
         for curve in curves:
-            axis.plot(*zip(*curve.values(), strict=True), color=style.color, linestyle=style.linestyle,
-                      linewidth=0.7, alpha=0.45)
+            axis.plot(
+                *zip(*curve.values(), strict=True),
+                color=style.color,
+                linestyle=style.linestyle,
+                linewidth=0.7,
+                alpha=0.45,
+            )
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))  # a mean of fewer seeds would jump
     mean = np.array([[curve[step] for curve in curves] for step in steps]).reshape(len(steps), len(curves), 2).mean(1)
     drawn, = axis.plot(mean[:, 0], mean[:, 1], **style.line(), linewidth=1.8, markersize=4.5,
@@ -140,13 +151,24 @@ def accuracy_table(results: Results) -> Table | None:
                       f"{100 * best[solved]:.1f} (step {best['step']:,})", _share(last, solved).text(),
                       f"{last['step']:,}", _seconds(last["seconds"])])  # fmt: skip
     share = f"{100 * SOLVED:g} %"
-    header = ["model", "seed", "validation mazes", f"{solved} >= {share} from step", "from second", f"best {solved} %",
-              f"last {solved} % [95 % CI]", "last step", "last second"]
+    header = [
+        "model",
+        "seed",
+        "validation mazes",
+        f"{solved} >= {share} from step",
+        "from second",
+        f"best {solved} %",
+        f"last {solved} % [95 % CI]",
+        "last step",
+        "last second",
+    ]
     few = min(row.validation[-1]["mazes"] for _, row in rows)
-    note = ("Validation mazes are neither test nor training mazes, and are solved as the test mazes are. From step and "
-            f"second: the first validation from which on, to the last, {share} of them or more are {solved} (-: "
-            "never). Seconds are those of the training alone, without the validation. Intervals: Wilson, over "
-            "mazes.")
+    note = (
+        "Validation mazes are neither test nor training mazes, and are solved as the test mazes are. From step and "
+        f"second: the first validation from which on, to the last, {share} of them or more are {solved} (-: "
+        "never). Seconds are those of the training alone, without the validation. Intervals: Wilson, over "
+        "mazes."
+    )
     if few * (1 - SOLVED) < 1:
         note += f" Of {few:,} mazes, {share} means all."
     return Table("Validation while training", header, lines, 1, [note], title="Accuracy over training time")
@@ -241,8 +263,14 @@ def _window(rows: list[Row]) -> int:
 def _curve(axis, row: Row, values: np.ndarray, style: Style, turn: int, turns: int):
     """Draw a line over the logged steps, with markers moved by its turn, so that those of lines side by side show."""
     every = max(1, len(row.curve) // 8)
-    return axis.plot([point["step"] for point in row.curve], values, **style.line(), markersize=4.5, linewidth=1.6,
-                     markevery=(every * turn // turns, every))[0]
+    return axis.plot(
+        [point["step"] for point in row.curve],
+        values,
+        **style.line(),
+        markersize=4.5,
+        linewidth=1.6,
+        markevery=(every * turn // turns, every),
+    )[0]
 
 
 def _step_axis(axis, rows: list[Row]) -> None:

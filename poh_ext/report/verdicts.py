@@ -15,8 +15,12 @@ CLAIMS = (
     ("PoH > looped baseline", "poh", "looped_baseline"),
 )
 # Which question the comparison answers, where the names of the models do not say it.
-LEADS = {"baseline": "", "looped_baseline": "equal passes: ", "poh_shallow": "depth > width? ",
-         "poh_token": "routing per maze or per cell: "}
+LEADS = {
+    "baseline": "",
+    "looped_baseline": "equal passes: ",
+    "poh_shallow": "depth > width? ",
+    "poh_token": "routing per maze or per cell: ",
+}
 
 
 def claims(results: Results) -> list[str]:

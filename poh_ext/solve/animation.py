@@ -30,8 +30,8 @@ __all__ = ["animate", "leads_to_goal", "passes_shown", "save_gif"]
 PIXELS = 480
 FORMING, WALKING = 72, 20  # frames
 FORMING_MS, WALKING_MS, PAUSE_MS, END_MS = 80, 60, 700, 3000  # how long a frame stays
-NEAR, MIDDLE, FAR = (0xfb, 0xe9, 0xa0), (0x6b, 0xc4, 0xb4), (0x2b, 0x7b, 0xb4)
-UNKNOWN = (0xf1, 0xf1, 0xf1)
+NEAR, MIDDLE, FAR = (0xFB, 0xE9, 0xA0), (0x6B, 0xC4, 0xB4), (0x2B, 0x7B, 0xB4)
+UNKNOWN = (0xF1, 0xF1, 0xF1)
 SHADES = 60  # of a distance
 
 
@@ -54,8 +54,9 @@ def leads_to_goal(scores: Tensor, task: MazeTasks) -> Tensor:
     return then == task.goal[:, None]
 
 
-def animate(task: MazeTasks, after: Sequence[int], scores: Sequence[Tensor], rollout: Rollout,
-            ) -> Iterator[tuple[Image, int]]:
+def animate(
+    task: MazeTasks, after: Sequence[int], scores: Sequence[Tensor], rollout: Rollout
+) -> Iterator[tuple[Image, int]]:
     """The frames, and the milliseconds that each is shown.
 
     Args:
@@ -117,5 +118,9 @@ def save_gif(path: str | Path, frames: Iterator[tuple[Image, int]]) -> Path:
     colours = require("PIL.Image").new("P", (1, 1))
     colours.putpalette(_palette().tobytes())
     drawn, stays = zip(*((frame.quantize(palette=colours, dither=0), ms) for frame, ms in frames), strict=True)
-    return write_atomically(path, lambda file: drawn[0].save(
-        file, format="GIF", save_all=True, append_images=drawn[1:], duration=list(stays), loop=0, optimize=False))
+    return write_atomically(
+        path,
+        lambda file: drawn[0].save(
+            file, format="GIF", save_all=True, append_images=drawn[1:], duration=list(stays), loop=0, optimize=False
+        ),
+    )

@@ -59,8 +59,9 @@ def _main(arguments: Sequence[str]) -> int:
     name, command, about = "", _demo, __doc__
     if list(arguments[:1]) == ["evaluate"]:
         name, command, about = "evaluate", _evaluate, EVALUATE
-    parser = Parser(prog=f"{PROGRAM} {name}".strip(), description=about,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog=f"{PROGRAM} {name}".strip(), description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     try:
         return command(parser, arguments[1:] if name else arguments)
     except (ValueError, FileNotFoundError, MissingPackage) as error:
@@ -70,13 +71,21 @@ def _main(arguments: Sequence[str]) -> int:
 
 def _add_planner(parser: Parser) -> None:
     """The options of both commands."""
-    parser.add_argument("--tolerance", type=_not_negative, default=SETTLED, metavar="T",
-                        help="largest change of a state that counts as none; a cell that changes by no more rests "
-                        "until a neighbour changes, which saves time in large mazes. 0: compute every cell in every "
-                        f"pass (default: {SETTLED:g})")
-    parser.add_argument("--weights", default="baseline", metavar="baseline|poh|FILE",
-                        help="the planner: one of the package, or a file written by --save-weights of a benchmark "
-                        "(default: baseline)")
+    parser.add_argument(
+        "--tolerance",
+        type=_not_negative,
+        default=SETTLED,
+        metavar="T",
+        help="largest change of a state that counts as none; a cell that changes by no more rests "
+        "until a neighbour changes, which saves time in large mazes. 0: compute every cell in every "
+        f"pass (default: {SETTLED:g})",
+    )
+    parser.add_argument(
+        "--weights",
+        default="baseline",
+        metavar="baseline|poh|FILE",
+        help="the planner: one of the package, or a file written by --save-weights of a benchmark (default: baseline)",
+    )
 
 
 def _not_negative(text: str) -> float:
@@ -90,6 +99,7 @@ def _at_least(least: int) -> Callable[[str], int]:
         if (value := int(text)) < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, got {value}")
         return value
+
     return integer
 
 
@@ -99,12 +109,16 @@ def _at_least(least: int) -> Callable[[str], int]:
 def _demo(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--size", type=_at_least(2), default=30, help="side of the maze in cells (default: 30)")
     parser.add_argument("--seed", type=_at_least(0), default=1, help="seed of the maze (default: 1)")
-    parser.add_argument("--algorithm", choices=GENERATORS, default="dfs",
-                        help="generator of the maze; training used dfs (default: dfs)")
+    parser.add_argument(
+        "--algorithm", choices=GENERATORS, default="dfs", help="generator of the maze; training used dfs (default: dfs)"
+    )
     parser.add_output("--png", suffix=".png", help="draw the maze, its shortest path and the planner's path")
     parser.add_output("--gif", suffix=".gif", help="animate the policy over the passes, then the walk")
-    parser.add_argument("--passes", type=_at_least(1),
-                        help="passes of the planner; each carries information by one cell (default: as many as cells)")
+    parser.add_argument(
+        "--passes",
+        type=_at_least(1),
+        help="passes of the planner; each carries information by one cell (default: as many as cells)",
+    )
     _add_planner(parser)
     options = parser.parse_args(arguments)
     if options.png or options.gif:
@@ -124,12 +138,16 @@ def _demo(parser: Parser, arguments: Sequence[str]) -> int:
     moves, shortest = int(rollout.steps[0]), int(task.length[0]) - 1
     reached = bool(rollout.reached[0])
     exact = bool(solved_exactly(scores[-1], task)[0])
-    print(f"{options.size}x{options.size} {options.algorithm} maze, seed {options.seed}, corner to corner: "
-          f"the shortest path has {shortest} moves")
-    print(f"{recipe.planner} ({sum(p.numel() for p in model.parameters()):,} parameters, trained on mazes of "
-          f"{recipe.sizes[0]}x{recipe.sizes[0]} to {recipe.sizes[1]}x{recipe.sizes[1]}), {passes} passes in "
-          f"{seconds:.1f} s: {'reached' if reached else 'not reached'} in {moves} moves, "
-          f"{'exactly' if exact else 'not'} a shortest path")
+    print(
+        f"{options.size}x{options.size} {options.algorithm} maze, seed {options.seed}, corner to corner: "
+        f"the shortest path has {shortest} moves"
+    )
+    print(
+        f"{recipe.planner} ({sum(p.numel() for p in model.parameters()):,} parameters, trained on mazes of "
+        f"{recipe.sizes[0]}x{recipe.sizes[0]} to {recipe.sizes[1]}x{recipe.sizes[1]}), {passes} passes in "
+        f"{seconds:.1f} s: {'reached' if reached else 'not reached'} in {moves} moves, "
+        f"{'exactly' if exact else 'not'} a shortest path"
+    )
     if options.png:
         print(f"wrote {save_png(maze_picture(task, rollout.path[0]), options.png)}")
     if options.gif:
@@ -151,16 +169,39 @@ def _corner_to_corner(size: int, algorithm: str, seed: int) -> MazeTasks:
 
 
 def _evaluate(parser: Parser, arguments: Sequence[str]) -> int:
-    parser.add_argument("--mazes", type=_maze_set, nargs="+", default=list(DEFAULT_SETS), metavar="SIZE:PATH:COUNT",
-                        help="sets of test mazes: side, fewest cells on the shortest path, number of mazes "
-                        f"(default: {' '.join(map(str, DEFAULT_SETS))})")
-    parser.add_argument("--passes", type=float, nargs="+", default=[1.0, 1.5, 2.0, 5.0], metavar="F",
-                        help="passes for each move of a maze's shortest path (default: 1 1.5 2 5)")
-    parser.add_argument("--algorithm", choices=GENERATORS, nargs="+", default=["dfs"],
-                        help="one or more generators; each makes every set (default: dfs)")
-    parser.add_argument("--start", choices=STARTS, nargs="+", default=["any"],
-                        help="one or more kinds of cell to start from. "
-                        + "; ".join(f"{k}: {v}" for k, v in STARTS.items()) + " (default: any)")
+    parser.add_argument(
+        "--mazes",
+        type=_maze_set,
+        nargs="+",
+        default=list(DEFAULT_SETS),
+        metavar="SIZE:PATH:COUNT",
+        help="sets of test mazes: side, fewest cells on the shortest path, number of mazes "
+        f"(default: {' '.join(map(str, DEFAULT_SETS))})",
+    )
+    parser.add_argument(
+        "--passes",
+        type=float,
+        nargs="+",
+        default=[1.0, 1.5, 2.0, 5.0],
+        metavar="F",
+        help="passes for each move of a maze's shortest path (default: 1 1.5 2 5)",
+    )
+    parser.add_argument(
+        "--algorithm",
+        choices=GENERATORS,
+        nargs="+",
+        default=["dfs"],
+        help="one or more generators; each makes every set (default: dfs)",
+    )
+    parser.add_argument(
+        "--start",
+        choices=STARTS,
+        nargs="+",
+        default=["any"],
+        help="one or more kinds of cell to start from. "
+        + "; ".join(f"{k}: {v}" for k, v in STARTS.items())
+        + " (default: any)",
+    )
     parser.add_output("--json", help="write the outcome on every maze, after each set")
     parser.add_output("--plot", suffix=".png", help="draw the shares over passes, with 95 %% bands (PNG)")
     _add_planner(parser)
@@ -175,8 +216,16 @@ def _evaluate(parser: Parser, arguments: Sequence[str]) -> int:
     algorithms, starts = list(dict.fromkeys(options.algorithm)), list(dict.fromkeys(options.start))
     count = len(options.mazes) * len(algorithms) * len(starts)
     about = {"weights": options.weights, "notes": notes, "tolerance": options.tolerance}
-    measured = measure(model, recipe, options.mazes, factors, algorithms=algorithms, starts=starts,
-                       tolerance=options.tolerance, watch=_watched)
+    measured = measure(
+        model,
+        recipe,
+        options.mazes,
+        factors,
+        algorithms=algorithms,
+        starts=starts,
+        tolerance=options.tolerance,
+        watch=_watched,
+    )
 
     def kept() -> Iterator[Outcome]:
         """Yield the outcomes, and write each to the JSON file as soon as it is known."""

@@ -26,8 +26,16 @@ from poh_ext.solve.pretrained import Recipe
 from poh_ext.tasks import MazeTasks, sample_tasks
 from poh_ext.training.targets import passes_to_know_paths
 
-__all__ = ["DEFAULT_SETS", "MazeSet", "Outcome", "exact_over_passes", "measure", "passes_given", "save_json",
-           "seen_in_training"]
+__all__ = [
+    "DEFAULT_SETS",
+    "MazeSet",
+    "Outcome",
+    "exact_over_passes",
+    "measure",
+    "passes_given",
+    "save_json",
+    "seen_in_training",
+]
 
 CELLS_AT_ONCE = 16_384  # of a batch: large enough for the threads, small enough for a cache
 STATES_AT_ONCE = 3_000_000  # of cells, kept until a batch is done: some 600 MB
@@ -43,8 +51,14 @@ def _check_factors(factors: Sequence[float]) -> list[float]:
 
 
 @torch.no_grad()
-def exact_over_passes(model: torch.nn.Module, tasks: MazeTasks, factors: Sequence[float], *,
-                      tolerance: float = 0.0, done: Callable[[int], None] = lambda count: None) -> Tensor:
+def exact_over_passes(
+    model: torch.nn.Module,
+    tasks: MazeTasks,
+    factors: Sequence[float],
+    *,
+    tolerance: float = 0.0,
+    done: Callable[[int], None] = lambda count: None,
+) -> Tensor:
     """bool [len(factors), n]: True for mazes solved exactly with `factor` passes for each move of the shortest path.
 
     One run per batch serves all factors. Its state is read after each number of passes that one of its mazes needs.
@@ -128,8 +142,9 @@ class MazeSet(NamedTuple):
     def tasks(self, algorithm: str, start: str = "any") -> MazeTasks:
         """The tasks of the set on mazes of `algorithm` with that kind of `start` (see sample_tasks). Raises ValueError
         if there are none. All kinds of start share their mazes, except mazes without such a start."""
-        return sample_tasks(self.count, self.size, min_path=self.min_path, algorithm=algorithm, start=start,
-                            seed=TEST_SEED + self.size)
+        return sample_tasks(
+            self.count, self.size, min_path=self.min_path, algorithm=algorithm, start=start, seed=TEST_SEED + self.size
+        )
 
 
 DEFAULT_SETS = (MazeSet(12, 50, 1000), MazeSet(20, 140, 200), MazeSet(30, 225, 200))
@@ -174,24 +189,43 @@ class Outcome:
     def knowable(self) -> list[list[bool]]:
         """Like `solved`: whether that many passes are as many as are needed."""
         given = [passes_given(cells, self.factors) for cells in self.lengths]
-        return [[passes >= least for passes, least in zip(row, self.needed, strict=True)]
-                for row in zip(*given, strict=True)]
+        return [
+            [passes >= least for passes, least in zip(row, self.needed, strict=True)]
+            for row in zip(*given, strict=True)
+        ]
 
     def record(self) -> dict[str, Any]:
         """Plain values; solved as one string of 0 and 1 for each factor, as there may be thousands."""
-        return {**self.mazes._asdict(), "algorithm": self.algorithm, "start": self.start,
-                "seed": TEST_SEED + self.mazes.size, "met_in_training": self.met, "seconds": round(self.seconds, 2),
-                "moves": [cells - 1 for cells in self.lengths], "passes_to_know": self.needed,
-                "solved": {f"{factor:g}": "".join(str(int(one)) for one in row)
-                           for factor, row in zip(self.factors, self.solved, strict=True)}}
+        return {
+            **self.mazes._asdict(),
+            "algorithm": self.algorithm,
+            "start": self.start,
+            "seed": TEST_SEED + self.mazes.size,
+            "met_in_training": self.met,
+            "seconds": round(self.seconds, 2),
+            "moves": [cells - 1 for cells in self.lengths],
+            "passes_to_know": self.needed,
+            "solved": {
+                f"{factor:g}": "".join(str(int(one)) for one in row)
+                for factor, row in zip(self.factors, self.solved, strict=True)
+            },
+        }
 
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
-def measure(model: torch.nn.Module, recipe: Recipe, sets: Sequence[MazeSet], factors: Sequence[float], *,
-            algorithms: Sequence[str] = ("dfs",), starts: Sequence[str] = ("any",), tolerance: float = 0.0,
-            watch: Watch = lambda label, mazes: nullcontext(lambda count: None)) -> Iterator[Outcome]:
+def measure(
+    model: torch.nn.Module,
+    recipe: Recipe,
+    sets: Sequence[MazeSet],
+    factors: Sequence[float],
+    *,
+    algorithms: Sequence[str] = ("dfs",),
+    starts: Sequence[str] = ("any",),
+    tolerance: float = 0.0,
+    watch: Watch = lambda label, mazes: nullcontext(lambda count: None),
+) -> Iterator[Outcome]:
     """Yield the outcome of every set, with every algorithm and every kind of start, as soon as it is known.
 
     `tolerance`: see the planners' forward. `watch` is entered for each outcome, with a label and the number of mazes.
@@ -205,14 +239,32 @@ def measure(model: torch.nn.Module, recipe: Recipe, sets: Sequence[MazeSet], fac
     return (_measured(model, recipe, factors, tolerance, watch, *which) for which in wanted)
 
 
-def _measured(model: torch.nn.Module, recipe: Recipe, factors: list[float], tolerance: float, watch: Watch,
-              mazes: MazeSet, algorithm: str, start: str, tasks: MazeTasks) -> Outcome:
+def _measured(
+    model: torch.nn.Module,
+    recipe: Recipe,
+    factors: list[float],
+    tolerance: float,
+    watch: Watch,
+    mazes: MazeSet,
+    algorithm: str,
+    start: str,
+    tasks: MazeTasks,
+) -> Outcome:
     began = time.perf_counter()
     with watch(_name(mazes.size, algorithm, start), len(tasks)) as done:
         solved = exact_over_passes(model, tasks, factors, tolerance=tolerance, done=done)
     seconds = time.perf_counter() - began
-    return Outcome(mazes, algorithm, start, factors, tasks.length.tolist(), solved.tolist(),
-                   passes_to_know_paths(tasks).tolist(), seen_in_training(recipe, tasks), seconds)
+    return Outcome(
+        mazes,
+        algorithm,
+        start,
+        factors,
+        tasks.length.tolist(),
+        solved.tolist(),
+        passes_to_know_paths(tasks).tolist(),
+        seen_in_training(recipe, tasks),
+        seconds,
+    )
 
 
 def _name(size: int, algorithm: str, start: str) -> str:
@@ -232,6 +284,11 @@ def _met(recipe: Recipe, size: int) -> torch.Tensor:
 
 def save_json(path: Path, outcomes: Sequence[Outcome], about: dict[str, Any]) -> Path:
     """Write raw outcomes atomically, with plain values `about` the planner, and with machine and versions."""
-    record = {"format": FORMAT, "version": VERSION, **about, "environment": describe_environment(),
-              "sets": [outcome.record() for outcome in outcomes]}
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        **about,
+        "environment": describe_environment(),
+        "sets": [outcome.record() for outcome in outcomes],
+    }
     return write_atomically(path, (json.dumps(record) + "\n").encode())

@@ -35,8 +35,13 @@ def table_lines(outcomes: Iterable[Outcome], factors: Sequence[float]) -> Iterat
     yield "|---" * len(heads) + "|"
     for outcome in outcomes:
         shares = [estimate({0: row}).text() for row in outcome.solved]
-        about = [outcome.generator, outcome.start, f"{min(outcome.lengths)}-{max(outcome.lengths)}",
-                 len(outcome.lengths), outcome.met]
+        about = [
+            outcome.generator,
+            outcome.start,
+            f"{min(outcome.lengths)}-{max(outcome.lengths)}",
+            len(outcome.lengths),
+            outcome.met,
+        ]
         knowable = [f"{100 * sum(row) / len(row):.1f}" for row in outcome.knowable]
         if abreast:
             yield _line([*about, *shares, f"{outcome.seconds:.0f}"], widths)
@@ -44,8 +49,9 @@ def table_lines(outcomes: Iterable[Outcome], factors: Sequence[float]) -> Iterat
             continue
         for i, cells in enumerate(zip((f"{factor:g}" for factor in factors), shares, knowable, strict=True)):
             first = i == 0
-            yield _line([*(about if first else [""] * len(about)), *cells, f"{outcome.seconds:.0f}" if first else ""],
-                        widths)
+            yield _line(
+                [*(about if first else [""] * len(about)), *cells, f"{outcome.seconds:.0f}" if first else ""], widths
+            )
 
 
 def _line(cells: Sequence, widths: Sequence[int]) -> str:
@@ -68,14 +74,20 @@ def accuracy_over_passes(outcomes: Sequence[Outcome], title: str = "") -> Figure
         factors, shares = [factor for factor, *_ in rows], [estimate({0: row}) for _, row, _ in rows]
         low, high = zip(*(share.wilson for share in shares), strict=True)
         axis.fill_between(factors, low, high, color=style.color, alpha=0.15, linewidth=0)
-        handles[f"{outcome.name}, n = {len(outcome.lengths):,}"], = axis.plot(
-            factors, [share.percent for share in shares], **style.line(), markersize=5, linewidth=1.6)
-        axis.plot(factors, [100 * sum(row) / len(row) for *_, row in rows], color=style.color, linestyle=":",
-                  linewidth=1.0)
+        (handles[f"{outcome.name}, n = {len(outcome.lengths):,}"],) = axis.plot(
+            factors, [share.percent for share in shares], **style.line(), markersize=5, linewidth=1.6
+        )
+        axis.plot(
+            factors, [100 * sum(row) / len(row) for *_, row in rows], color=style.color, linestyle=":", linewidth=1.0
+        )
     log_axis(axis)
     axis.axvline(1, color="#444444", linestyle="--", linewidth=0.8, zorder=0)
-    axis.set(xlabel="passes for each move of the shortest path (logarithmic); thin: could be known", ylim=(-3, 103),
-             ylabel="mazes solved exactly (%), 95 % band", title=title)
+    axis.set(
+        xlabel="passes for each move of the shortest path (logarithmic); thin: could be known",
+        ylim=(-3, 103),
+        ylabel="mazes solved exactly (%), 95 % band",
+        title=title,
+    )
     axis.grid(alpha=0.3)
     legend(figure, handles, columns=3)
     return figure

@@ -39,8 +39,11 @@ class Recipe:
     def of(cls, notes: dict[str, Any]) -> Recipe:
         """Read the recipe from the notes that `--save-weights` writes; raises KeyError for other notes."""
         known = {f.name for f in fields(BenchmarkConfig)}
-        options = {name: tuple(value) if isinstance(value, list) else value
-                   for name, value in notes["config"].items() if name in known}
+        options = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in notes["config"].items()
+            if name in known
+        }
         return cls(notes["row"], notes["seed"], notes["steps"], BenchmarkConfig(**options))
 
     @property

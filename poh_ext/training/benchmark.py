@@ -47,8 +47,13 @@ class _Run:
         environment.update(device=self.device.type, precision=self.precision)
         if workers.count > 1:
             environment["processes"] = workers.count
-        self.results = Results(experiment=config.title, protocol=config.protocol,
-                               config=config.to_dict(), environment=environment, status="interrupted")
+        self.results = Results(
+            experiment=config.title,
+            protocol=config.protocol,
+            config=config.to_dict(),
+            environment=environment,
+            status="interrupted",
+        )
 
     def open_output(self) -> None:
         """Go on in the folder of an interrupted run of the same options, else take one that holds nothing."""
@@ -60,16 +65,22 @@ class _Run:
         if earlier is None:
             self.folder = prepare_output(config.output, overwrite=config.overwrite)
             if self.folder != config.output.expanduser():
-                print(f"{config.output} holds files: writing to {self.folder} (--overwrite replaces an earlier run's "
-                      f"files)" + (f"; {why}" if why else ""))
+                print(
+                    f"{config.output} holds files: writing to {self.folder} (--overwrite replaces an earlier run's "
+                    f"files)" + (f"; {why}" if why else "")
+                )
             return
         check_usable(folder)
         self.folder = folder
         earlier.warnings = []  # said anew below
         self.results = earlier
         done = len(earlier.rows)
-        print(f"going on with the interrupted run in {folder}: {done} {'row is' if done == 1 else 'rows are'} finished"
-              " (--overwrite starts anew)" if earlier.status == "interrupted" else f"the run in {folder} is complete")
+        print(
+            f"going on with the interrupted run in {folder}: {done} {'row is' if done == 1 else 'rows are'} finished"
+            " (--overwrite starts anew)"
+            if earlier.status == "interrupted"
+            else f"the run in {folder} is complete"
+        )
 
     @property
     def place(self) -> Place:
@@ -82,8 +93,10 @@ class _Run:
             data = self.data[seed] = make_data(self.config, seed)
             drawn = {"n": len(data.test), "path_lengths": data.test.length.tolist(), "n_train": data.n_train}
             if self.results.test_sets.setdefault(seed, drawn) != drawn:
-                raise ConfigError(f"--output {self.folder}: its run met other mazes of seed {seed}, though its options "
-                                  "are the same; --overwrite starts anew")
+                raise ConfigError(
+                    f"--output {self.folder}: its run met other mazes of seed {seed}, though its options "
+                    "are the same; --overwrite starts anew"
+                )
         kept, skipped = without_misfits(self.rows, self.config, self.device, self.precision)
         for scale, reason in skipped.items():
             self.results.warnings.append(f"skipped {scale or 'the planners'}: {reason}")
@@ -99,28 +112,43 @@ class _Run:
         threads = f"{torch.get_num_threads()} threads"
         if self.workers.count > 1:
             threads += f" in each of {self.workers.count} processes"
-        print(f"device {self.device.type}, {threads}, {self.precision}; protocol {config.protocol}, "
-              f"decode {config.decode_used}; seeds {', '.join(map(str, config.run_seeds))}; output "
-              f"{self.folder or config.output}")
+        print(
+            f"device {self.device.type}, {threads}, {self.precision}; protocol {config.protocol}, "
+            f"decode {config.decode_used}; seeds {', '.join(map(str, config.run_seeds))}; output "
+            f"{self.folder or config.output}"
+        )
         first = self.data[config.run_seeds[0]]
         low, high = config.size_range
         several = f" (training: {low}x{low} to {high}x{high})" if config.train_sizes else ""
-        print(f"{first.n_train} training and {len(first.test)} test mazes of {config.maze_size}x{config.maze_size}"
-              f"{several}, shortest paths of {config.min_path_cells} cells or more; {config.epochs} epochs = "
-              f"{config.total_steps(first.n_train)} steps of {config.batch_size}"
-              + (", new mazes in each" if config.train == "online" else "")
-              + (f"; validation of {len(first.validation)} mazes every {config.validate_every} epochs, and at the end"
-                 if first.validation else ""), flush=True)
+        print(
+            f"{first.n_train} training and {len(first.test)} test mazes of {config.maze_size}x{config.maze_size}"
+            f"{several}, shortest paths of {config.min_path_cells} cells or more; {config.epochs} epochs = "
+            f"{config.total_steps(first.n_train)} steps of {config.batch_size}"
+            + (", new mazes in each" if config.train == "online" else "")
+            + (
+                f"; validation of {len(first.validation)} mazes every {config.validate_every} epochs, and at the end"
+                if first.validation
+                else ""
+            ),
+            flush=True,
+        )
         for warning in self.results.warnings:
             print(f"note: {warning}")
         finished = self.finished()
         seconds = print_estimate(
-            self.rows, lambda row: data_of(row, config.run_seeds[0], first), self.device, self.precision,
-            check=self.stop.check, runs=lambda row: sum((row.key, seed) not in finished for seed in config.run_seeds))
+            self.rows,
+            lambda row: data_of(row, config.run_seeds[0], first),
+            self.device,
+            self.precision,
+            check=self.stop.check,
+            runs=lambda row: sum((row.key, seed) not in finished for seed in config.run_seeds),
+        )
         if seconds:
             count = self.workers.count
-            print(f"about {describe_seconds(seconds / count)} in all, from a few timed steps of each planner (as busy "
-                  "as the machine is now)" + (f", if {count} processes are {count} times as fast" if count > 1 else ""))
+            print(
+                f"about {describe_seconds(seconds / count)} in all, from a few timed steps of each planner (as busy "
+                "as the machine is now)" + (f", if {count} processes are {count} times as fast" if count > 1 else "")
+            )
         print(flush=True)
 
     def finished(self) -> set:
@@ -135,8 +163,11 @@ class _Run:
                 self.forget(planned, seed)  # of a run that was killed after it saved the row
             else:
                 waiting.append((planned, seed))
-        run = self.one_by_one(waiting) if self.config.ray == "off" else sweep(
-            waiting, self.config, self.place, self.stop.check)
+        run = (
+            self.one_by_one(waiting)
+            if self.config.ray == "off"
+            else sweep(waiting, self.config, self.place, self.stop.check)
+        )
         for planned, seed, outcome in run:
             self.record(planned, seed, outcome)
 
@@ -229,8 +260,10 @@ def _finish(run: _Run) -> int:
         run.run_rows()
         run.results.status = "complete"
     except Interrupted as reason:
-        print(f"stopped by {reason}; {len(run.results.rows)} rows are finished; the same command goes on from there",
-              file=sys.stderr)
+        print(
+            f"stopped by {reason}; {len(run.results.rows)} rows are finished; the same command goes on from there",
+            file=sys.stderr,
+        )
         code = 130
     except Diverged as error:
         print(f"error: {error}; {len(run.results.rows)} rows are finished", file=sys.stderr)
@@ -245,8 +278,11 @@ def print_row(row: Row) -> None:
     took = f"  trained in {describe_seconds(row.train_seconds)}" if row.trained else ""
     note = f"; {row.note}" if row.note else ""
     found = "  ".join(f"{name} {100 * share:5.1f} %" for name, share in shares(row).items())
-    print(f"{label(row.model, row.trained, row.scale):24} seed {row.seed}: {found}  next move "
-          f"{100 * row.moves_correct / row.moves_total:5.1f} %  ({len(row.reached)} mazes){took}{note}", flush=True)
+    print(
+        f"{label(row.model, row.trained, row.scale):24} seed {row.seed}: {found}  next move "
+        f"{100 * row.moves_correct / row.moves_total:5.1f} %  ({len(row.reached)} mazes){took}{note}",
+        flush=True,
+    )
 
 
 def summarize(results: Results, folder: Path, sample: MazeSample | None) -> None:
@@ -272,6 +308,10 @@ def maze_sample(results: Results, seed: int, test: MazeTasks, walls: MazeBatch) 
     if not walked:
         return None
     tasks = test[:MAZES_SHOWN]
-    paths = {label(row.model, row.trained, row.scale): pad_sequence(
-        [torch.tensor(path) for path in row.paths], batch_first=True, padding_value=-1) for row in walked}
+    paths = {
+        label(row.model, row.trained, row.scale): pad_sequence(
+            [torch.tensor(path) for path in row.paths], batch_first=True, padding_value=-1
+        )
+        for row in walked
+    }
     return MazeSample(walls.passages[:MAZES_SHOWN], tasks.start, tasks.goal, tasks.path, paths)

@@ -19,8 +19,17 @@ from poh_ext._files import read_archive, write_atomically
 from poh_ext.results import plain
 from poh_ext.training.checks import flag
 
-__all__ = ["FORMAT", "KEPT", "VERSION", "Checkpoints", "first_difference", "identity", "random_state", "read_archive",
-           "restore_random_state"]
+__all__ = [
+    "FORMAT",
+    "KEPT",
+    "VERSION",
+    "Checkpoints",
+    "first_difference",
+    "identity",
+    "random_state",
+    "read_archive",
+    "restore_random_state",
+]
 
 FORMAT = "poh_ext training checkpoint"
 VERSION = 1

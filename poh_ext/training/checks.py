@@ -34,8 +34,15 @@ _COUNT = (lambda v: v >= 1, "at least 1")
 _NOT_NEGATIVE = (lambda v: 0 <= v < math.inf, "a finite number, at least 0")
 # What an option may be, written so that NaN, which compares false, is refused. The planners' options: models/config.py.
 _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "train": _at_least(1, "online"), "test": _COUNT, "epochs": _COUNT, "steps_per_epoch": _COUNT,
-    "multi_horizon": _COUNT, "seeds": _COUNT, "batch_size": _COUNT, "deep_supervision": _COUNT, "validation": _COUNT,
+    "train": _at_least(1, "online"),
+    "test": _COUNT,
+    "epochs": _COUNT,
+    "steps_per_epoch": _COUNT,
+    "multi_horizon": _COUNT,
+    "seeds": _COUNT,
+    "batch_size": _COUNT,
+    "deep_supervision": _COUNT,
+    "validation": _COUNT,
     "maze_size": (lambda v: 2 <= v <= 256, "from 2 to 256"),
     "lr": (lambda v: 0 < v < math.inf, "a finite number above 0"),
     "label_smoothing": (lambda v: 0 <= v <= 1, "from 0 to 1"),
@@ -44,8 +51,11 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "min_path": (lambda v: 0 <= v <= 1, "from 0 to 1"),
     "seed": (lambda v: 0 <= v < 2**62, "from 0 to 2**62 - 1"),
     "ray": (lambda v: v in ("off", "auto", "local") or ":" in v, "off, auto, local or HOST:PORT"),
-    "grad_passes": _at_least(1, "all"), "test_R": _at_least(1, "R"),
-    "tolerance": _NOT_NEGATIVE, "state_noise": _NOT_NEGATIVE, "weight_decay": _NOT_NEGATIVE,
+    "grad_passes": _at_least(1, "all"),
+    "test_R": _at_least(1, "R"),
+    "tolerance": _NOT_NEGATIVE,
+    "state_noise": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
     "ema": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
     "validate_every": (lambda v: v >= 0, "at least 0"),
 }
@@ -57,8 +67,10 @@ _NOT_PUBLISHED = ("valid_heads", "norm", "head", "positions", "cell_features", "
 
 def require_package(name: str, package: str, extra: str) -> None:
     """ConfigError, with what to install, where the option cannot be honoured."""
-    _refuse(importlib.util.find_spec(package) is None,
-            f"{flag(name)}: {package} is not installed; pip install 'poh_ext[{extra}]' brings it")
+    _refuse(
+        importlib.util.find_spec(package) is None,
+        f"{flag(name)}: {package} is not installed; pip install 'poh_ext[{extra}]' brings it",
+    )
 
 
 def _refuse(wrong: bool, message: str) -> None:
@@ -79,15 +91,22 @@ def check(config) -> None:
         _refuse(value == () and bool(choices), f"{flag(field.name)}: name at least one of {named}")
     _check_planners(config)
     _refuse(config.seeds > 10_000, f"--seeds {config.seeds}: at most 10000, or training and test seeds would meet")
-    _refuse(config.cpu and config.device not in ("auto", "cpu"),
-            f"--cpu contradicts --device {config.device}: give one of them")
+    _refuse(
+        config.cpu and config.device not in ("auto", "cpu"),
+        f"--cpu contradicts --device {config.device}: give one of them",
+    )
     published = config.protocol == "as-published"
-    _refuse(published and config.algorithm != "dfs",
-            f"--algorithm {config.algorithm} contradicts --protocol as-published: it has dfs mazes")
-    _refuse(published and config.train == "online",
-            "--train online contradicts --protocol as-published: it has a small fixed set")
-    _refuse(config.algorithm not in GENERATORS,
-            f"--algorithm {config.algorithm}: must be one of {', '.join(GENERATORS)}")
+    _refuse(
+        published and config.algorithm != "dfs",
+        f"--algorithm {config.algorithm} contradicts --protocol as-published: it has dfs mazes",
+    )
+    _refuse(
+        published and config.train == "online",
+        "--train online contradicts --protocol as-published: it has a small fixed set",
+    )
+    _refuse(
+        config.algorithm not in GENERATORS, f"--algorithm {config.algorithm}: must be one of {', '.join(GENERATORS)}"
+    )
     _check_rows(config)
     _check_training(config)
     _check_experiments(config)
@@ -105,18 +124,28 @@ def _check_planners(config) -> None:
 
 def _check_rows(config) -> None:
     """What contradicts a head, a row, or the published form."""
-    _refuse(config.head == "moves" and config.multi_horizon > 1,
-            f"--multi-horizon {config.multi_horizon} contradicts --head moves: it scores the next move")
-    _refuse(config.routing == "token" and "poh_token" in config.row_names,
-            "--routing token contradicts --rows poh_token: it would be the row poh again")
+    _refuse(
+        config.head == "moves" and config.multi_horizon > 1,
+        f"--multi-horizon {config.multi_horizon} contradicts --head moves: it scores the next move",
+    )
+    _refuse(
+        config.routing == "token" and "poh_token" in config.row_names,
+        "--routing token contradicts --rows poh_token: it would be the row poh again",
+    )
     for name in [name for name in config.row_names if name in SOLVERS][:1]:
-        _refuse(config.preset == "solve",
-                f"--rows {name} contradicts --preset solve: it would be the row {SOLVERS[name]} again")
-        _refuse("" not in config.shapes,
-                f"--rows {name}: only in run_12x12_8m_benchmark.py, whose planners have one size")
+        _refuse(
+            config.preset == "solve",
+            f"--rows {name} contradicts --preset solve: it would be the row {SOLVERS[name]} again",
+        )
+        _refuse(
+            "" not in config.shapes, f"--rows {name}: only in run_12x12_8m_benchmark.py, whose planners have one size"
+        )
     for name in _NOT_PUBLISHED if config.protocol == "as-published" else ():
-        _refuse(_chosen(config, name), f"{flag(name)} {_words(getattr(config, name))} contradicts --protocol "
-                                       "as-published: nothing of the kind was published")
+        _refuse(
+            _chosen(config, name),
+            f"{flag(name)} {_words(getattr(config, name))} contradicts --protocol "
+            "as-published: nothing of the kind was published",
+        )
 
 
 def _check_training(config) -> None:
@@ -125,33 +154,50 @@ def _check_training(config) -> None:
         if value is None:
             _refuse(to is not None, f"{growth} {to}: needs {flag(name)}, whose upper end grows")
             continue
-        _refuse(not (len(value) == 2 and least <= value[0] <= value[1] <= most),
-                f"{flag(name)} {_words(value)}: must be the lowest and the highest, from {least} to {most}")
-        _refuse(to is not None and not value[1] <= to <= most,
-                f"{growth} {to}: must be from the upper end of {flag(name)}, {value[1]}, to {most}")
+        _refuse(
+            not (len(value) == 2 and least <= value[0] <= value[1] <= most),
+            f"{flag(name)} {_words(value)}: must be the lowest and the highest, from {least} to {most}",
+        )
+        _refuse(
+            to is not None and not value[1] <= to <= most,
+            f"{growth} {to}: must be from the upper end of {flag(name)}, {value[1]}, to {most}",
+        )
     for name in ("train_R", "test_R"):
-        _refuse(config.R == 1 and getattr(config, name) not in (None, "R"),
-                f"--R 1 contradicts {flag(name)}: planners of one pass never run another number")
+        _refuse(
+            config.R == 1 and getattr(config, name) not in (None, "R"),
+            f"--R 1 contradicts {flag(name)}: planners of one pass never run another number",
+        )
     _refuse(config.supervision == "all" and config.head != "moves", "--supervision all: needs --head moves")
     for name, value in (("train", "online"), ("head", "moves"), ("positions", "none")):
-        _refuse(config.train_sizes is not None and getattr(config, name) != value,
-                f"--train-sizes {_words(config.train_sizes)}: needs {flag(name)} {value}")
+        _refuse(
+            config.train_sizes is not None and getattr(config, name) != value,
+            f"--train-sizes {_words(config.train_sizes)}: needs {flag(name)} {value}",
+        )
 
 
 def _check_experiments(config) -> None:
     """--ablation and --ablate choose the rows themselves."""
-    _refuse(config.ablation and config.ablate,
-            "--ablate contradicts --ablation: run one after the other, each with its own --output")
+    _refuse(
+        config.ablation and config.ablate,
+        "--ablate contradicts --ablation: run one after the other, each with its own --output",
+    )
     chosen = "--ablation" if config.ablation else "--ablate" if config.ablate else ""
     presets = with_presets(type(config)(), quick=config.quick, preset=config.preset)
-    _refuse(bool(chosen) and config.rows not in (type(config).rows, presets.rows),
-            f"--rows contradicts {chosen}, which has rows of its own: give one of them")
-    _refuse(bool(chosen) and config.parity != "depth",
-            f"--parity {config.parity} contradicts {chosen}, whose PoH is matched with its depth kept")
-    _refuse(config.ablate and config.looped_baseline,
-            "--looped-baseline contradicts --ablate: it is a row of --ablation")
-    _refuse(config.resume and config.overwrite,
-            "--resume contradicts --overwrite: the one keeps what is finished, the other removes it")
+    _refuse(
+        bool(chosen) and config.rows not in (type(config).rows, presets.rows),
+        f"--rows contradicts {chosen}, which has rows of its own: give one of them",
+    )
+    _refuse(
+        bool(chosen) and config.parity != "depth",
+        f"--parity {config.parity} contradicts {chosen}, whose PoH is matched with its depth kept",
+    )
+    _refuse(
+        config.ablate and config.looped_baseline, "--looped-baseline contradicts --ablate: it is a row of --ablation"
+    )
+    _refuse(
+        config.resume and config.overwrite,
+        "--resume contradicts --overwrite: the one keeps what is finished, the other removes it",
+    )
 
 
 def _words(value: Any) -> str:
@@ -180,33 +226,55 @@ def ineffective(config) -> list[str]:
     left_out = set(config.rows) & (set(SOLVERS) - set(config.row_names)) and not config.quick
     why = "--protocol as-published" if config.protocol == "as-published" else "--ablation or --ablate"
     untrained = not trained and not set(config.row_names) & set(SOLVERS)
-    found = [sentence for holds, sentence in (
-        (left_out, f"the rows {' and '.join(SOLVERS)} are left out with {why}"),
-        (config.ent_anneal and config.route_ent_weight == 0,
-         "--ent-anneal does nothing while --route-ent-weight is 0"),
-        (config.route_ent_weight > 0 and not poh, "--route-ent-weight does nothing: no PoH row is trained"),
-        (config.train != "online" and _chosen(config, "steps_per_epoch"),
-         "--steps-per-epoch does nothing without --train online"),
-        (config.validate_every and untrained, "--validate-every does nothing: no planner is trained"),
-        (config.validate_every > config.epochs and not untrained,
-         f"--validate-every {config.validate_every}: there are {config.epochs} epochs, so that only the end of the "
-         "training is validated"),
-        (not config.validate_every and _chosen(config, "validation"),
-         "--validation does nothing without --validate-every"),
-        (config.parity == "none" and "poh" in rows,
-         "--parity none: PoH has the baseline's shape and more parameters than it"),
-        (config.parity == "width" and "poh" in rows,
-         "--parity width: PoH keeps the baseline's width and has fewer layers than it"),
-    ) if holds]
+    found = [
+        sentence
+        for holds, sentence in (
+            (left_out, f"the rows {' and '.join(SOLVERS)} are left out with {why}"),
+            (
+                config.ent_anneal and config.route_ent_weight == 0,
+                "--ent-anneal does nothing while --route-ent-weight is 0",
+            ),
+            (config.route_ent_weight > 0 and not poh, "--route-ent-weight does nothing: no PoH row is trained"),
+            (
+                config.train != "online" and _chosen(config, "steps_per_epoch"),
+                "--steps-per-epoch does nothing without --train online",
+            ),
+            (config.validate_every and untrained, "--validate-every does nothing: no planner is trained"),
+            (
+                config.validate_every > config.epochs and not untrained,
+                f"--validate-every {config.validate_every}: there are {config.epochs} epochs, so that only the end of "
+                "the training is validated",
+            ),
+            (
+                not config.validate_every and _chosen(config, "validation"),
+                "--validation does nothing without --validate-every",
+            ),
+            (
+                config.parity == "none" and "poh" in rows,
+                "--parity none: PoH has the baseline's shape and more parameters than it",
+            ),
+            (
+                config.parity == "width" and "poh" in rows,
+                "--parity width: PoH keeps the baseline's width and has fewer layers than it",
+            ),
+        )
+        if holds
+    ]
     if not poh and "untrained_poh" not in rows:
-        found += [f"{flag(name)} does nothing: there is no PoH row"
-                  for name in ("residual", "route_scale", "routing") if _chosen(config, name)]
+        found += [
+            f"{flag(name)} does nothing: there is no PoH row"
+            for name in ("residual", "route_scale", "routing")
+            if _chosen(config, name)
+        ]
     elif config.routing == "token" and not {"poh", "untrained_poh", "poh_shallow"} & rows:
         found.append("--routing does nothing: the row poh_token has it anyway")
     if config.supervision == "path" and _chosen(config, "reach"):
         found.append("--reach does nothing without --supervision all")
-    passes = [name for name in ("train_R", "grad_passes", "test_R", "deep_supervision", "tolerance", "state_noise", "R")
-              if _chosen(config, name)]
+    passes = [
+        name
+        for name in ("train_R", "grad_passes", "test_R", "deep_supervision", "tolerance", "state_noise", "R")
+        if _chosen(config, name)
+    ]
     if passes and not looped:
         return found + [f"{flag(name)} does nothing: all trained planners run one pass" for name in passes]
     return found + _ineffective_passes(config, rows, passes)
@@ -217,25 +285,49 @@ def _ineffective_passes(config, rows: set[str], chosen: list[str]) -> list[str]:
     graded, all_graded = config.graded(most), config.grad_passes == "all" or config.grad_passes >= most
     planners = [config.planner("poh", shape) for shape in config.shapes.values()]
     fast = all(planner.valid_heads == planner.n_heads and planner.depth == 1 for planner in planners)
-    return [sentence for holds, sentence in (
-        (config.grad_passes != "all" and all_graded,
-         f"--grad-passes {config.grad_passes} does nothing: no step runs more than {most} passes"),
-        (config.state_noise and all_graded,
-         "--state-noise does nothing: all passes have gradients, and it comes before them"),
-        (config.deep_supervision > graded,
-         f"--deep-supervision {config.deep_supervision}: no more than {graded} passes have gradients, and no more "
-         "states are supervised"),
-        (config.train_R is not None and config.test_R != "R" and "R" in chosen,
-         "--R does nothing beside --train-R and --test-R"),
-        (set(chosen) - {"R"} and "baseline" in rows,
-         "the baseline runs one pass whatever the options of passes say: on the same mazes and targets, it is the "
-         "control without a loop; the looped baseline is the recurrent one"),
-        (config.tolerance and config.R == 1,
-         "--tolerance does nothing with --R 1: planners of one pass compute every cell"),
-        (config.tolerance and config.R > 1, f"--tolerance {config.tolerance:g}: " + (
-            "GFLOP per maze counts every cell in every pass, also those at rest" if fast else
-            "it saves time only in planners of one layer whose heads all see neighbours")),
-        (config.supervision == "all" and config.train == "online" and _chosen(config, "min_path"),
-         "--min-path holds for the test mazes: with --supervision all and --train online the training's start and "
-         "goal are any cells"),
-    ) if holds]
+    return [
+        sentence
+        for holds, sentence in (
+            (
+                config.grad_passes != "all" and all_graded,
+                f"--grad-passes {config.grad_passes} does nothing: no step runs more than {most} passes",
+            ),
+            (
+                config.state_noise and all_graded,
+                "--state-noise does nothing: all passes have gradients, and it comes before them",
+            ),
+            (
+                config.deep_supervision > graded,
+                f"--deep-supervision {config.deep_supervision}: no more than {graded} passes have gradients, and no "
+                "more states are supervised",
+            ),
+            (
+                config.train_R is not None and config.test_R != "R" and "R" in chosen,
+                "--R does nothing beside --train-R and --test-R",
+            ),
+            (
+                set(chosen) - {"R"} and "baseline" in rows,
+                "the baseline runs one pass whatever the options of passes say: on the same mazes and targets, it is "
+                "the control without a loop; the looped baseline is the recurrent one",
+            ),
+            (
+                config.tolerance and config.R == 1,
+                "--tolerance does nothing with --R 1: planners of one pass compute every cell",
+            ),
+            (
+                config.tolerance and config.R > 1,
+                f"--tolerance {config.tolerance:g}: "
+                + (
+                    "GFLOP per maze counts every cell in every pass, also those at rest"
+                    if fast
+                    else "it saves time only in planners of one layer whose heads all see neighbours"
+                ),
+            ),
+            (
+                config.supervision == "all" and config.train == "online" and _chosen(config, "min_path"),
+                "--min-path holds for the test mazes: with --supervision all and --train online the training's start "
+                "and goal are any cells",
+            ),
+        )
+        if holds
+    ]

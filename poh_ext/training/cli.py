@@ -19,16 +19,22 @@ __all__ = ["PROGRAMS", "main", "parse", "split_lists"]
 PROGRAMS = {"run_12x12_8m_benchmark.py": Benchmark12x12Config, "parameter_scaling_benchmark.py": ScalingBenchmarkConfig}
 
 
-def parse(config_type: type[BenchmarkConfig], arguments: Sequence[str], *, program: str | None = None
-          ) -> BenchmarkConfig:
+def parse(
+    config_type: type[BenchmarkConfig], arguments: Sequence[str], *, program: str | None = None
+) -> BenchmarkConfig:
     """Options from the command line; --quick and --preset change the defaults, so flags given beside them win.
 
     Raises SystemExit with code 2 for flags that are unknown or not of their type, 0 after --help.
     """
     tyro = require("tyro")
     defaults = with_presets(config_type(), quick="--quick" in arguments, preset=_preset(arguments))
-    return tyro.cli(config_type, args=split_lists(config_type, arguments), default=defaults, prog=program,
-                    description=config_type.__doc__)
+    return tyro.cli(
+        config_type,
+        args=split_lists(config_type, arguments),
+        default=defaults,
+        prog=program,
+        description=config_type.__doc__,
+    )
 
 
 def _preset(arguments: Sequence[str]) -> str:
@@ -62,8 +68,9 @@ def _takes_a_list(hint: Any) -> bool:
     return tuple in (typing.get_origin(hint), *map(typing.get_origin, typing.get_args(hint)))
 
 
-def main(config_type: type[BenchmarkConfig], arguments: Sequence[str] | None = None, *, program: str | None = None
-         ) -> int:
+def main(
+    config_type: type[BenchmarkConfig], arguments: Sequence[str] | None = None, *, program: str | None = None
+) -> int:
     """Parse, check, run; return the exit code: 0 done, 2 bad options, 130 stopped by a signal, 1 failed, and those of
     poh_ext._program.run."""
     return run(_main, config_type, sys.argv[1:] if arguments is None else arguments, program)

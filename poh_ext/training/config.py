@@ -18,11 +18,29 @@ from poh_ext.results import CONTROLS
 from poh_ext.training.checks import ConfigError, check, ineffective
 from poh_ext.training.presets import QUICK_12X12, QUICK_SCALING, SOLVERS
 
-__all__ = ["Benchmark12x12Config", "BenchmarkConfig", "ConfigError", "RowName", "ScalingBenchmarkConfig",
-           "TrainingOptions"]
+__all__ = [
+    "Benchmark12x12Config",
+    "BenchmarkConfig",
+    "ConfigError",
+    "RowName",
+    "ScalingBenchmarkConfig",
+    "TrainingOptions",
+]
 
-RowName = Literal["random", "random_table", "beeline", "untrained_baseline", "untrained_poh", "baseline", "poh",
-                  "looped_baseline", "poh_shallow", "poh_token", "looped_solver", "poh_solver"]
+RowName = Literal[
+    "random",
+    "random_table",
+    "beeline",
+    "untrained_baseline",
+    "untrained_poh",
+    "baseline",
+    "poh",
+    "looped_baseline",
+    "poh_shallow",
+    "poh_token",
+    "looped_solver",
+    "poh_solver",
+]
 ABLATION_ROWS = ("random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_baseline", "poh_shallow")
 SizeName = Literal["tiny", "small", "medium", "large", "xl"]
 
@@ -271,8 +289,9 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for results.json."""
         plain = dataclasses.asdict(self)
-        return {key: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v
-                for key, v in plain.items()}
+        return {
+            key: str(v) if isinstance(v, Path) else list(v) if isinstance(v, tuple) else v for key, v in plain.items()
+        }
 
     def ineffective(self) -> list[str]:
         """Options that are legal but have no effect in this run: the run prints them before it starts."""

@@ -20,8 +20,19 @@ from poh_ext.training.checks import ConfigError
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.presets import protocol_of
 
-__all__ = ["TEST_SEED_OFFSET", "VALIDATION_SEED_OFFSET", "Batches", "Data", "FixedBatches", "OnlineBatches",
-           "Step", "draw", "make_data", "stream_seed", "without_walls"]
+__all__ = [
+    "TEST_SEED_OFFSET",
+    "VALIDATION_SEED_OFFSET",
+    "Batches",
+    "Data",
+    "FixedBatches",
+    "OnlineBatches",
+    "Step",
+    "draw",
+    "make_data",
+    "stream_seed",
+    "without_walls",
+]
 
 TEST_SEED_OFFSET = 10_000  # --seeds is at most this, so that no seeds meet
 VALIDATION_SEED_OFFSET = 20_000
@@ -79,8 +90,9 @@ class FixedBatches:
         passes: (lowest, highest) number of passes, or a function that says these of a step.
     """
 
-    def __init__(self, tasks: MazeTasks, batch_size: int, seed: int, *,
-                 passes: int | Span | Callable[[int], Span] = 1) -> None:
+    def __init__(
+        self, tasks: MazeTasks, batch_size: int, seed: int, *, passes: int | Span | Callable[[int], Span] = 1
+    ) -> None:
         self.tasks, self.batch_size, self.seed, self.passes = tasks, batch_size, seed, _of_step(passes)
         self.per_epoch, self.mazes_per_epoch = math.ceil(len(tasks) / batch_size), len(tasks)
 
@@ -122,9 +134,19 @@ class OnlineBatches:
         ConfigError: by `run`: so few mazes are not held out that no batch can be made of them.
     """
 
-    def __init__(self, batch_size: int, per_epoch: int, seed: int, exclude: Tensor, *,
-                 size: int | Span | Callable[[int], Span], min_path: int | Callable[[int], int], algorithm: str,
-                 anywhere: bool = False, passes: int | Span | Callable[[int], Span] = 1) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        per_epoch: int,
+        seed: int,
+        exclude: Tensor,
+        *,
+        size: int | Span | Callable[[int], Span],
+        min_path: int | Callable[[int], int],
+        algorithm: str,
+        anywhere: bool = False,
+        passes: int | Span | Callable[[int], Span] = 1,
+    ) -> None:
         self.batch_size, self.per_epoch, self.seed = batch_size, per_epoch, seed
         self.exclude, self.algorithm, self.anywhere = exclude, algorithm, anywhere
         self.sizes, self.passes = _of_step(size), _of_step(passes)
@@ -134,10 +156,17 @@ class OnlineBatches:
     @classmethod
     def of(cls, config: BenchmarkConfig, seed: int, exclude: Tensor) -> OnlineBatches:
         total = config.total_steps(0)
-        return cls(config.batch_size, config.steps_per_epoch, seed, exclude,
-                   size=lambda step: config.size_range_at(step, total), algorithm=config.algorithm,
-                   passes=lambda step: config.pass_range(step, total), min_path=config.min_path_at,
-                   anywhere=config.supervision == "all")
+        return cls(
+            config.batch_size,
+            config.steps_per_epoch,
+            seed,
+            exclude,
+            size=lambda step: config.size_range_at(step, total),
+            algorithm=config.algorithm,
+            passes=lambda step: config.pass_range(step, total),
+            min_path=config.min_path_at,
+            anywhere=config.supervision == "all",
+        )
 
     def run(self, first: int, last: int) -> Iterator[Step]:
         """Yield the steps first to last - 1."""
@@ -171,8 +200,10 @@ class OnlineBatches:
                     tasks = MazeTasks(tasks, *ends, path, (path >= 0).sum(1))
                 return Step(tasks, passes, int(kept[-1]) + 1 - self.batch_size)
             if drawn > 1000 * self.batch_size:
-                raise ConfigError(f"--train online: {drawn - len(kept)} of {drawn} mazes drawn are test mazes, or "
-                                  "validation mazes; lower --test or --validation, or raise --maze-size")
+                raise ConfigError(
+                    f"--train online: {drawn - len(kept)} of {drawn} mazes drawn are test mazes, or "
+                    "validation mazes; lower --test or --validation, or raise --maze-size"
+                )
             drawn += 2 * (self.batch_size - len(kept))
 
     def _stream(self, step: int, size: int, n: int):
@@ -237,8 +268,9 @@ def make_data(config: BenchmarkConfig, seed: int, *, test: MazeTasks | None = No
         spans = [config.size_range_at(step, 100) for step in range(100)]
         means = [sum(size**2 for size in range(low, high + 1)) / (high + 1 - low) for low, high in spans]
         middling = round(math.sqrt(sum(means) / len(means)))
-        return Data(online.draw(0, middling).batch, test, online, config.epochs * online.mazes_per_epoch, test.mazes,
-                    validation)
+        return Data(
+            online.draw(0, middling).batch, test, online, config.epochs * online.mazes_per_epoch, test.mazes, validation
+        )
     train = _sample(config, "train", config.train, seed, None)
     test = _sample(config, "test", config.test, seed + TEST_SEED_OFFSET, train.keys())
     validation = _validation(config, seed, torch.cat([train.keys(), test.keys()]))
@@ -272,8 +304,14 @@ def _sample(config: BenchmarkConfig, which: str, n: int, seed: int, exclude: Ten
         problem = f"none of {drawn} mazes drawn has a path of {config.min_path_cells} cells; ask for more mazes"
     else:
         try:
-            return sample_tasks(n, config.maze_size, min_path=config.min_path_cells, algorithm=config.algorithm,
-                                seed=seed, exclude=exclude)
+            return sample_tasks(
+                n,
+                config.maze_size,
+                min_path=config.min_path_cells,
+                algorithm=config.algorithm,
+                seed=seed,
+                exclude=exclude,
+            )
         except ValueError as error:
             problem = str(error)
     raise ConfigError(f"--{which} {n} with --maze-size {config.maze_size} --min-path {config.min_path}: {problem}")

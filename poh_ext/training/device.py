@@ -39,8 +39,11 @@ def choose_precision(config: BenchmarkConfig, device: torch.device) -> str:
     """'float32' or 'bfloat16'; 'auto' takes bfloat16 where the hardware has it."""
     if config.precision != "auto":
         return config.precision
-    native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else (
-        device.type == "cpu" and cpu_has_bfloat16())
+    native = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if device.type == "cuda"
+        else (device.type == "cpu" and cpu_has_bfloat16())
+    )
     return "bfloat16" if native else "float32"
 
 

@@ -25,8 +25,16 @@ from poh_ext.training.plan import PlannedRow
 from poh_ext.training.presets import SOLVERS, protocol_of
 from poh_ext.training.routing_study import interventions
 
-__all__ = ["available_memory", "describe_bytes", "describe_seconds", "print_estimate", "seconds_per_maze",
-           "training_memory", "warnings_of", "without_misfits"]
+__all__ = [
+    "available_memory",
+    "describe_bytes",
+    "describe_seconds",
+    "print_estimate",
+    "seconds_per_maze",
+    "training_memory",
+    "warnings_of",
+    "without_misfits",
+]
 
 BUDGET = 3.0  # seconds to spend on timing one planner, where one maze does not take longer
 FIXED = 256 << 20  # mazes of a batch, chunks of the loss, the allocator's slack
@@ -35,8 +43,14 @@ SPARE = 0.9  # of what is free: the rest is left to others
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-def without_misfits(rows: list[PlannedRow], config: BenchmarkConfig, device: torch.device, precision: str, *,
-                    available: int | None = None) -> tuple[list[PlannedRow], dict[str, str]]:
+def without_misfits(
+    rows: list[PlannedRow],
+    config: BenchmarkConfig,
+    device: torch.device,
+    precision: str,
+    *,
+    available: int | None = None,
+) -> tuple[list[PlannedRow], dict[str, str]]:
     """The rows whose size fits the memory, and for each size that does not: which planner, its estimate, what is free.
 
     A size goes as a whole: a baseline without the PoH it is to be compared with would tell nothing.
@@ -47,14 +61,23 @@ def without_misfits(rows: list[PlannedRow], config: BenchmarkConfig, device: tor
         if row.trained and row.scale not in skipped:
             needed = _memory(row, config, device, precision)
             if needed > SPARE * available:
-                skipped[row.scale] = (f"{row.model}: training needs about {describe_bytes(needed)}, but only "
-                                      f"{describe_bytes(available)} are free (batches of {config.batch_size}; "
-                                      "--batch-size lowers it)")
+                skipped[row.scale] = (
+                    f"{row.model}: training needs about {describe_bytes(needed)}, but only "
+                    f"{describe_bytes(available)} are free (batches of {config.batch_size}; "
+                    "--batch-size lowers it)"
+                )
     return [row for row in rows if row.scale not in skipped or row.kind in CONTROLS], skipped
 
 
-def print_estimate(rows: list[PlannedRow], data_of: Callable[[PlannedRow], Data], device: torch.device,
-                   precision: str, *, runs: Callable[[PlannedRow], int], check: Callable[[], None]) -> float:
+def print_estimate(
+    rows: list[PlannedRow],
+    data_of: Callable[[PlannedRow], Data],
+    device: torch.device,
+    precision: str,
+    *,
+    runs: Callable[[PlannedRow], int],
+    check: Callable[[], None],
+) -> float:
     """Print a line for each planner, timing a few steps of those still to be trained, and what each size costs where
     there are several; return the seconds of it all.
 
@@ -64,8 +87,10 @@ def print_estimate(rows: list[PlannedRow], data_of: Callable[[PlannedRow], Data]
         runs: how many seeds of a row are still to be trained.
         check: called between steps; may raise to stop.
     """
-    print(f"  {'size':6} {'model':34} {'params':>11} {'GFLOP/maze':>10} {'memory':>8} {'steps':>6} {'s/step':>7}"
-          "  time per seed")
+    print(
+        f"  {'size':6} {'model':34} {'params':>11} {'GFLOP/maze':>10} {'memory':>8} {'steps':>6} {'s/step':>7}"
+        "  time per seed"
+    )
     seconds_of: dict[str, float] = {}  # by size: of what is not finished
     memory_of: dict[str, int] = {}  # of the planner that needs most
     for row in filter(lambda row: row.trained, rows):
@@ -76,8 +101,7 @@ def print_estimate(rows: list[PlannedRow], data_of: Callable[[PlannedRow], Data]
         steps = config.total_steps(data.n_train)
         time, seconds = f"{'-':>7}  finished", 0.0
         if runs(row):
-            each = seconds_per_maze(row, data.train, device=device, precision=row.precision(precision),
-                                    check=check)
+            each = seconds_per_maze(row, data.train, device=device, precision=row.precision(precision), check=check)
             # To recondition is a forward pass for each cell of a path.
             forwards = 1 if config.decode_used == "table" else float(data.test.length.double().mean())
             validated = forwards * validations(config) * (len(data.validation) if data.validation else 0)
@@ -88,14 +112,18 @@ def print_estimate(rows: list[PlannedRow], data_of: Callable[[PlannedRow], Data]
         memory = _memory(row, config, device, precision)
         seconds_of[row.scale] = seconds_of.get(row.scale, 0.0) + runs(row) * seconds
         memory_of[row.scale] = max(memory_of.get(row.scale, 0), memory)
-        print(f"  {row.scale or '-':6} {row.model:34} {parameter_count(model):>11,} {gflop:>10.3g} "
-              f"{describe_bytes(memory):>8} {steps:>6} {time}")
+        print(
+            f"  {row.scale or '-':6} {row.model:34} {parameter_count(model):>11,} {gflop:>10.3g} "
+            f"{describe_bytes(memory):>8} {steps:>6} {time}"
+        )
         print(f"  {'':6}   " + ", ".join(f"{key} {value}" for key, value in row.options.items()), flush=True)
     if len(memory_of) > 1:
         print("each size, all its planners and seeds:")
         for scale, seconds in seconds_of.items():
-            print(f"  {scale:6} {describe_seconds(seconds) if seconds else 'finished':>12}, "
-                  f"{describe_bytes(memory_of[scale])} of memory at most")
+            print(
+                f"  {scale:6} {describe_seconds(seconds) if seconds else 'finished':>12}, "
+                f"{describe_bytes(memory_of[scale])} of memory at most"
+            )
     return sum(seconds_of.values())
 
 
@@ -113,24 +141,35 @@ def warnings_of(config: BenchmarkConfig, mazes: int) -> list[str]:
     """What a user must know before, and a reader after, a run on so many training mazes."""
     warnings = config.ineffective()
     if config.quick:
-        warnings.append("--quick preset: small planners and few steps, far below the full benchmark; its figures "
-                        "show that everything works, not how good the planners get"
-                        + (", but for the solvers, which are those of docs/solve.md after a part of their training"
-                           if set(config.row_names) & set(SOLVERS) else ""))
-    warmup = warmup_warning(total_steps=config.total_steps(mazes), peak=config.lr, warmup_steps=config.warmup_steps,
-                            from_zero=protocol_of(config).rate_from_zero)
+        warnings.append(
+            "--quick preset: small planners and few steps, far below the full benchmark; its figures "
+            "show that everything works, not how good the planners get"
+            + (
+                ", but for the solvers, which are those of docs/solve.md after a part of their training"
+                if set(config.row_names) & set(SOLVERS)
+                else ""
+            )
+        )
+    warmup = warmup_warning(
+        total_steps=config.total_steps(mazes),
+        peak=config.lr,
+        warmup_steps=config.warmup_steps,
+        from_zero=protocol_of(config).rate_from_zero,
+    )
     return [*warnings, warmup] if warmup else warnings
 
 
 def _memory(row: PlannedRow, config: BenchmarkConfig, device: torch.device, precision: str) -> int:
     batch = config.batch_size if config.train == "online" else min(config.batch_size, config.train)
     passes = config.graded(config.most_passes()) if row.planner.R > 1 and config.R > 1 else None
-    return training_memory(row.planner, config.size_range[1], batch, device=device, precision=row.precision(precision),
-                           passes=passes)
+    return training_memory(
+        row.planner, config.size_range[1], batch, device=device, precision=row.precision(precision), passes=passes
+    )
 
 
-def seconds_per_maze(row: PlannedRow, tasks: MazeTasks, *, device: torch.device, precision: str,
-                     check: Callable[[], None]) -> float:
+def seconds_per_maze(
+    row: PlannedRow, tasks: MazeTasks, *, device: torch.device, precision: str, check: Callable[[], None]
+) -> float:
     """Seconds of training per maze, from two steps of a whole batch or of as many mazes as fit the time for it.
 
     The planner trained here is thrown away, and no generator of the run is touched.
@@ -140,8 +179,9 @@ def seconds_per_maze(row: PlannedRow, tasks: MazeTasks, *, device: torch.device,
 
     def train(mazes: int, steps: int) -> float:
         config = dataclasses.replace(row.config, epochs=steps, train_R=(mean, mean), train_R_growth=None)
-        took = train_planner(model, tasks[:mazes], config, seed=0, label="timing", precision=precision, check=check,
-                             quiet=True)
+        took = train_planner(
+            model, tasks[:mazes], config, seed=0, label="timing", precision=precision, check=check, quiet=True
+        )
         return took.seconds / (steps * mazes)
 
     train(1, 1)  # the first step also loads code and allocates
@@ -161,8 +201,9 @@ def describe_seconds(seconds: float) -> str:
 
 
 @functools.lru_cache(maxsize=256)  # a second or more each, and asked for twice
-def training_memory(planner: PlannerConfig, size: int, batch: int, *, device: torch.device, precision: str,
-                    passes: int | None = None) -> int:
+def training_memory(
+    planner: PlannerConfig, size: int, batch: int, *, device: torch.device, precision: str, passes: int | None = None
+) -> int:
     """Bytes that a training step needs at its peak, on so many mazes, with gradients through so many passes (None: the
     planner's own number).
 
@@ -201,8 +242,10 @@ def available_memory(device: torch.device, *, meminfo: Path = Path("/proc/meminf
         free = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):  # not Linux
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit, used in (("memory.max", "memory.current"),
-                        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):  # cgroups v2, v1
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):  # cgroups v2, v1
         try:
             free = min(free, int((cgroups / limit).read_text()) - int((cgroups / used).read_text()))
         except (OSError, ValueError):  # no such file, or "max": no limit

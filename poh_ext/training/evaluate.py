@@ -32,8 +32,19 @@ from poh_ext.training.device import autocast
 from poh_ext.training.presets import protocol_of
 from poh_ext.training.progress import Progress
 
-__all__ = ["Evaluation", "Validation", "counting_options", "evaluate", "evaluate_control", "evaluation_options",
-           "evaluation_passes", "first_maze_routing", "next_move_accuracy", "shares", "validations"]
+__all__ = [
+    "Evaluation",
+    "Validation",
+    "counting_options",
+    "evaluate",
+    "evaluate_control",
+    "evaluation_options",
+    "evaluation_passes",
+    "first_maze_routing",
+    "next_move_accuracy",
+    "shares",
+    "validations",
+]
 
 
 @dataclass(frozen=True)
@@ -60,11 +71,21 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table", batch_size: int = 64,
-             passes: int | None = None, tolerance: float = 0.0, precision: str = "float32",
-             count_start: bool = False, true_mazes: bool = True,
-             check: Callable[[], None] = lambda: None, observe: Callable[[], None] = lambda: None,
-             label: str = "evaluating") -> Evaluation:
+def evaluate(
+    model: torch.nn.Module,
+    tasks: MazeTasks,
+    *,
+    decode: str = "table",
+    batch_size: int = 64,
+    passes: int | None = None,
+    tolerance: float = 0.0,
+    precision: str = "float32",
+    count_start: bool = False,
+    true_mazes: bool = True,
+    check: Callable[[], None] = lambda: None,
+    observe: Callable[[], None] = lambda: None,
+    label: str = "evaluating",
+) -> Evaluation:
     """Evaluate a planner in eval mode, on the device of its weights.
 
     Args:
@@ -110,13 +131,20 @@ def evaluate(model: torch.nn.Module, tasks: MazeTasks, *, decode: str = "table",
     finally:
         model.train(was_training)
     seconds = time.perf_counter() - started
-    return _outcome(torch.cat(tables), rollouts, tasks, seconds, count_start=count_start,
-                    exactly=true_mazes and decode == "table")
+    return _outcome(
+        torch.cat(tables), rollouts, tasks, seconds, count_start=count_start, exactly=true_mazes and decode == "table"
+    )
 
 
 @torch.no_grad()
-def first_maze_routing(model: torch.nn.Module, tasks: MazeTasks, *, passes: int | None = None,
-                       tolerance: float = 0.0, precision: str = "float32") -> tuple[torch.Tensor, float]:
+def first_maze_routing(
+    model: torch.nn.Module,
+    tasks: MazeTasks,
+    *,
+    passes: int | None = None,
+    tolerance: float = 0.0,
+    precision: str = "float32",
+) -> tuple[torch.Tensor, float]:
     """(routing weights [R, depth, 1, ...], entropy in nats) of a PoH planner in eval mode on the first of `tasks`."""
     device = next(model.parameters()).device
     was_training = model.training
@@ -130,8 +158,9 @@ def first_maze_routing(model: torch.nn.Module, tasks: MazeTasks, *, passes: int 
     return model.routing_weights().float().cpu(), float(model.routing_entropy())
 
 
-def evaluate_control(name: str, tasks: MazeTasks, seed: int, *, count_start: bool = False,
-                     true_mazes: bool = True) -> Evaluation:
+def evaluate_control(
+    name: str, tasks: MazeTasks, seed: int, *, count_start: bool = False, true_mazes: bool = True
+) -> Evaluation:
     """A control that learned nothing.
 
     Args:
@@ -147,8 +176,7 @@ def evaluate_control(name: str, tasks: MazeTasks, seed: int, *, count_start: boo
     table = beeline_policy(tasks) if name == "beeline" else random_policy(tasks, seed, shared=True)
     rollout = random_rollout(tasks, seed) if name == "random" else greedy_rollout(table, tasks)
     seconds = time.perf_counter() - started  # for "random", the table is for the next moves alone
-    return _outcome(table, [rollout], tasks, seconds, count_start=count_start,
-                    exactly=true_mazes and name != "random")
+    return _outcome(table, [rollout], tasks, seconds, count_start=count_start, exactly=true_mazes and name != "random")
 
 
 def next_move_accuracy(table: torch.Tensor, tasks: MazeTasks) -> tuple[int, int]:
@@ -167,14 +195,21 @@ def next_move_accuracy(table: torch.Tensor, tasks: MazeTasks) -> tuple[int, int]
     return int(((chosen == following) & counted).sum()), int(counted.sum())
 
 
-def _outcome(table: torch.Tensor, rollouts: list[Rollout], tasks: MazeTasks, seconds: float, *, count_start: bool,
-             exactly: bool) -> Evaluation:
+def _outcome(
+    table: torch.Tensor, rollouts: list[Rollout], tasks: MazeTasks, seconds: float, *, count_start: bool, exactly: bool
+) -> Evaluation:
     correct, total = next_move_accuracy(table, tasks)
     paths = [[cell for cell in path if cell >= 0] for r in rollouts for path in r.path.tolist()]
     reached, steps = (torch.cat([getattr(r, name).cpu() for r in rollouts]) for name in ("reached", "steps"))
-    return Evaluation(reached, is_optimal(reached, steps, tasks.length.cpu(), count_start=count_start),
-                      solved_exactly(table, tasks) if exactly else None, paths, correct, total,
-                      len(tasks) / max(seconds, 1e-9))
+    return Evaluation(
+        reached,
+        is_optimal(reached, steps, tasks.length.cpu(), count_start=count_start),
+        solved_exactly(table, tasks) if exactly else None,
+        paths,
+        correct,
+        total,
+        len(tasks) / max(seconds, 1e-9),
+    )
 
 
 def shares(outcome: Evaluation | Row) -> dict[str, float]:
@@ -197,8 +232,12 @@ def evaluation_options(model: Planner, config: BenchmarkConfig, precision: str) 
         config: of its row.
         precision: of the run.
     """
-    return {"passes": evaluation_passes(model, config), "tolerance": config.tolerance if model.looped else 0.0,
-            "precision": config.evaluation_precision(precision), **counting_options(config)}
+    return {
+        "passes": evaluation_passes(model, config),
+        "tolerance": config.tolerance if model.looped else 0.0,
+        "precision": config.evaluation_precision(precision),
+        **counting_options(config),
+    }
 
 
 def counting_options(config: BenchmarkConfig) -> dict[str, bool]:
@@ -227,8 +266,13 @@ class Validation:
     def __call__(self, model: Planner) -> dict[str, Any]:
         """Validation mazes, and the shares of them reached, reached optimally and, where known, solved exactly."""
         # It is not stopped on the way: a signal waits for the end of a training step too, and a point is kept whole.
-        outcome = evaluate(model, self.tasks, decode=self.config.decode_used, label="validating",
-                           **evaluation_options(model, self.config, self.precision))
+        outcome = evaluate(
+            model,
+            self.tasks,
+            decode=self.config.decode_used,
+            label="validating",
+            **evaluation_options(model, self.config, self.precision),
+        )
         return {"mazes": len(self.tasks), **shares(outcome)}
 
 

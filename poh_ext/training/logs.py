@@ -82,8 +82,17 @@ class Board(Watcher):
         precision: of the forward pass.
     """
 
-    def __init__(self, folder: Path, *, step: int, config: BenchmarkConfig, options: dict[str, Any],
-                 tasks: MazeTasks, walls: MazeBatch, precision: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        step: int,
+        config: BenchmarkConfig,
+        options: dict[str, Any],
+        tasks: MazeTasks,
+        walls: MazeBatch,
+        precision: str,
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter  # loads tensorboard: only where it is asked for
 
         self.config, self.options, self.tasks, self.precision = config, options, tasks[:MAZES], precision
@@ -120,8 +129,10 @@ class Board(Watcher):
 
         shown = {**self.config.to_dict(), **self.options, "row": row.model, "seed": row.seed}
         shown = {name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in shown.items()}
-        metrics = {**{f"test/{name} %": 100 * share for name, share in shares(row).items()},
-                   "test/next move %": 100 * row.moves_correct / max(row.moves_total, 1)}
+        metrics = {
+            **{f"test/{name} %": 100 * share for name, share in shares(row).items()},
+            "test/next move %": 100 * row.moves_correct / max(row.moves_total, 1),
+        }
         for summary in hparams(shown, metrics):
             self._writer.file_writer.add_summary(summary)
         for name, value in metrics.items():

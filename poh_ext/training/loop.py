@@ -27,8 +27,17 @@ from poh_ext.training.step import Objective
 from poh_ext.training.targets import step_passes
 from poh_ext.training.workers import ALONE, Workers
 
-__all__ = ["CLIP_NORM", "Diverged", "Training", "Watcher", "averaged", "learning_rate", "peak_reached",
-           "train_planner", "warmup_warning"]
+__all__ = [
+    "CLIP_NORM",
+    "Diverged",
+    "Training",
+    "Watcher",
+    "averaged",
+    "learning_rate",
+    "peak_reached",
+    "train_planner",
+    "warmup_warning",
+]
 
 CLIP_NORM = 1.0
 CURVE_POINTS = 400  # at most about this many points are kept of a run
@@ -74,10 +83,21 @@ class Watcher:
         """Nothing more will come."""
 
 
-def train_planner(model: Planner, data: MazeTasks | Batches, config: BenchmarkConfig, *, seed: int, label: str,
-                  precision: str = "float32", check: Callable[[], None] = lambda: None, quiet: bool = False,
-                  checkpoints: Checkpoints | None = None, watch: Callable[[int], Sequence[Watcher]] = lambda step: (),
-                  workers: Workers = ALONE, validation: Validation | None = None) -> Training:
+def train_planner(
+    model: Planner,
+    data: MazeTasks | Batches,
+    config: BenchmarkConfig,
+    *,
+    seed: int,
+    label: str,
+    precision: str = "float32",
+    check: Callable[[], None] = lambda: None,
+    quiet: bool = False,
+    checkpoints: Checkpoints | None = None,
+    watch: Callable[[int], Sequence[Watcher]] = lambda step: (),
+    workers: Workers = ALONE,
+    validation: Validation | None = None,
+) -> Training:
     """Train `model` in place, on the device of its weights. The same seed gives the same order, passes and dropout.
     With --ema the model ends with the averaged weights, and validation and the watchers are shown these.
 
@@ -118,15 +138,25 @@ def train_planner(model: Planner, data: MazeTasks | Batches, config: BenchmarkCo
 class _Trainer:
     """A training: all that it changes, its way to and from a checkpoint, and its steps."""
 
-    def __init__(self, model: Planner, batches: Batches, config: BenchmarkConfig, label: str, precision: str,
-                 check: Callable[[], None], checkpoints: Checkpoints | None, workers: Workers,
-                 validation: Validation | None) -> None:
+    def __init__(
+        self,
+        model: Planner,
+        batches: Batches,
+        config: BenchmarkConfig,
+        label: str,
+        precision: str,
+        check: Callable[[], None],
+        checkpoints: Checkpoints | None,
+        workers: Workers,
+        validation: Validation | None,
+    ) -> None:
         self.model, self.batches, self.config, self.label, self.check = model, batches, config, label, check
         self.checkpoints, self.workers, self.validation = checkpoints, workers, validation
         self.device = next(model.parameters()).device
         fused = self.device.type in ("cpu", "cuda")  # one kernel for all parameters: half the optimiser's time
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay,
-                                           fused=fused)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=fused
+        )
         self.ema = averaged(model, config.ema) if config.ema else None
         # The last few passes do not always have one in which the slow router cell runs.
         self.objective = workers.parallel(Objective(model, config, precision), static=config.grad_passes == "all")
@@ -152,11 +182,17 @@ class _Trainer:
         random = self.workers.collect(random_state(self.device))
         if self.checkpoints:
             self.result.seconds = self.seconds()
-            self.checkpoints.save(self.result.steps, {
-                "label": self.label, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "average": self.ema.module.state_dict() if self.ema else None, "random": random,
-                "training": vars(self.result),
-            })
+            self.checkpoints.save(
+                self.result.steps,
+                {
+                    "label": self.label,
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "average": self.ema.module.state_dict() if self.ema else None,
+                    "random": random,
+                    "training": vars(self.result),
+                },
+            )
 
     def seconds(self) -> float:
         return time.perf_counter() - self._started
@@ -176,14 +212,22 @@ class _Trainer:
         config, result, per_epoch = self.config, self.result, self.batches.per_epoch
         total = config.epochs * per_epoch
         keep_every = max(1, total // CURVE_POINTS)
-        with (Progress(self.label, total=total, unit="step", ends=not quiet, done=result.steps,
-                      shown=self.workers.first) as progress,
-              closing(self.batches.run(result.steps, total)) as coming):
+        with (
+            Progress(
+                self.label, total=total, unit="step", ends=not quiet, done=result.steps, shown=self.workers.first
+            ) as progress,
+            closing(self.batches.run(result.steps, total)) as coming,
+        ):
             for number in range(result.steps, total):
                 self.stop_if_asked()
                 step, epoch = next(coming), number // per_epoch
-                lr = learning_rate(number, total_steps=total, peak=config.lr, warmup_steps=config.warmup_steps,
-                                   from_zero=protocol_of(config).rate_from_zero)
+                lr = learning_rate(
+                    number,
+                    total_steps=total,
+                    peak=config.lr,
+                    warmup_steps=config.warmup_steps,
+                    from_zero=protocol_of(config).rate_from_zero,
+                )
                 entropy_weight = config.route_ent_weight * (1 - number / total if config.ent_anneal else 1)
                 values = self.step(step, lr, entropy_weight)
                 if not math.isfinite(values["loss"]):
@@ -242,6 +286,7 @@ def averaged(model: Planner, decay: float) -> AveragedModel:
     d = min(decay, (1 + n) / (10 + n)) after n steps, so that the first weights are soon forgotten (as TensorFlow's
     ExponentialMovingAverage with num_updates).
     """
+
     def average(ours: list, theirs: list, _: torch.Tensor) -> None:
         count = int(found.n_averaged)  # not the copy on the device: it would be waited for
         get_ema_multi_avg_fn(min(decay, count / (9 + count)))(ours, theirs, count)
@@ -281,5 +326,7 @@ def warmup_warning(*, total_steps: int, peak: float, warmup_steps: int, from_zer
     if total_steps - from_zero >= warmup_steps:
         return None
     reached = peak_reached(total_steps=total_steps, peak=peak, warmup_steps=warmup_steps, from_zero=from_zero)
-    return (f"the warm-up ({warmup_steps} steps) is longer than the run ({total_steps} steps): the learning rate only "
-            f"rises, to {reached:.3g} instead of {peak:.3g}, and never decays")
+    return (
+        f"the warm-up ({warmup_steps} steps) is longer than the run ({total_steps} steps): the learning rate only "
+        f"rises, to {reached:.3g} instead of {peak:.3g}, and never decays"
+    )

@@ -91,8 +91,13 @@ def planner_config(name: str, config: BenchmarkConfig, scale: str = "") -> Plann
     # To drop heads would change how many of them see all cells.
     rule = "scale" if config.valid_heads else config.parity_rule
     try:
-        matched = match_width(config.maze_size, shape, mode=mode, rule=rule,
-                              **{option: getattr(config, option) for option in shared} | changes)
+        matched = match_width(
+            config.maze_size,
+            shape,
+            mode=mode,
+            rule=rule,
+            **{option: getattr(config, option) for option in shared} | changes,
+        )
         return config.planner("poh", matched, **changes, **({"routing": "token"} if name == "poh_token" else {}))
     except ValueError as error:
         size = f"--models {scale}" if scale else f"--d-model {shape.d_model}"
@@ -144,6 +149,9 @@ def _changed(rows: list[PlannedRow], config: BenchmarkConfig, scale: str) -> lis
             if row.trained and row.scale == scale and (row.kind == "poh" or not only_poh):
                 # The planner keeps the shape it has as chosen: with another width two things would change at once.
                 planner = dataclasses.replace(row.planner, **change) if "maze_enc" in change else row.planner
-                changed.append(dataclasses.replace(row, model=f"{row.kind}/{text}", planner=planner,
-                                                   config=dataclasses.replace(config, **change)))
+                changed.append(
+                    dataclasses.replace(
+                        row, model=f"{row.kind}/{text}", planner=planner, config=dataclasses.replace(config, **change)
+                    )
+                )
     return changed

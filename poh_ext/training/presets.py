@@ -11,30 +11,75 @@ from typing import Any
 
 from poh_ext.models.inference import SETTLED
 
-__all__ = ["QUICK_12X12", "QUICK_SCALING", "SOLVE", "SOLVERS", "ProtocolRules", "protocol_of", "solver_config",
-           "with_presets"]
+__all__ = [
+    "QUICK_12X12",
+    "QUICK_SCALING",
+    "SOLVE",
+    "SOLVERS",
+    "ProtocolRules",
+    "protocol_of",
+    "solver_config",
+    "with_presets",
+]
 
 # Sized for float32 on 2 cores without bfloat16 instructions: less than 3 minutes there, with the solvers.
 QUICK_12X12: dict[str, Any] = {
-    "d_model": 128, "n_heads": 4, "d_ff": 512, "depth": 2, "train": 1000, "epochs": 2, "lr": 2e-3,
-    "warmup_steps": 10, "validity_mask": True, "routing_intervention": False,
+    "d_model": 128,
+    "n_heads": 4,
+    "d_ff": 512,
+    "depth": 2,
+    "train": 1000,
+    "epochs": 2,
+    "lr": 2e-3,
+    "warmup_steps": 10,
+    "validity_mask": True,
+    "routing_intervention": False,
     "output": Path("experiments/results/benchmark_12x12_quick"),
     "rows": ("random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_solver", "poh_solver"),
 }
 QUICK_SCALING: dict[str, Any] = {
-    "models": ("tiny",), "maze_size": 8, "epochs": 6, "lr": 2e-3, "warmup_steps": 30, "validity_mask": True,
+    "models": ("tiny",),
+    "maze_size": 8,
+    "epochs": 6,
+    "lr": 2e-3,
+    "warmup_steps": 30,
+    "validity_mask": True,
     "output": Path("experiments/results/parameter_scaling_quick"),
 }
 
 # Why each of these is needed: docs/solve.md. Two passes for each cell of the longest path at 12x12, 110 cells.
 SOLVE: dict[str, Any] = {
-    "train": "online", "train_sizes": (5, 12), "maze_size": 12, "min_path": 50 / 144, "test": 1000,
-    "epochs": 120, "steps_per_epoch": 100, "batch_size": 32, "supervision": "all",
-    "R": 220, "train_R": (4, 40), "train_R_growth": 100, "grad_passes": 12, "tolerance": SETTLED,
-    "lr": 2e-3, "warmup_steps": 50, "ema": 0.999, "label_smoothing": 0.0, "dropout": 0.0, "multi_horizon": 1,
-    "validity_mask": False, "maze_enc": False, "route_ent_weight": 0.0,
-    "cell_features": 6, "valid_heads": "all", "norm": "post", "head": "moves", "positions": "none", "reinject": "on",
-    "residual": "none", "route_scale": "heads",
+    "train": "online",
+    "train_sizes": (5, 12),
+    "maze_size": 12,
+    "min_path": 50 / 144,
+    "test": 1000,
+    "epochs": 120,
+    "steps_per_epoch": 100,
+    "batch_size": 32,
+    "supervision": "all",
+    "R": 220,
+    "train_R": (4, 40),
+    "train_R_growth": 100,
+    "grad_passes": 12,
+    "tolerance": SETTLED,
+    "lr": 2e-3,
+    "warmup_steps": 50,
+    "ema": 0.999,
+    "label_smoothing": 0.0,
+    "dropout": 0.0,
+    "multi_horizon": 1,
+    "validity_mask": False,
+    "maze_enc": False,
+    "route_ent_weight": 0.0,
+    "cell_features": 6,
+    "valid_heads": "all",
+    "norm": "post",
+    "head": "moves",
+    "positions": "none",
+    "reinject": "on",
+    "residual": "none",
+    "route_scale": "heads",
     "rows": ("random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_baseline"),
     "output": Path("experiments/results/solve"),
 }
@@ -43,7 +88,10 @@ SOLVE: dict[str, Any] = {
 SOLVE_SHAPE: dict[str, Any] = {"d_model": 48, "n_heads": 4, "d_ff": 96, "depth": 1, "parity": "none"}
 # 1200 steps without the growth of passes.
 SOLVE_QUICK: dict[str, Any] = {
-    "epochs": 12, "train_R_growth": None, "test": 200, "output": Path("experiments/results/solve_quick"),
+    "epochs": 12,
+    "train_R_growth": None,
+    "test": 200,
+    "output": Path("experiments/results/solve_quick"),
 }
 
 
@@ -61,7 +109,11 @@ SOLVERS = {"looped_solver": "looped_baseline", "poh_solver": "poh"}
 # With --quick: small batches of mazes that are smaller than those of the test, and few steps. Both planners solve 12x12
 # nevertheless, as a pass goes the same way in mazes of all sizes.
 SOLVERS_QUICK: dict[str, Any] = {
-    "epochs": 10, "batch_size": 16, "train_sizes": (4, 9), "grad_passes": 8, "train_R_growth": None,
+    "epochs": 10,
+    "batch_size": 16,
+    "train_sizes": (4, 9),
+    "grad_passes": 8,
+    "train_R_growth": None,
 }
 # What they share with the run.
 _OF_THE_RUN = ("test", "maze_size", "min_path", "algorithm", "seed", "seeds", "cpu", "device", "precision", "quick",
@@ -109,8 +161,15 @@ class ProtocolRules:
 
 PROTOCOLS = {
     "default": ProtocolRules(),
-    "as-published": ProtocolRules(cell_features=1, reduction="position_mean", clamp=20.0, smooth_masked=False,
-                                  rate_from_zero=True, count_start=True, true_mazes=False),
+    "as-published": ProtocolRules(
+        cell_features=1,
+        reduction="position_mean",
+        clamp=20.0,
+        smooth_masked=False,
+        rate_from_zero=True,
+        count_start=True,
+        true_mazes=False,
+    ),
 }
 
 

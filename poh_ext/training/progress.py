@@ -23,14 +23,35 @@ class Progress:
         ...     progress.step(loss=2.31, lr=1e-4)
     """
 
-    def __init__(self, label: str, *, total: int, unit: str, log_seconds: float = 15.0, ends: bool = True,
-                 done: int = 0, shown: bool = True) -> None:
+    def __init__(
+        self,
+        label: str,
+        *,
+        total: int,
+        unit: str,
+        log_seconds: float = 15.0,
+        ends: bool = True,
+        done: int = 0,
+        shown: bool = True,
+    ) -> None:
         self.label, self.total, self.unit, self.log_seconds, self.ends = label, total, unit, log_seconds, ends
         self.done = self._before = done
         self._shown = shown
         self._started = self._logged = time.monotonic()
-        self._bar = tqdm(total=total, desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True, leave=ends,
-                         mininterval=0.3, initial=done) if shown and sys.stderr.isatty() else None
+        self._bar = (
+            tqdm(
+                total=total,
+                desc=label,
+                unit=unit,
+                file=sys.stderr,
+                dynamic_ncols=True,
+                leave=ends,
+                mininterval=0.3,
+                initial=done,
+            )
+            if shown and sys.stderr.isatty()
+            else None
+        )
 
     def __enter__(self) -> Progress:
         return self
@@ -55,7 +76,12 @@ class Progress:
             self._logged = now
             elapsed = now - self._started
             left = elapsed / (self.done - self._before) * (self.total - self.done)
-            text = "  ".join([f"{self.label}: {self.unit} {self.done}/{self.total}",
-                              *(f"{name} {value}" for name, value in shown.items()),
-                              f"{tqdm.format_interval(elapsed)} elapsed", f"{tqdm.format_interval(left)} left"])
+            text = "  ".join(
+                [
+                    f"{self.label}: {self.unit} {self.done}/{self.total}",
+                    *(f"{name} {value}" for name, value in shown.items()),
+                    f"{tqdm.format_interval(elapsed)} elapsed",
+                    f"{tqdm.format_interval(left)} left",
+                ]
+            )
             print(text, file=sys.stderr, flush=True)

@@ -156,8 +156,10 @@ def find_interrupted(config: BenchmarkConfig, environment: dict[str, Any]) -> tu
             found = f"{folder}: {error}" if (folder / "results.json").exists() else f"{folder} holds no results.json"
             why = why or found
             continue
-        different = first_difference(identity(earlier.experiment, earlier.config, earlier.environment),
-                                     identity(config.title, config.to_dict(), environment))
+        different = first_difference(
+            identity(earlier.experiment, earlier.config, earlier.environment),
+            identity(config.title, config.to_dict(), environment),
+        )
         if different is not None:
             why = why or f"{folder} holds another run: {different}"
         elif in_use(folder):

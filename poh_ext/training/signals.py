@@ -38,8 +38,11 @@ class StopSignals:
         if self._requested is not None:
             raise KeyboardInterrupt  # the user insists
         self.request(signal.Signals(number).name)
-        print(f"\n{self._requested}: stopping after this step, keeping what is finished; repeat to stop at once",
-              file=sys.stderr, flush=True)
+        print(
+            f"\n{self._requested}: stopping after this step, keeping what is finished; repeat to stop at once",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def request(self, reason: str) -> None:
         """Ask for a stop, as a signal would."""

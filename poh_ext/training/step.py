@@ -19,8 +19,16 @@ from poh_ext.training.targets import UNSUPERVISED, Passes, moves_targets, moves_
 __all__ = ["Objective", "moves_loss", "planning_loss"]
 
 
-def planning_loss(hidden: Tensor, head: nn.Linear, tasks: MazeTasks, config: BenchmarkConfig, *,
-                  precision: str = "float32", reduction: str | None = None, neighbors: Tensor | None = None) -> Tensor:
+def planning_loss(
+    hidden: Tensor,
+    head: nn.Linear,
+    tasks: MazeTasks,
+    config: BenchmarkConfig,
+    *,
+    precision: str = "float32",
+    reduction: str | None = None,
+    neighbors: Tensor | None = None,
+) -> Tensor:
     """The loss along the true paths: the cell at position i of a path predicts the cells 1..K moves ahead.
 
     The scores of every cell as the next one from every cell, [B, N, N], are never formed: only the rows that a path
@@ -57,13 +65,24 @@ def planning_loss(hidden: Tensor, head: nn.Linear, tasks: MazeTasks, config: Ben
     if horizons == 1:
         return loss_of(targets=path, reduction=reduction, **masked)
     # The next move, which alone is masked, is not smoothed; the moves after it are.
-    terms = torch.cat([loss_of(targets=path, reduction="none", **masked),
-                       loss_of(targets=path, horizons=horizons, reduction="none", **how)[..., 1:]], -1)
+    terms = torch.cat(
+        [
+            loss_of(targets=path, reduction="none", **masked),
+            loss_of(targets=path, horizons=horizons, reduction="none", **how)[..., 1:],
+        ],
+        -1,
+    )
     return terms if reduction == "none" else (terms * term_weights(tasks.length, config)).sum()
 
 
-def moves_loss(logits: Tensor, targets: Tensor, *, allowed: Tensor | None = None, label_smoothing: float = 0.0,
-               reduction: str = "mean") -> Tensor:
+def moves_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    allowed: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
     """Cross-entropy of the supervised cells, 0 if there are none.
 
     Args:
@@ -99,8 +118,9 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.config, self.precision = model, config, precision
 
-    def forward(self, tasks: MazeTasks, passes: Passes, entropy_weight: float, weights: Tensor | None = None,
-                share: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, tasks: MazeTasks, passes: Passes, entropy_weight: float, weights: Tensor | None = None, share: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """(what is minimised, its cross-entropy, the routing entropy, 0 for planners without routing).
 
         Args:
@@ -114,9 +134,15 @@ class Objective(nn.Module):
         wanted = model.valid_heads or config.validity_mask or config.head == "moves"
         neighbors = tasks.mazes.neighbors() if wanted else None
         with autocast(tasks.start.device, self.precision):
-            states = model.hidden_passes(tasks.mazes, tasks.start, tasks.goal, neighbors=neighbors,
-                                         after=passes.after if passes.looped else (1,), grad_passes=passes.grad,
-                                         state_noise=config.state_noise)
+            states = model.hidden_passes(
+                tasks.mazes,
+                tasks.start,
+                tasks.goal,
+                neighbors=neighbors,
+                after=passes.after if passes.looped else (1,),
+                grad_passes=passes.grad,
+                state_noise=config.state_noise,
+            )
         if config.head == "moves":
             targets = moves_targets(tasks, config, passes, neighbors)
             cross_entropy = self._moves(states, targets, weights, neighbors).float()
@@ -127,13 +153,21 @@ class Objective(nn.Module):
         entropy = share * model.routing_entropy()
         return cross_entropy + entropy_weight * entropy if entropy_weight > 0 else cross_entropy, cross_entropy, entropy
 
-    def _cells(self, states: list[Tensor], tasks: MazeTasks, weights: Tensor | None, neighbors: Tensor | None
-               ) -> Tensor:
+    def _cells(
+        self, states: list[Tensor], tasks: MazeTasks, weights: Tensor | None, neighbors: Tensor | None
+    ) -> Tensor:
         reduction = None if weights is None else "none"
         total = 0.0
         for state in states:
-            loss = planning_loss(state, self.model.head, tasks, self.config, precision=self.precision,
-                                 reduction=reduction, neighbors=neighbors)
+            loss = planning_loss(
+                state,
+                self.model.head,
+                tasks,
+                self.config,
+                precision=self.precision,
+                reduction=reduction,
+                neighbors=neighbors,
+            )
             total = total + (loss if weights is None else (loss * weights[: loss.shape[1]].to(loss.device)).sum())
         return total / len(states)
 
@@ -144,6 +178,7 @@ class Objective(nn.Module):
         for state, wanted, weight in zip(states, targets, weights.tolist(), strict=True):
             with autocast(state.device, self.precision):
                 logits = self.model.head(state)
-            total = total + weight * moves_loss(logits, wanted, allowed=allowed, reduction="sum",
-                                                label_smoothing=self.config.label_smoothing)
+            total = total + weight * moves_loss(
+                logits, wanted, allowed=allowed, reduction="sum", label_smoothing=self.config.label_smoothing
+            )
         return total

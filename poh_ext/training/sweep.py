@@ -36,8 +36,9 @@ _SETTINGS = {
 Trial = tuple[PlannedRow, int]
 
 
-def sweep(trials: list[Trial], config: BenchmarkConfig, place: Place, check: Callable[[], None]
-          ) -> Iterator[tuple[PlannedRow, int, Outcome]]:
+def sweep(
+    trials: list[Trial], config: BenchmarkConfig, place: Place, check: Callable[[], None]
+) -> Iterator[tuple[PlannedRow, int, Outcome]]:
     """The outcomes of the trials, as they come.
 
     Args:
@@ -70,25 +71,35 @@ def _connect(ray: Any, config: BenchmarkConfig) -> None:
     options = {"include_dashboard": False} if config.ray == "local" else {}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ray.init(address=config.ray, log_to_driver=True, logging_level="warning",
-                 runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}}, **options)
+        ray.init(
+            address=config.ray,
+            log_to_driver=True,
+            logging_level="warning",
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+            **options,
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"--ray {config.ray}: no cluster there ({str(error).splitlines()[0]}); --ray local starts "
-                          "one on this machine") from error
+        raise ConfigError(
+            f"--ray {config.ray}: no cluster there ({str(error).splitlines()[0]}); --ray local starts "
+            "one on this machine"
+        ) from error
     if threading.current_thread() is threading.main_thread():
         for number, handler in handlers.items():  # Ray's own would end the program at once
             signal.signal(number, handler)
 
 
-def _collect(ray: Any, trials: list[Trial], place: Place, check: Callable[[], None]
-             ) -> Iterator[tuple[PlannedRow, int, Outcome]]:
+def _collect(
+    ray: Any, trials: list[Trial], place: Place, check: Callable[[], None]
+) -> Iterator[tuple[PlannedRow, int, Outcome]]:
     threads = torch.get_num_threads()
     needs = {"num_cpus": threads, "num_gpus": 1 if place.device.type == "cuda" else 0}
     totals = ray.cluster_resources()
     for name, need in (("CPU", needs["num_cpus"]), ("GPU", needs["num_gpus"])):
         if totals.get(name, 0) < need:
-            raise ConfigError(f"--ray: a trial needs {need} {name} (as many as threads here: OMP_NUM_THREADS lowers "
-                              f"it), the cluster has {totals.get(name, 0):g}")
+            raise ConfigError(
+                f"--ray: a trial needs {need} {name} (as many as threads here: OMP_NUM_THREADS lowers "
+                f"it), the cluster has {totals.get(name, 0):g}"
+            )
     # A worker that is asked to end, by its machine say, raises Interrupted after a checkpoint: run again, too.
     task = ray.remote(max_retries=RETRIES, retry_exceptions=[Interrupted], **needs)(_task)
     waiting = {task.remote(planned, seed, place, threads): (planned, seed) for planned, seed in trials}

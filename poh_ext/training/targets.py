@@ -18,8 +18,19 @@ from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.presets import protocol_of
 
-__all__ = ["UNSUPERVISED", "Passes", "moves_targets", "moves_weights", "next_move_targets", "on_paths", "part_weights",
-           "passes_to_know", "passes_to_know_paths", "step_passes", "term_weights"]
+__all__ = [
+    "UNSUPERVISED",
+    "Passes",
+    "moves_targets",
+    "moves_weights",
+    "next_move_targets",
+    "on_paths",
+    "part_weights",
+    "passes_to_know",
+    "passes_to_know_paths",
+    "step_passes",
+    "term_weights",
+]
 
 UNSUPERVISED = -100  # F.cross_entropy's ignore_index
 FAR = 1 << 30
@@ -75,8 +86,9 @@ def next_move_targets(mazes: MazeBatch, goal: Tensor, *, reach: int, dead_ends: 
     return _next_moves(mazes, goal, mazes.neighbors(), (reach,), dead_ends)[0]
 
 
-def _next_moves(mazes: MazeBatch, goal: Tensor, neighbors: Tensor, reaches: Sequence[int], dead_ends: bool
-                ) -> list[Tensor]:
+def _next_moves(
+    mazes: MazeBatch, goal: Tensor, neighbors: Tensor, reaches: Sequence[int], dead_ends: bool
+) -> list[Tensor]:
     """`next_move_targets` of several rising reaches."""
     if reaches[0] < 1:
         raise ValueError(f"reach must be at least 1, got {reaches[0]}")
@@ -139,8 +151,9 @@ def on_paths(targets: Tensor, tasks: MazeTasks) -> Tensor:
     return targets.masked_fill(~walked[:, :-1], UNSUPERVISED)
 
 
-def moves_targets(tasks: MazeTasks, config: BenchmarkConfig, passes: Passes, neighbors: Tensor | None = None
-                  ) -> list[Tensor]:
+def moves_targets(
+    tasks: MazeTasks, config: BenchmarkConfig, passes: Passes, neighbors: Tensor | None = None
+) -> list[Tensor]:
     """int64 [B, N] for each supervised state: the moves that it should give.
 
     --supervision all: of all cells, with --reach passes or seen of those only whose goal, or move, is within reach of
@@ -150,7 +163,7 @@ def moves_targets(tasks: MazeTasks, config: BenchmarkConfig, passes: Passes, nei
     neighbors = tasks.mazes.neighbors() if neighbors is None else neighbors
     if config.supervision == "all" and config.reach != "all":
         return _next_moves(tasks.mazes, tasks.goal, neighbors, passes.after, config.reach == "seen")
-    targets, = _next_moves(tasks.mazes, tasks.goal, neighbors, (tasks.mazes.n_cells,), False)
+    (targets,) = _next_moves(tasks.mazes, tasks.goal, neighbors, (tasks.mazes.n_cells,), False)
     if config.supervision == "path":
         targets = on_paths(targets, tasks)
     return [targets] * len(passes.after)

@@ -104,18 +104,36 @@ def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: C
         file = trial_name(planned, seed)
         watchers.append(History(place.folder / "logs" / f"{file}.jsonl", step=step))
         if planned.config.tensorboard:
-            watchers.append(Board(place.folder / "tensorboard" / file, step=step, config=planned.config,
-                                  options=planned.options, tasks=data.test, walls=data.test_walls,
-                                  precision=place.precision))
+            watchers.append(
+                Board(
+                    place.folder / "tensorboard" / file,
+                    step=step,
+                    config=planned.config,
+                    options=planned.options,
+                    tasks=data.test,
+                    walls=data.test_walls,
+                    precision=place.precision,
+                )
+            )
         return watchers
 
     try:
         if planned.trained:
             place.workers.share((planned, seed, place.precision))  # to `assist`
             validation = data.validation and Validation(planned.config, data.validation, place.precision)
-            training = train_planner(model, data.batches, planned.config, seed=seed, label=name,
-                                     precision=place.precision, check=check, watch=watch, workers=place.workers,
-                                     checkpoints=trial_checkpoints(planned, seed, place), validation=validation)
+            training = train_planner(
+                model,
+                data.batches,
+                planned.config,
+                seed=seed,
+                label=name,
+                precision=place.precision,
+                check=check,
+                watch=watch,
+                workers=place.workers,
+                checkpoints=trial_checkpoints(planned, seed, place),
+                validation=validation,
+            )
         outcome = _evaluate(model, planned, seed, data, place, check, name, training)
         for watcher in watchers:
             watcher.result(outcome.row)
@@ -134,12 +152,28 @@ def assist(workers: Workers, check: Callable[[], None]) -> None:
         model = planned.build(seed, workers.device)
         # The training ends alike in all processes; the first one says what it means.
         with contextlib.suppress(Interrupted, Diverged):
-            train_planner(model, data_of(planned, seed).batches, planned.config, seed=seed,
-                          label=trial_name(planned, seed), precision=precision, check=check, workers=workers)
+            train_planner(
+                model,
+                data_of(planned, seed).batches,
+                planned.config,
+                seed=seed,
+                label=trial_name(planned, seed),
+                precision=precision,
+                check=check,
+                workers=workers,
+            )
 
 
-def _evaluate(model: Planner, planned: PlannedRow, seed: int, data: Data, place: Place,
-              check: Callable[[], None], name: str, training: Training) -> Outcome:
+def _evaluate(
+    model: Planner,
+    planned: PlannedRow,
+    seed: int,
+    data: Data,
+    place: Place,
+    check: Callable[[], None],
+    name: str,
+    training: Training,
+) -> Outcome:
     how = {**evaluation_options(model, planned.config, place.precision), "check": check, "label": f"evaluating {name}"}
     study = RoutingStudy(model, data.test, how) if planned.trained and model.has_router else None
     evaluation = evaluate(model, data.test, decode=planned.config.decode_used, observe=study or (lambda: None), **how)
@@ -149,9 +183,18 @@ def _evaluate(model: Planner, planned: PlannedRow, seed: int, data: Data, place:
 
 def _save_weights(model: Planner, planned: PlannedRow, outcome: Outcome, place: Place) -> None:
     row, environment = outcome.row, place.environment
-    notes = {"row": planned.model, "scale": planned.scale, "seed": row.seed, "config": planned.config.to_dict(),
-             "steps": row.steps, "seconds": row.train_seconds, **shares(row), "precision": place.precision,
-             "threads": torch.get_num_threads(), "versions": plain(environment.get("versions", {}))}
+    notes = {
+        "row": planned.model,
+        "scale": planned.scale,
+        "seed": row.seed,
+        "config": planned.config.to_dict(),
+        "steps": row.steps,
+        "seconds": row.train_seconds,
+        **shares(row),
+        "precision": place.precision,
+        "threads": torch.get_num_threads(),
+        "versions": plain(environment.get("versions", {})),
+    }
     save(place.folder / "weights" / f"{trial_name(planned, row.seed)}.safetensors", model, notes=notes)
 
 
@@ -163,15 +206,24 @@ def _row(planned: PlannedRow, seed: int, outcome: Evaluation, training: Training
     if trained and planned.run is not None and planned.config.precision != planned.run.precision:
         notes.append(f"trained in {planned.config.precision}")
     return Row(
-        model=planned.model, trained=trained, seed=seed, scale=planned.scale,
+        model=planned.model,
+        trained=trained,
+        seed=seed,
+        scale=planned.scale,
         params=parameter_count(model) if model is not None else 0,
         gflop_per_maze=gflop_per_maze(model, evaluation_passes(model, planned.config)) if model is not None else 0.0,
-        steps=training.steps, train_seconds=training.seconds if trained else None,
+        steps=training.steps,
+        train_seconds=training.seconds if trained else None,
         train_mazes_per_second=training.mazes_per_second if trained else None,
         eval_mazes_per_second=outcome.mazes_per_second,
-        reached=outcome.reached.tolist(), optimal=outcome.optimal.tolist(),
+        reached=outcome.reached.tolist(),
+        optimal=outcome.optimal.tolist(),
         exact=[] if outcome.exact is None else outcome.exact.tolist(),
-        moves_correct=outcome.moves_correct, moves_total=outcome.moves_total, curve=training.curve,
-        validation=training.validation, config=planned.options, paths=outcome.paths[:MAZES_SHOWN],
+        moves_correct=outcome.moves_correct,
+        moves_total=outcome.moves_total,
+        curve=training.curve,
+        validation=training.validation,
+        config=planned.options,
+        paths=outcome.paths[:MAZES_SHOWN],
         note="; ".join(notes),
     )

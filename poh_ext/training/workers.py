@@ -80,8 +80,7 @@ class Workers:
         # Either way there may be parameters that no loss reaches, which DDP would otherwise refuse.
         return nn.parallel.DistributedDataParallel(objective, static_graph=static, find_unused_parameters=not static)
 
-    def part(self, batch: MazeTasks, config: BenchmarkConfig, passes: Passes
-             ) -> tuple[MazeTasks, Tensor | None, float]:
+    def part(self, batch: MazeTasks, config: BenchmarkConfig, passes: Passes) -> tuple[MazeTasks, Tensor | None, float]:
         """(this process's part, the weights of its terms, its share of the mazes): see Objective.forward.
 
         A process without a maze, where a batch is smaller than the number of processes, takes one with weight 0: it
@@ -119,8 +118,9 @@ def joined(config: BenchmarkConfig) -> Iterator[Workers]:
         raise ConfigError(f"--device mps: torchrun started {count} processes, but there is one such device; use one")
     if device.type == "cuda":
         if local >= torch.cuda.device_count():
-            raise ConfigError(f"--device cuda: torchrun started more processes here than there are GPUs "
-                              f"({torch.cuda.device_count()})")
+            raise ConfigError(
+                f"--device cuda: torchrun started more processes here than there are GPUs ({torch.cuda.device_count()})"
+            )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)

@@ -34,9 +34,7 @@ def test_spread_is_numpys():
 
 def test_rounds_are_interleaved_and_equally_many():
     order = []
-    times = interleave(
-        {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, CPU, seconds=0.0, min_rounds=6
-    )
+    times = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, CPU, seconds=0.0, min_rounds=6)
     assert len(times["a"]) == len(times["b"]) == 6
     assert all(t > 0 and math.isfinite(t) for t in times["a"])
     switches = sum(x != y for x, y in itertools.pairwise(order))
@@ -75,9 +73,23 @@ def test_eager_baseline_is_the_plain_loop(horizons):
 def test_program_writes_its_record_and_picture(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     record, picture = tmp_path / "a.json", tmp_path / "a.png"
-    assert program.main(
-        ["--only", "routing", "--sizes", "tokens", "--seconds", "0.05", "--json", str(record), "--plot", str(picture)]
-    ) == 0
+    assert (
+        program.main(
+            [
+                "--only",
+                "routing",
+                "--sizes",
+                "tokens",
+                "--seconds",
+                "0.05",
+                "--json",
+                str(record),
+                "--plot",
+                str(picture),
+            ]
+        )
+        == 0
+    )
     case = json.loads(record.read_text())["cases"][0]
     assert case["variants"]["eager"]["speedup_of_ours"]["p50"] > 0
     assert case["variants"][OURS]["speedup_of_ours"]["p50"] == 1.0
@@ -109,8 +121,14 @@ def test_bad_arguments_are_one_line(arguments, message, capsys):
     assert stop.value.code == 2 and message in said and said.count("\n") == 1 and len(said) < 420
 
 
-@pytest.mark.parametrize("device", [name for name, there in (("cuda", torch.cuda.is_available()),
-                                                             ("mps", torch.backends.mps.is_available())) if not there])
+@pytest.mark.parametrize(
+    "device",
+    [
+        name
+        for name, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available()))
+        if not there
+    ],
+)
 def test_a_device_that_is_not_there_is_one_line(device, capsys):
     with pytest.raises(SystemExit) as stop:
         program.main(["--device", device])
@@ -142,8 +160,12 @@ def test_a_plot_without_matplotlib_is_refused_before_any_work(capsys, monkeypatc
 def test_a_case_without_its_package_is_told_and_the_others_are_timed(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     record = tmp_path / "a.json"
-    assert program.main(["--only", "passes,routing", "--sizes", "baseline30,tokens", "--seconds", "0.05",
-                         "--json", str(record)]) == 0
+    assert (
+        program.main(
+            ["--only", "passes,routing", "--sizes", "baseline30,tokens", "--seconds", "0.05", "--json", str(record)]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     assert "passes baseline30\n  not timed: this part of poh_ext needs safetensors" in out
     assert [case["group"] for case in json.loads(record.read_text())["cases"]] == ["routing"]

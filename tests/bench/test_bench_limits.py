@@ -106,8 +106,14 @@ def test_a_purse_pays_for_what_the_last_one_cost():
 
 
 def test_slow_variants_sit_out_rounds(watch):
-    times = interleave({name: watch.call(seconds) for name, seconds in (("a", 0.3), ("b", 0.4), ("c", 4.0))}, CPU,
-                       seconds=0.5, min_rounds=5, allowed=15.0, watch=watch)
+    times = interleave(
+        {name: watch.call(seconds) for name, seconds in (("a", 0.3), ("b", 0.4), ("c", 4.0))},
+        CPU,
+        seconds=0.5,
+        min_rounds=5,
+        allowed=15.0,
+        watch=watch,
+    )
     taken = {name: [t for t in row if t is not None] for name, row in times.items()}
     assert {name: len(row) for name, row in taken.items()} == {"a": 5, "b": 5, "c": 1}
     assert len({len(row) for row in times.values()}) == 1 and taken["a"] == pytest.approx([0.3] * 5)
@@ -117,8 +123,9 @@ def test_slow_variants_sit_out_rounds(watch):
 
 def test_a_variant_without_time_for_a_round_is_known_by_its_first_call(watch):
     calls = {OURS: watch.call(0.3), "rival": watch.call(math.nan)}  # never made
-    times = interleave(calls, CPU, seconds=0.5, min_rounds=3, allowed=4.0, watch=watch,
-                       first={OURS: 0.31, "rival": 60.0})
+    times = interleave(
+        calls, CPU, seconds=0.5, min_rounds=3, allowed=4.0, watch=watch, first={OURS: 0.31, "rival": 60.0}
+    )
     assert times["rival"] == [60.0, None, None] and times[OURS] == [pytest.approx(0.3)] * 3
     assert ratio(times["rival"], times[OURS]) == Spread(*[pytest.approx(200.0)] * 3)
     nothing_left = interleave(calls, CPU, allowed=0.0, watch=watch, first={OURS: 0.31, "rival": 60.0})
@@ -132,8 +139,15 @@ def test_rounds_keep_to_what_is_allowed(seed, watch):
     seconds = {str(i): float(s) for i, s in enumerate(np.exp(random.uniform(-9, 4, random.integers(1, 6))))}
     allowed = float(np.exp(random.uniform(-3, 5)))
     learned = sum(2 * s for s in seconds.values() if s < LONG_SECONDS)
-    times = interleave({name: watch.call(s) for name, s in seconds.items()}, CPU, seconds=0.3, min_rounds=5,
-                       allowed=allowed, first=seconds, watch=watch)
+    times = interleave(
+        {name: watch.call(s) for name, s in seconds.items()},
+        CPU,
+        seconds=0.3,
+        min_rounds=5,
+        allowed=allowed,
+        first=seconds,
+        watch=watch,
+    )
     assert watch.time <= max(allowed, learned) * (1 + 1e-9)
     for name, row in times.items():
         assert {round(t, 12) for t in row if t is not None} == {round(seconds[name], 12)}
@@ -173,7 +187,8 @@ def test_a_call_that_cannot_be_stopped_is_not_begun_without_time(watch):
     calls = {OURS: watch.call(0.2), "every cell": watch.call(4.0)}
     made = Case("passes", "a case", calls, slower={"every cell": 10.0})
     assert bench(watch).measure(lambda: made, allowed=2.0)["unavailable"] == {
-        "every cell": "it takes 2.0 s at least, and 1.0 s were left for it"}
+        "every cell": "it takes 2.0 s at least, and 1.0 s were left for it"
+    }
     assert bench(watch).measure(lambda: made, allowed=20.0)["unavailable"] == {}
 
 
@@ -225,7 +240,9 @@ def test_without_a_limit_nothing_is_left_out(watch):
 # -- a run ------------------------------------------------------------------------------------------------------
 
 MACHINES = {  # seconds of poh_ext, of eager code, of a foreign package, of compiling
-    "fast": (2e-3, 0.01, 0.1, 3.0), "slow": (0.05, 1.0, 20.0, 15.0), "busy": (0.5, 45.0, 190.0, 80.0),
+    "fast": (2e-3, 0.01, 0.1, 3.0),
+    "slow": (0.05, 1.0, 20.0, 15.0),
+    "busy": (0.5, 45.0, 190.0, 80.0),
     "hopeless": (300.0, 3000.0, 3000.0, 300.0),
 }
 
@@ -240,9 +257,13 @@ def test_a_quick_run_keeps_to_two_minutes(machine, watch, monkeypatch, capsys):
         def build():
             made = {OURS: watch.call(ours)}
             for name in groups[group]:
-                made[name] = watch.compiler(compiling, ours) if name == COMPILE else watch.call(
-                    eager if name == "eager" else foreign)
+                made[name] = (
+                    watch.compiler(compiling, ours)
+                    if name == COMPILE
+                    else watch.call(eager if name == "eager" else foreign)
+                )
             return Case(group, f"a {group} case", made)
+
         return [(f"size{i}", build) for i in range(6)]
 
     monkeypatch.setattr(program, "GROUPS", {group: lambda *_, g=group: cases_of(g) for group in groups})

@@ -21,12 +21,15 @@ def watch():
 
 def trials(watch, rate, log=None):
     """Of WORK, each at rate(work)."""
+
     def trial(work):
         def call():
             if log is not None:
                 log.append(work)
             watch.work(work / rate(work))
+
         return Trial(str(work), work, lambda: call)
+
     return [trial(work) for work in WORK]
 
 
@@ -87,8 +90,9 @@ def test_a_case_is_compared_with_a_peak_looked_for_beside_it(watch):
             return super().look(seconds)
 
     bench = Bench(CPU, torch.float32, 0.3, 3, watch=watch)
-    bench._peaks[torch.float32] = Recorded(trials(watch, lambda work: 100.0 if watch.time < 2 else 300.0), CPU,
-                                           watch=watch)
+    bench._peaks[torch.float32] = Recorded(
+        trials(watch, lambda work: 100.0 if watch.time < 2 else 300.0), CPU, watch=watch
+    )
     bench.product_rate().look(1.0)
     watch.work(5.0)
     record = bench.measure(lambda: Case("train", "step", {OURS: watch.call(1.0)}, flops=150))

@@ -9,9 +9,23 @@ from poh_ext import multi_horizon_cross_entropy
 from tests.cases.backends import tolerance
 
 
-def truth(logits, targets, *, horizons=1, rows=None, label_smoothing=0.0, valid=None, candidates=None,
-          horizon_weights=None, ignore_index=-100, reduction="mean", weight=None, z_loss=0.0, softcap=None,
-          segments=None):
+def truth(
+    logits,
+    targets,
+    *,
+    horizons=1,
+    rows=None,
+    label_smoothing=0.0,
+    valid=None,
+    candidates=None,
+    horizon_weights=None,
+    ignore_index=-100,
+    reduction="mean",
+    weight=None,
+    z_loss=0.0,
+    softcap=None,
+    segments=None,
+):
     """The definition, term by term: F.cross_entropy of the allowed logits with a class distribution over them."""
     batch, length = targets.shape
     classes = logits.shape[-1]
@@ -66,8 +80,19 @@ def truth(logits, targets, *, horizons=1, rows=None, label_smoothing=0.0, valid=
     return total / divisor if divisor else nothing
 
 
-def problem(batch=3, n=7, classes=11, length=6, *, mask=None, rows=True, ignored=0.2, ignore_index=-1, seed=0,
-            dtype=torch.float64):
+def problem(
+    batch=3,
+    n=7,
+    classes=11,
+    length=6,
+    *,
+    mask=None,
+    rows=True,
+    ignored=0.2,
+    ignore_index=-1,
+    seed=0,
+    dtype=torch.float64,
+):
     """Random logits and targets, with duplicate and skipped rows, skipped targets and rows that allow no class."""
     g = torch.Generator().manual_seed(seed)
     logits = (3 * torch.randn(batch, n, classes, generator=g, dtype=torch.float64)).to(dtype)

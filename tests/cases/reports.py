@@ -99,8 +99,11 @@ def make_scaling(scales=("tiny", "small", "xl"), seeds=(0,), n=60, gain=0.2, abl
             baseline, poh = SIZES[scale]
             models = {"baseline": (baseline, 0), "poh": (poh, gain)}
             if ablation:
-                models |= {"looped_baseline": (baseline, gain), "poh_shallow": (poh + 9000, gain / 2),
-                           "poh_token": (poh, gain / 3)}
+                models |= {
+                    "looped_baseline": (baseline, gain),
+                    "poh_shallow": (poh + 9000, gain / 2),
+                    "poh_token": (poh, gain / 3),
+                }
             for model, (params, more) in models.items():
                 for trained in (True, False):
                     solved = hard < round(n * (share + 0.1 * k + more if trained else 0.05))

@@ -1,6 +1,6 @@
 """Prints the table of docs/cuda.md: what ptxas says of every kernel, and the occupancy that follows for sm_90.
 
-    python tests/cuda/resources.py        (needs nvcc and c++filt; about a minute)
+python tests/cuda/resources.py        (needs nvcc and c++filt; about a minute)
 """
 
 from __future__ import annotations

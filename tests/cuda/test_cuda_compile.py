@@ -31,8 +31,12 @@ def built():
                  "-DCMAKE_BUILD_TYPE=Release", "-DPOH_EXT_CUDA=ON", "-DPOH_EXT_CAPABILITIES=",
                  f"-DPOH_EXT_OUTPUT={build / 'tested'}"]  # fmt: skip
     # Less optimisation than is shipped, in a third less time: what is tested is that it compiles, links and loads.
-    env = {**os.environ, "PATH": path(), "TORCH_CUDA_ARCH_LIST": "8.0;9.0+PTX",
-           "NVCC_APPEND_FLAGS": "-Xcicc -O1 -Xptxas -O1"}
+    env = {
+        **os.environ,
+        "PATH": path(),
+        "TORCH_CUDA_ARCH_LIST": "8.0;9.0+PTX",
+        "NVCC_APPEND_FLAGS": "-Xcicc -O1 -Xptxas -O1",
+    }
     jobs = os.environ.get("MAX_JOBS") or "2"
     build.mkdir(parents=True, exist_ok=True)
     with (build / "lock").open("w") as lock:

@@ -90,8 +90,14 @@ def spoil(draw, arguments: dict) -> dict:
     value = arguments[name]
     wrong = [None, "text", 1.5, True, [1, 2], -1, 10**20]
     if isinstance(value, torch.Tensor):
-        wrong += [value[..., :0] if value.dim() else value, value.unsqueeze(0), value.to(torch.int16),
-                  value.to(torch.complex64), value.double(), value.to("meta")]
+        wrong += [
+            value[..., :0] if value.dim() else value,
+            value.unsqueeze(0),
+            value.to(torch.int16),
+            value.to(torch.complex64),
+            value.double(),
+            value.to("meta"),
+        ]
     return {**arguments, name: draw(st.sampled_from(wrong))}
 
 
@@ -154,8 +160,10 @@ def plain_loss(draw, linear: bool):
     ignore = draw(st.sampled_from([-100, 0, 2]))
     asked = {"target": indices(draw, places, classes, ignore), "ignore_index": ignore,
              "reduction": draw(st.sampled_from(["mean", "sum", "none"]))}  # fmt: skip
-    asked |= {name: mask if linear or mask.dim() < 2 else mask.movedim(-1, 1)
-              for name, mask in masks(draw, places, classes).items()} | loss_options(draw, classes, 1)
+    asked |= {
+        name: mask if linear or mask.dim() < 2 else mask.movedim(-1, 1)
+        for name, mask in masks(draw, places, classes).items()
+    } | loss_options(draw, classes, 1)
     if (weight := class_weight(draw, classes, dtype)) is not None:
         asked["weight"] = weight
     if linear:
@@ -266,8 +274,11 @@ def outcome(function, arguments: dict):
 
 def magnitude(arguments: dict) -> float:
     """The largest finite number among the arguments: rounding is to be judged by it."""
-    found = [t.detach().double().nan_to_num(0, 0, 0).abs().max().item() for t in arguments.values()
-             if isinstance(t, torch.Tensor) and t.is_floating_point() and t.numel() and not t.is_meta]
+    found = [
+        t.detach().double().nan_to_num(0, 0, 0).abs().max().item()
+        for t in arguments.values()
+        if isinstance(t, torch.Tensor) and t.is_floating_point() and t.numel() and not t.is_meta
+    ]
     return max([1.0, *found])
 
 
@@ -291,10 +302,10 @@ def difference(function, arguments: dict) -> str:
     if wild and function is poh_ext.neighbor_attention:  # exp(-100) is 0 to the kernels: times infinity that is NaN
         return ""
     for a, b in zip(ours[0], want[0], strict=True):
-        if (problem := apart(a, b, 2e-2 if half else 1e-4, scale)):
+        if problem := apart(a, b, 2e-2 if half else 1e-4, scale):
             return f"value: {problem}"
     for a, b in () if wild else zip(ours[1], want[1], strict=True):  # of infinities there is no one true gradient
-        if (problem := apart(a, b, 5e-2 if half else 1e-3, scale**2)):
+        if problem := apart(a, b, 5e-2 if half else 1e-3, scale**2):
             return f"gradient: {problem}"
     return ""
 

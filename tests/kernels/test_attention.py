@@ -178,16 +178,19 @@ def test_views_are_read_by_their_strides():
     torch.testing.assert_close(neighbor_attention(q, k, v, wide, **tables), expected, rtol=0, atol=0)
     ones = torch.ones(1, 1, 1, 1).expand_as(q)
     found = torch.autograd.grad(neighbor_attention(q, k, v, candidates), q, ones)
-    torch.testing.assert_close(found, torch.autograd.grad(truth(q, k, v, candidates).float(), q, ones),
-                               rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        found, torch.autograd.grad(truth(q, k, v, candidates).float(), q, ones), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_packed_form_is_the_same():
     (q, k, v, candidates), tables = draw((2, 4, 21, 12, 4), torch.float32)
     packed = torch.stack([q, k, v]).permute(1, 3, 0, 2, 4).contiguous().requires_grad_()
     wrt = leaves((q, k, v), tables)
-    out, expected = neighbor_attention_packed(packed, candidates, *tables.values()), neighbor_attention(
-        q, k, v, candidates, **tables)
+    out, expected = (
+        neighbor_attention_packed(packed, candidates, *tables.values()),
+        neighbor_attention(q, k, v, candidates, **tables),
+    )
     torch.testing.assert_close(out.transpose(1, 2), expected, rtol=0, atol=0)
     found = gradients(out.transpose(1, 2), [packed, *wrt[3:]])
     exact = gradients(expected, wrt)
@@ -299,9 +302,7 @@ def test_double_backward_is_refused():
 def test_reference_differentiates_twice():
     tensors, tables = draw((1, 1, 4, 3, 2))
     wrt = leaves(tensors, tables)
-    assert torch.autograd.gradgradcheck(
-        lambda q, k, v, *t: reference.neighbor_attention(q, k, v, tensors[3], *t), wrt
-    )
+    assert torch.autograd.gradgradcheck(lambda q, k, v, *t: reference.neighbor_attention(q, k, v, tensors[3], *t), wrt)
 
 
 @needs_kernels

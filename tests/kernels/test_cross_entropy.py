@@ -127,7 +127,8 @@ def test_masks_and_options_are_those_of_the_planning_loss(form, extra):
     valid = torch.rand(3, 4, 9, generator=generator) < 0.5
     for mask in ({}, {"valid": valid}, {"candidates": candidates}):
         want = poh_ext.multi_horizon_linear_cross_entropy(
-            x, head, target, horizons=[0], label_smoothing=0.1, reduction="none", **mask, **extra)[..., 0]
+            x, head, target, horizons=[0], label_smoothing=0.1, reduction="none", **mask, **extra
+        )[..., 0]
         if form == "linear":
             loss = linear_cross_entropy(x, head, target, reduction="none", label_smoothing=0.1, **mask, **extra)
         else:  # the classes come second

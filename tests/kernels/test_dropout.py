@@ -77,8 +77,11 @@ def test_limits(dtype):
 def test_mask_follows_the_seed_and_the_place_alone():
     """Not the threads, the dtype, the strides, or how many elements come after."""
     found = []
-    for threads, shape, dtype in ((1, (300, 401), torch.float32), (2, (300, 401), torch.bfloat16),
-                                  (2, (200, 401), torch.float64)):
+    for threads, shape, dtype in (
+        (1, (300, 401), torch.float32),
+        (2, (300, 401), torch.bfloat16),
+        (2, (200, 401), torch.float64),
+    ):
         torch.set_num_threads(threads)
         torch.manual_seed(3)
         found.append(mask(shape, 0.3, dtype)[:200] != 0)
@@ -163,8 +166,9 @@ def test_attention_without_a_drop_equals_torch(dtype, monkeypatch):
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: called.append(1) or original(*a, **k))
     mine = attention.train()(x)
     assert not called  # or nothing was compared
-    torch.testing.assert_close(mine, plain, rtol=0.03 if dtype == torch.bfloat16 else 1e-5, atol=0.01 if
-                               dtype == torch.bfloat16 else 1e-6)
+    torch.testing.assert_close(
+        mine, plain, rtol=0.03 if dtype == torch.bfloat16 else 1e-5, atol=0.01 if dtype == torch.bfloat16 else 1e-6
+    )
 
 
 def test_attention_dropout_keeps_the_mean():

@@ -7,11 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from poh_ext import (
-    MultiHorizonLinearCrossEntropy,
-    multi_horizon_cross_entropy,
-    multi_horizon_linear_cross_entropy,
-)
+from poh_ext import MultiHorizonLinearCrossEntropy, multi_horizon_cross_entropy, multi_horizon_linear_cross_entropy
 from poh_ext._backend import has_kernel
 from tests.cases.backends import DTYPES, needs_kernels, tolerance
 from tests.cases.device import DEVICE
@@ -31,26 +27,49 @@ def linear_problem(*, states=None, dtype=torch.float64, bias=True, seed=0, **opt
     return hidden, weight, bias_ if bias else None, targets, kwargs
 
 
-def dense(hidden, weight, bias, targets, *, horizons=1, horizon_weights=None, class_weight=None, reduction="mean",
-          **kwargs):
+def dense(
+    hidden, weight, bias, targets, *, horizons=1, horizon_weights=None, class_weight=None, reduction="mean", **kwargs
+):
     """The same loss from all logits; with a state per horizon, horizon by horizon."""
     logits = F.linear(hidden, weight, bias)
     if hidden.dim() == 3:
-        return multi_horizon_cross_entropy(logits, targets, horizons=horizons, horizon_weights=horizon_weights,
-                                           weight=class_weight, reduction=reduction, **kwargs)
+        return multi_horizon_cross_entropy(
+            logits,
+            targets,
+            horizons=horizons,
+            horizon_weights=horizon_weights,
+            weight=class_weight,
+            reduction=reduction,
+            **kwargs,
+        )
     every = [
-        multi_horizon_cross_entropy(logits[:, :, k], targets, horizons=horizons, horizon_weights=horizon_weights,
-                                    weight=class_weight, reduction="none", **kwargs)[..., k]
+        multi_horizon_cross_entropy(
+            logits[:, :, k],
+            targets,
+            horizons=horizons,
+            horizon_weights=horizon_weights,
+            weight=class_weight,
+            reduction="none",
+            **kwargs,
+        )[..., k]
         for k in range(horizons)
     ]
     terms = torch.stack(every, -1)
     if reduction == "none":
         return terms
     # The divisor of "mean" is that of any logits.
-    count = multi_horizon_cross_entropy(logits[:, :, 0], targets, horizons=horizons, horizon_weights=horizon_weights,
-                                        weight=class_weight, reduction="sum", **kwargs)
-    count = count / multi_horizon_cross_entropy(logits[:, :, 0], targets, horizons=horizons,
-                                                horizon_weights=horizon_weights, weight=class_weight, **kwargs)
+    count = multi_horizon_cross_entropy(
+        logits[:, :, 0],
+        targets,
+        horizons=horizons,
+        horizon_weights=horizon_weights,
+        weight=class_weight,
+        reduction="sum",
+        **kwargs,
+    )
+    count = count / multi_horizon_cross_entropy(
+        logits[:, :, 0], targets, horizons=horizons, horizon_weights=horizon_weights, weight=class_weight, **kwargs
+    )
     return terms.sum() / (1 if reduction == "sum" else count.detach())
 
 
@@ -80,8 +99,14 @@ def test_equals_the_dense_form(reduction, mask, horizons, bias):
     for rows, smoothing in itertools.product([True, False], [0.0, 0.1]):
         *tensors, kwargs = linear_problem(mask=mask, rows=rows, bias=bias)
         weights = None if horizons == 1 else [1.0, 0.5, 0.25]
-        compare(*tensors, horizons=horizons, label_smoothing=smoothing, horizon_weights=weights,
-                reduction=reduction, **kwargs)
+        compare(
+            *tensors,
+            horizons=horizons,
+            label_smoothing=smoothing,
+            horizon_weights=weights,
+            reduction=reduction,
+            **kwargs,
+        )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -105,8 +130,16 @@ def test_class_weight_z_loss_and_softcap(mask, horizons):
     *tensors, kwargs = linear_problem(mask=mask)
     class_weight = torch.rand(11, dtype=torch.float64) + 0.1
     for reduction in ("mean", "none"):
-        compare(*tensors, horizons=horizons, label_smoothing=0.1, class_weight=class_weight, z_loss=0.01, softcap=3.0,
-                reduction=reduction, **kwargs)
+        compare(
+            *tensors,
+            horizons=horizons,
+            label_smoothing=0.1,
+            class_weight=class_weight,
+            z_loss=0.01,
+            softcap=3.0,
+            reduction=reduction,
+            **kwargs,
+        )
 
 
 @pytest.mark.parametrize("mask", [None, "candidates"])
@@ -181,8 +214,9 @@ def test_no_term_gives_zero(why, reduction, horizons):
     elif why == "no classes":
         weight, bias, kwargs["candidates"] = weight[:0], bias[:0], kwargs["candidates"][..., :0]
     tensors = [t.requires_grad_() for t in (hidden, weight, bias)]
-    loss = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, horizons=horizons,
-                                              reduction=reduction, **kwargs)
+    loss = multi_horizon_linear_cross_entropy(
+        hidden, weight, targets, bias=bias, horizons=horizons, reduction=reduction, **kwargs
+    )
     assert loss.eq(0).all()
     for grad, t in zip(torch.autograd.grad(loss.sum(), tensors), tensors, strict=True):
         assert grad.shape == t.shape and grad.eq(0).all()
@@ -194,8 +228,9 @@ def test_gradcheck(reduction, mask, horizons):
     hidden, weight, bias, targets, kwargs = linear_problem(batch=2, n=4, classes=5, length=5, mask=mask)
 
     def loss(hidden, weight, bias):
-        return multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, horizons=horizons,
-                                                  label_smoothing=0.2, reduction=reduction, **kwargs)
+        return multi_horizon_linear_cross_entropy(
+            hidden, weight, targets, bias=bias, horizons=horizons, label_smoothing=0.2, reduction=reduction, **kwargs
+        )
 
     assert torch.autograd.gradcheck(loss, (hidden, weight, bias))
 
@@ -246,8 +281,11 @@ def test_module_form():
 BAD_CALLS = {
     "hidden type": ({"hidden": None}, TypeError, "hidden must be a tensor, got NoneType"),
     "hidden dtype": ({"hidden": torch.zeros(3, 7, 6)}, TypeError, "hidden must be float64, got float32"),
-    "hidden width": ({"hidden": torch.zeros(3, 7, 5).double()}, ValueError,
-                     r"hidden \[3, 7, 5\] and weight \[11, 6\] must have the same number of features D"),
+    "hidden width": (
+        {"hidden": torch.zeros(3, 7, 5).double()},
+        ValueError,
+        r"hidden \[3, 7, 5\] and weight \[11, 6\] must have the same number of features D",
+    ),
     "states": ({"hidden": torch.zeros(3, 7, 2, 6).double()}, ValueError, r"shape \[B, N, 1, 6\], got \[3, 7, 2, 6\]"),
     "weight shape": ({"weight": torch.zeros(11).double()}, ValueError, r"weight must have shape \[V, D\], got \[11\]"),
     "bias shape": ({"bias": torch.zeros(6).double()}, ValueError, r"bias must have shape \[11\], got \[6\]"),
@@ -357,8 +395,9 @@ def test_targets_without_weight(reduction, mask, horizons):
     class_weight = torch.ones(11)
     class_weight[4] = 0
     options = {"class_weight": class_weight, "horizons": horizons, "label_smoothing": 0.1, **kwargs}
-    loss, metrics = multi_horizon_linear_cross_entropy(hidden, weight, targets, bias=bias, reduction=reduction,
-                                                       return_metrics=True, **options)
+    loss, metrics = multi_horizon_linear_cross_entropy(
+        hidden, weight, targets, bias=bias, reduction=reduction, return_metrics=True, **options
+    )
     assert metrics.loss.tolist() == [0] * horizons
     if reduction in ("sum", "none"):
         return compare(hidden, weight, bias, targets, reduction=reduction, **options)

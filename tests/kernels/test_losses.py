@@ -20,8 +20,15 @@ from tests.cases.losses import compare, problem
 def test_equals_the_definition(reduction, mask, smoothing, horizons, rows):
     logits, targets, kwargs = problem(mask=mask, rows=rows)
     weights = None if horizons == 1 else [1.0, 0.5, 0.25]
-    compare(logits, targets, horizons=horizons, label_smoothing=smoothing, reduction=reduction,
-            horizon_weights=weights, **kwargs)
+    compare(
+        logits,
+        targets,
+        horizons=horizons,
+        label_smoothing=smoothing,
+        reduction=reduction,
+        horizon_weights=weights,
+        **kwargs,
+    )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none", "position_mean"])
@@ -101,8 +108,9 @@ def test_metrics(mask):
 def test_plain_form_is_torch_cross_entropy():
     logits, targets, _ = problem(rows=False, ignore_index=-100)
     for reduction, smoothing in itertools.product(["mean", "sum"], [0.0, 0.3]):
-        want = F.cross_entropy(logits[:, :5].flatten(0, 1), targets[:, 1:].flatten(),
-                               label_smoothing=smoothing, reduction=reduction)
+        want = F.cross_entropy(
+            logits[:, :5].flatten(0, 1), targets[:, 1:].flatten(), label_smoothing=smoothing, reduction=reduction
+        )
         got = multi_horizon_cross_entropy(logits, targets, label_smoothing=smoothing, reduction=reduction)
         torch.testing.assert_close(got, want)
 
@@ -145,8 +153,9 @@ def test_gradcheck(reduction, mask):
     logits, targets, kwargs = problem(batch=2, n=4, classes=5, length=5, mask=mask)
 
     def loss(z):
-        return multi_horizon_cross_entropy(z, targets, horizons=2, label_smoothing=0.2, reduction=reduction,
-                                           horizon_weights=[1.0, 0.5], **kwargs)
+        return multi_horizon_cross_entropy(
+            z, targets, horizons=2, label_smoothing=0.2, reduction=reduction, horizon_weights=[1.0, 0.5], **kwargs
+        )
 
     assert torch.autograd.gradcheck(loss, (logits,))
 
@@ -187,8 +196,13 @@ def test_compile_fullgraph(reduction, mask):
 def test_module_form():
     logits, targets, kwargs = problem(mask="valid")
     ignore = kwargs.pop("ignore_index")
-    options = {"horizons": 3, "label_smoothing": 0.1, "horizon_weights": [1.0, 0.5, 0.1], "ignore_index": ignore,
-               "reduction": "position_mean"}
+    options = {
+        "horizons": 3,
+        "label_smoothing": 0.1,
+        "horizon_weights": [1.0, 0.5, 0.1],
+        "ignore_index": ignore,
+        "reduction": "position_mean",
+    }
     criterion = MultiHorizonCrossEntropy(**options)
     want = multi_horizon_cross_entropy(logits, targets, **options, **kwargs)
     torch.testing.assert_close(criterion(logits, targets, **kwargs), want)
@@ -204,8 +218,6 @@ def test_double_backward():
             grad.square().sum().backward()
     else:
         grad.square().sum().backward()
-
-
 
 
 @needs_kernels

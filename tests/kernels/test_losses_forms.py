@@ -19,8 +19,16 @@ OFFSETS = [[0], [0, 1, 2], [1, 2, 4, 8], (3,), [2, 0], range(1, 4)]
 def test_offsets_equal_the_definition(reduction, mask, offsets, rows):
     logits, targets, kwargs = problem(mask=mask, rows=rows)
     weights = [1.0, 0.5, 0.25, 2.0][: len(offsets)]
-    compare(logits, targets, horizons=offsets, label_smoothing=0.1, reduction=reduction, horizon_weights=weights,
-            weight=torch.arange(1.0, 12.0, dtype=torch.float64), **kwargs)
+    compare(
+        logits,
+        targets,
+        horizons=offsets,
+        label_smoothing=0.1,
+        reduction=reduction,
+        horizon_weights=weights,
+        weight=torch.arange(1.0, 12.0, dtype=torch.float64),
+        **kwargs,
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -47,8 +55,13 @@ def test_packed_documents_are_rows_of_a_batch(form, horizons, reduction):
     state = torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
     def loss(hidden, targets, segments=None):
-        options = {"horizons": horizons, "reduction": reduction, "label_smoothing": 0.1, "segments": segments,
-                   "ignore_index": -1}
+        options = {
+            "horizons": horizons,
+            "reduction": reduction,
+            "label_smoothing": 0.1,
+            "segments": segments,
+            "ignore_index": -1,
+        }
         if form == "dense":
             return multi_horizon_cross_entropy(F.linear(hidden, head), targets, **options)
         return multi_horizon_linear_cross_entropy(hidden, head, targets, **options)
@@ -56,8 +69,9 @@ def test_packed_documents_are_rows_of_a_batch(form, horizons, reduction):
     documents = torch.repeat_interleave(torch.arange(4, dtype=torch.int32), torch.tensor(lengths))
     packed = loss(state[None], tokens[None], documents[None])
     pad = torch.nn.utils.rnn.pad_sequence
-    padded = loss(pad(state.split(lengths), batch_first=True),
-                  pad(tokens.split(lengths), batch_first=True, padding_value=-1))
+    padded = loss(
+        pad(state.split(lengths), batch_first=True), pad(tokens.split(lengths), batch_first=True, padding_value=-1)
+    )
     torch.testing.assert_close(packed, padded, rtol=1e-12, atol=1e-12)
     leaves = state, head
     for a, b in zip(torch.autograd.grad(packed, leaves), torch.autograd.grad(padded, leaves), strict=True):
@@ -105,8 +119,9 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(weighted):
     total, weights = 0, []
     for row in range(4):
         part = slice(row, row + 1)
-        loss, found = multi_horizon_cross_entropy(logits[part], tokens[part], reduction="sum", return_metrics=True,
-                                                  **options)
+        loss, found = multi_horizon_cross_entropy(
+            logits[part], tokens[part], reduction="sum", return_metrics=True, **options
+        )
         total, weights = total + loss / metrics.weight.sum(), [*weights, found.weight]
     torch.testing.assert_close(torch.stack(weights).sum(0), metrics.weight)
     if not weighted:

@@ -192,8 +192,13 @@ def test_walls_and_passages_are_where_the_maze_has_them():
     pixels = np.asarray(image)
     assert (pixels == np.uint8(WALL)).all(-1).sum() == sum(
         # the frame, then the walls inside: across, down, and the corners between them
-        (2 * (3 * layout.pitch + layout.wall) * layout.wall, 2 * (2 * layout.pitch - layout.wall) * layout.wall,
-         3 * layout.corridor * layout.wall, 2 * layout.corridor * layout.wall, 2 * layout.wall**2)
+        (
+            2 * (3 * layout.pitch + layout.wall) * layout.wall,
+            2 * (2 * layout.pitch - layout.wall) * layout.wall,
+            3 * layout.corridor * layout.wall,
+            2 * layout.corridor * layout.wall,
+            2 * layout.wall**2,
+        )
     )
 
 

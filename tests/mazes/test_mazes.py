@@ -218,15 +218,18 @@ def test_slicing_keeps_provenance():
         (lambda: generate_mazes(2, 4).distances(torch.tensor([-1, 2])), IndexError, r"goal\[0\] = -1 is out of range"),
         (
             lambda: generate_mazes(1, 4).shortest_paths(torch.tensor([16]), torch.tensor([0])),
-            IndexError, r"start\[0\] = 16 is out of range for 16 cells",
+            IndexError,
+            r"start\[0\] = 16 is out of range for 16 cells",
         ),
         (
             lambda: generate_mazes(1, 4).shortest_paths(torch.tensor([1]), torch.tensor([0]), length=0),
-            ValueError, "length must be >= 1, got 0",
+            ValueError,
+            "length must be >= 1, got 0",
         ),
         (
             lambda: generate_mazes(1, 4).distances(torch.zeros(1, dtype=torch.int64, device="meta")),
-            ValueError, f"goal is on meta, the mazes are on {DEVICE}",
+            ValueError,
+            f"goal is on meta, the mazes are on {DEVICE}",
         ),
     ],
 )

@@ -178,8 +178,9 @@ def test_beeline_is_a_shortest_way_where_nothing_is_in_between(size):
 
 
 def test_beeline_knows_nothing_of_walls():
-    tasks = MazeTasks(generate_mazes(1, 5, seed=3), *(torch.tensor([c]) for c in (0, 7)), torch.tensor([[0]]),
-                      torch.tensor([1]))
+    tasks = MazeTasks(
+        generate_mazes(1, 5, seed=3), *(torch.tensor([c]) for c in (0, 7)), torch.tensor([[0]]), torch.tensor([1])
+    )
     open_tasks = MazeTasks(MazeBatch.open(1, 5), tasks.start, tasks.goal, tasks.path, tasks.length)
     table = beeline_policy(tasks)
     assert table.shape == (1, 25, 4) and table.dtype == torch.float32

@@ -24,9 +24,10 @@ def test_starts_are_of_the_kind_and_paths_fit(algorithm, kind):
     assert torch.equal(distance.long() + 1, tasks.length)
 
 
-@pytest.mark.parametrize(("algorithm", "kind", "least"), [
-    ("dfs", "junction", 13), ("kruskal", "junction", 8), ("percolation", "corridor", 9), ("dfs", "dead-end", 14),
-])
+@pytest.mark.parametrize(
+    ("algorithm", "kind", "least"),
+    [("dfs", "junction", 13), ("kruskal", "junction", 8), ("percolation", "corridor", 9), ("dfs", "dead-end", 14)],
+)
 def test_only_mazes_without_such_a_start_are_given_up(algorithm, kind, least):
     tasks = sample_tasks(50, 4, min_path=least, algorithm=algorithm, start=kind, seed=2)
     mazes = generate_mazes(int(tasks.mazes.index[-1]) + 1, 4, algorithm=algorithm, seed=2)

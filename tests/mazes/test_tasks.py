@@ -122,9 +122,12 @@ def test_tasks_slice_move_and_hold_nothing():
 
 def test_bad_input():
     for arguments, message in (
-        ({"n": -1}, "n must be"), ({"min_path": 0}, "min_path must be"), ({"max_path": 0}, "max_path must be in"),
+        ({"n": -1}, "n must be"),
+        ({"min_path": 0}, "min_path must be"),
+        ({"max_path": 0}, "max_path must be in"),
         ({"min_path": 5, "max_path": 4}, "max_path must be at least min_path = 5, got 4"),
-        ({"seed": -1}, "seed must be"), ({"algorithm": "x"}, "algorithm 'x' is unknown"),
+        ({"seed": -1}, "seed must be"),
+        ({"algorithm": "x"}, "algorithm 'x' is unknown"),
     ):
         with pytest.raises(ValueError, match=message):
             sample_tasks(**{"n": 1, "size": 4, **arguments})

@@ -87,8 +87,15 @@ def test_valid_heads_are_neighbor_attention_and_the_others_plain():
     mazes, _, _ = problem(2)
     neighbors = mazes.neighbors()
     q, k, v = attention.qkv(x).unflatten(-1, (3, 4, 4)).permute(2, 0, 3, 1, 4)
-    near = poh_ext.neighbor_attention(q[:, :1], k[:, :1], v[:, :1], neighbors, bias=attention.direction_bias,
-                                      key_offset=attention.key_offset, value_offset=attention.value_offset)
+    near = poh_ext.neighbor_attention(
+        q[:, :1],
+        k[:, :1],
+        v[:, :1],
+        neighbors,
+        bias=attention.direction_bias,
+        key_offset=attention.key_offset,
+        value_offset=attention.value_offset,
+    )
     wide = torch.nn.functional.scaled_dot_product_attention(q[:, 1:], k[:, 1:], v[:, 1:])
     expected = attention.out(torch.cat([near, wide], 1).transpose(1, 2).flatten(2))
     torch.testing.assert_close(attention(x, None, neighbors), expected)

@@ -240,17 +240,55 @@ def test_direct_calls_of_the_fused_passes_are_guarded():
     router = 4 * 8 + 4 + (48 + 12) + 8 + (96 + 12) + 8 + 2 * (48 + 12) + 16 + 2 * 4 + 2
     zeros, routers, state = torch.zeros(1, size), torch.zeros(1, router), torch.zeros(1, 2, 10)
 
-    def arguments(x=x, tokens=x, candidates=candidates, weights=zeros, heads=2, d_ff=6, step=0, passes=1,
-                  after=None, tolerance=0.0, routers=None, state=None, period=1, temperature=1.0):
+    def arguments(
+        x=x,
+        tokens=x,
+        candidates=candidates,
+        weights=zeros,
+        heads=2,
+        d_ff=6,
+        step=0,
+        passes=1,
+        after=None,
+        tolerance=0.0,
+        routers=None,
+        state=None,
+        period=1,
+        temperature=1.0,
+    ):
         after = torch.tensor([step + passes] if after is None else after, dtype=torch.int64)
-        return (x, tokens, candidates, weights, heads, d_ff, step, passes, after, True, 1e-5, tolerance, routers, state,
-                period, temperature)
+        return (
+            x,
+            tokens,
+            candidates,
+            weights,
+            heads,
+            d_ff,
+            step,
+            passes,
+            after,
+            True,
+            1e-5,
+            tolerance,
+            routers,
+            state,
+            period,
+            temperature,
+        )
 
     op = torch.ops.poh_ext.neighbor_passes
     assert not op(*arguments())[0].any()
     torch.library.opcheck(op.default, arguments(weights=torch.rand(1, size), passes=2, after=[1, 2]))
-    torch.library.opcheck(op.default, arguments(weights=torch.rand(1, size), passes=2, routers=torch.rand(1, router),
-                                                state=torch.rand(1, 2, 10), tolerance=1e-3))
+    torch.library.opcheck(
+        op.default,
+        arguments(
+            weights=torch.rand(1, size),
+            passes=2,
+            routers=torch.rand(1, router),
+            state=torch.rand(1, 2, 10),
+            tolerance=1e-3,
+        ),
+    )
     for change, words in [
         ({"x": x.double()}, "x must be float32"),
         ({"tokens": x[:, :8]}, "tokens must have the shape of x"),

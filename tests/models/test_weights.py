@@ -15,8 +15,21 @@ SHAPE = {"d_model": 16, "n_heads": 2, "d_ff": 24, "depth": 2}
 OPTIONS = {
     "published": (BaselinePlanner, SHAPE),
     "token": (PoHPlanner, {**SHAPE, "R": 3, "routing": "token", "maze_enc": True}),
-    "moves": (PoHPlanner, {**SHAPE, "R": 2, "valid_heads": 1, "head": "moves", "positions": "none", "norm": "post",
-                           "reinject": True, "residual": "none", "route_scale": 2.0, "cell_features": 6}),
+    "moves": (
+        PoHPlanner,
+        {
+            **SHAPE,
+            "R": 2,
+            "valid_heads": 1,
+            "head": "moves",
+            "positions": "none",
+            "norm": "post",
+            "reinject": True,
+            "residual": "none",
+            "route_scale": 2.0,
+            "cell_features": 6,
+        },
+    ),
 }
 
 
@@ -37,8 +50,7 @@ def test_a_planner_survives_its_file(name, tmp_path):
     stored = load_file(path)  # as any reader of safetensors sees it
     assert set(stored) == set(model.state_dict())
     assert all(torch.equal(stored[key], value) for key, value in model.state_dict().items())
-    assert save(tmp_path / "again.safetensors", again, notes=notes).read_bytes() == \
-        path.read_bytes()
+    assert save(tmp_path / "again.safetensors", again, notes=notes).read_bytes() == path.read_bytes()
 
 
 def test_a_planner_does_not_change_with_its_file(tmp_path):
@@ -71,14 +83,17 @@ def test_a_damaged_file_is_refused(tmp_path):
         load(path)
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"planner": "Planner"}, "is of another planner: 'Planner'"),
-    ({"options": {**SHAPE, "depth": 1}}, "is of another planner: Error"),
-    ({"options": {**SHAPE, "wings": 1}}, "is of another planner: .*wings"),
-    ({"options": {**SHAPE, "n_heads": 3}}, "d_model must be divisible by n_heads"),
-    ({"version": 1}, "has version 1; this poh_ext reads 3"),
-    (None, "holds no planner: its metadata has no 'poh_ext'"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"planner": "Planner"}, "is of another planner: 'Planner'"),
+        ({"options": {**SHAPE, "depth": 1}}, "is of another planner: Error"),
+        ({"options": {**SHAPE, "wings": 1}}, "is of another planner: .*wings"),
+        ({"options": {**SHAPE, "n_heads": 3}}, "d_model must be divisible by n_heads"),
+        ({"version": 1}, "has version 1; this poh_ext reads 3"),
+        (None, "holds no planner: its metadata has no 'poh_ext'"),
+    ],
+)
 def test_files_of_something_else_are_refused(change, words, tmp_path):
     path = save(tmp_path / "w.safetensors", BaselinePlanner(4, **SHAPE), notes={})
     with safe_open(path, "pt") as file:

@@ -28,7 +28,9 @@ def wheel(tmp_path, **env):
     source = copy_sources(tmp_path)
     done = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path / "dist", source],
-        env={**os.environ, **env}, capture_output=True, text=True,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
     )
     wheels = list((tmp_path / "dist").glob("*.whl"))
     return done, zipfile.ZipFile(wheels[0]) if wheels else None

@@ -48,8 +48,11 @@ def test_the_examples_are_runnable_and_are_the_three_of_the_issue():
     pytest.importorskip("tyro")
     blocks = re.findall(r"```bash\n(.*?)```", TEXT, re.S)
     basic, full, scaling = (shlex.split(block.replace("\\\n", " ")) for block in blocks)
-    for words, name in ((basic, "run_12x12_8m_benchmark.py"), (full, "run_12x12_8m_benchmark.py"),
-                        (scaling, "parameter_scaling_benchmark.py")):
+    for words, name in (
+        (basic, "run_12x12_8m_benchmark.py"),
+        (full, "run_12x12_8m_benchmark.py"),
+        (scaling, "parameter_scaling_benchmark.py"),
+    ):
         assert words[:2] == ["python", f"experiments/{name}"] and (ROOT / words[1]).exists()
         cli.parse(PROGRAMS[name], words[2:]).check()
     results = Path("experiments/results")
@@ -57,8 +60,9 @@ def test_the_examples_are_runnable_and_are_the_three_of_the_issue():
     assert cli.parse(Benchmark12x12Config, basic[2:]) == expected
     expected = dataclasses.replace(expected, maze_enc=True, output=results / "benchmark_12x12_8m_full")
     assert cli.parse(Benchmark12x12Config, full[2:]) == expected
-    expected = ScalingBenchmarkConfig(test=100, validity_mask=True, ent_anneal=True,
-                                      output=results / "parameter_scaling_enhanced")
+    expected = ScalingBenchmarkConfig(
+        test=100, validity_mask=True, ent_anneal=True, output=results / "parameter_scaling_enhanced"
+    )
     assert cli.parse(ScalingBenchmarkConfig, scaling[2:]) == expected
 
 

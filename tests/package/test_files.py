@@ -85,15 +85,18 @@ print("after")
     assert (tmp_path / "out").read_text().split() == ["before", "middle", "after"] and names(tmp_path) == ["out"]
 
 
-@pytest.mark.parametrize("name, reason", [
-    ("folder", "it is a folder"),
-    ("link to folder", "it is a folder"),
-    ("no/such/a", "its folder does not exist"),
-    ("loop", "Too many levels of symbolic links"),
-    ("file/a", "Not a directory"),
-    ("x" * 250, "File name too long"),  # only what is written first, under a longer name, is too long
-    ("socket", "it is neither a file, a pipe nor a character device"),
-])
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("folder", "it is a folder"),
+        ("link to folder", "it is a folder"),
+        ("no/such/a", "its folder does not exist"),
+        ("loop", "Too many levels of symbolic links"),
+        ("file/a", "Not a directory"),
+        ("x" * 250, "File name too long"),  # only what is written first, under a longer name, is too long
+        ("socket", "it is neither a file, a pipe nor a character device"),
+    ],
+)
 def test_what_cannot_be_written_is_found_before(tmp_path, name, reason, monkeypatch):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link to folder").symlink_to("folder")

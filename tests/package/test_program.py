@@ -27,8 +27,14 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 def program(*words, **options):
     """A program of the package in a process of its own."""
     command = [sys.executable, *([] if words[0].endswith(".py") else ["-m"]), *map(str, words)]
-    return subprocess.run(command, text=True, timeout=300, stderr=subprocess.PIPE, env=ENVIRONMENT,
-                          **{"stdout": subprocess.PIPE, **options})
+    return subprocess.run(
+        command,
+        text=True,
+        timeout=300,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        **{"stdout": subprocess.PIPE, **options},
+    )
 
 
 def work(*_, **__):
@@ -49,6 +55,7 @@ OPTIONS = [(name, flag) for name, (*_, flags) in PROGRAMS.items() for flag in fl
 @pytest.fixture
 def refused(capsys, monkeypatch):
     """What a program says on standard error as it refuses its options before any work: one line."""
+
     def run(name, *words):
         main, (module, function), _ = PROGRAMS[name]
         monkeypatch.setattr(module, function, work)
@@ -57,6 +64,7 @@ def refused(capsys, monkeypatch):
         said = capsys.readouterr()
         assert stop.value.code == 2 and said.out == "" and said.err.count("\n") == 1
         return said.err
+
     return run
 
 
@@ -100,11 +108,14 @@ def test_two_options_may_lead_nowhere(monkeypatch):
 
 
 @needs_tyro
-@pytest.mark.parametrize("make, reason", [
-    (lambda path: path.write_text(""), "it is no folder"),
-    (lambda path: path.symlink_to("nothing"), "it is no folder"),
-    (lambda path: os.mkfifo(path), "it is no folder"),
-])
+@pytest.mark.parametrize(
+    "make, reason",
+    [
+        (lambda path: path.write_text(""), "it is no folder"),
+        (lambda path: path.symlink_to("nothing"), "it is no folder"),
+        (lambda path: os.mkfifo(path), "it is no folder"),
+    ],
+)
 def test_an_output_that_is_no_folder_is_refused(make, reason, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "make_data", work)
     make(tmp_path / "run")
@@ -151,10 +162,17 @@ def test_a_disk_that_is_full_after_all_is_a_line(tmp_path):
 # -- readers that leave, Ctrl-C ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [
-    ["poh_ext"], ["poh_ext", "solve", "--size", "4"], ["poh_ext", *QUICK_TO_RUN], ["poh_ext.bench", "--list"],
-    [str(ROOT / "experiments" / "run_12x12_8m_benchmark.py"), *TINY_FLAGS, "--dry-run"],
-], ids=lambda words: " ".join(words[:3]).replace(str(ROOT), "").replace("/", " "))
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["poh_ext"],
+        ["poh_ext", "solve", "--size", "4"],
+        ["poh_ext", *QUICK_TO_RUN],
+        ["poh_ext.bench", "--list"],
+        [str(ROOT / "experiments" / "run_12x12_8m_benchmark.py"), *TINY_FLAGS, "--dry-run"],
+    ],
+    ids=lambda words: " ".join(words[:3]).replace(str(ROOT), "").replace("/", " "),
+)
 def test_a_reader_that_leaves_ends_it_quietly(words):
     read, write = os.pipe()
     os.close(read)
@@ -166,8 +184,9 @@ def test_a_reader_that_leaves_ends_it_quietly(words):
 
 
 def test_without_any_standard_output_it_ends_as_well():
-    done = subprocess.run(f"{sys.executable} -m poh_ext >&-", shell=True, capture_output=True, text=True,
-                          env=ENVIRONMENT)
+    done = subprocess.run(
+        f"{sys.executable} -m poh_ext >&-", shell=True, capture_output=True, text=True, env=ENVIRONMENT
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -189,11 +208,17 @@ def test_what_is_a_fault_of_the_program_is_shown_in_full():
 # -- backends and devices ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [
-    ["poh_ext"], ["poh_ext", "solve"], ["poh_ext.bench", "--list"],
-    [str(ROOT / "experiments" / "run_12x12_8m_benchmark.py"), "--dry-run"],
-    [str(ROOT / "experiments" / "parameter_scaling_benchmark.py"), "--dry-run"],
-], ids=lambda words: Path(words[0]).name)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["poh_ext"],
+        ["poh_ext", "solve"],
+        ["poh_ext.bench", "--list"],
+        [str(ROOT / "experiments" / "run_12x12_8m_benchmark.py"), "--dry-run"],
+        [str(ROOT / "experiments" / "parameter_scaling_benchmark.py"), "--dry-run"],
+    ],
+    ids=lambda words: Path(words[0]).name,
+)
 def test_a_backend_that_is_refused_is_a_line(words, monkeypatch):
     monkeypatch.setitem(ENVIRONMENT, "POH_EXT_BACKEND", "best")
     done = program(*words)

@@ -22,10 +22,10 @@ pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 small = functools.partial(tiny, maze_size=4, depth=2)
 
 
-
 def params(name, config, scale=""):
-    return parameter_count(PLANNERS[planner_config(name, config, scale).kind], config.maze_size,
-                           **planner_options(name, config, scale))
+    return parameter_count(
+        PLANNERS[planner_config(name, config, scale).kind], config.maze_size, **planner_options(name, config, scale)
+    )
 
 
 # -- parity ------------------------------------------------------------------------------------------------------
@@ -52,14 +52,17 @@ def test_parity_other_than_depth_is_told():
     assert small().ineffective() == []
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"ablation": True, "ablate": True}, "--ablate contradicts --ablation"),
-    ({"ablation": True, "rows": ("poh",)}, "--rows contradicts --ablation"),
-    ({"ablate": True, "rows": ("poh",)}, "--rows contradicts --ablate"),
-    ({"ablation": True, "parity": "width"}, "--parity width contradicts --ablation"),
-    ({"ablate": True, "looped_baseline": True}, "--looped-baseline contradicts --ablate"),
-    ({"parity": "size"}, "--parity size: must be one of depth, width, none"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"ablation": True, "ablate": True}, "--ablate contradicts --ablation"),
+        ({"ablation": True, "rows": ("poh",)}, "--rows contradicts --ablation"),
+        ({"ablate": True, "rows": ("poh",)}, "--rows contradicts --ablate"),
+        ({"ablation": True, "parity": "width"}, "--parity width contradicts --ablation"),
+        ({"ablate": True, "looped_baseline": True}, "--looped-baseline contradicts --ablate"),
+        ({"parity": "size"}, "--parity size: must be one of depth, width, none"),
+    ],
+)
 def test_contradictions_are_named(changes, words):
     with pytest.raises(ConfigError) as error:
         small(**changes).check()
@@ -106,15 +109,20 @@ def test_claims_say_holds_opposite_and_not_resolved():
 
 
 def test_a_claim_is_not_sold_as_more_than_it_is():
-    rows = [make_row(name, name != "random", seed, outcomes(k)) for seed in (0, 1)
-            for name, k in (("baseline", 40), ("poh", 60), ("random", 70))]
+    rows = [
+        make_row(name, name != "random", seed, outcomes(k))
+        for seed in (0, 1)
+        for name, k in (("baseline", 40), ("poh", 60), ("random", 70))
+    ]
     one = make_results([row for row in rows if row.seed == 0], lengths=[50] * 100)
     line = claims(one)[0]
     assert "holds for reached (+20.0" in line and "not shown to beat the random policy" in line
     assert line.endswith("One training seed: others may differ.")
     assert "One training seed" not in claims(make_results(rows, lengths=[50] * 100))[0]
-    rows = [dataclasses.replace(row, reached=outcomes(10), optimal=outcomes(10)) if row.model == "random" else row
-            for row in rows]
+    rows = [
+        dataclasses.replace(row, reached=outcomes(10), optimal=outcomes(10)) if row.model == "random" else row
+        for row in rows
+    ]
     assert "random policy" not in claims(make_results(rows, lengths=[50] * 100))[0]
 
 
@@ -132,13 +140,20 @@ def test_each_feature_is_switched_off_where_it_is_on_and_on_where_it_is_off():
     assert one_at_a_time(ScalingBenchmarkConfig()) == [
         ("without multi-horizon", {"multi_horizon": 1}, False),
         ("without label smoothing", {"label_smoothing": 0.0}, False),
-        ("without warm-up", {"warmup_steps": 0}, False), ("without maze encoder", {"maze_enc": False}, False),
+        ("without warm-up", {"warmup_steps": 0}, False),
+        ("without maze encoder", {"maze_enc": False}, False),
         ("with validity mask", {"validity_mask": True}, False),
-        ("without routing entropy weight", {"route_ent_weight": 0.0}, True)]
+        ("without routing entropy weight", {"route_ent_weight": 0.0}, True),
+    ]
     bare = Benchmark12x12Config(label_smoothing=0.0, warmup_steps=0, validity_mask=True)
     assert [change for _, change, _ in one_at_a_time(bare)] == [
-        {"multi_horizon": 3}, {"label_smoothing": 0.1}, {"warmup_steps": 500}, {"maze_enc": True},
-        {"validity_mask": False}, {"route_ent_weight": 5e-4}]
+        {"multi_horizon": 3},
+        {"label_smoothing": 0.1},
+        {"warmup_steps": 500},
+        {"maze_enc": True},
+        {"validity_mask": False},
+        {"route_ent_weight": 5e-4},
+    ]
 
 
 def test_only_the_feature_changes_not_the_shape():
@@ -150,7 +165,8 @@ def test_only_the_feature_changes_not_the_shape():
         mine, theirs = dataclasses.asdict(row.config), dataclasses.asdict(chosen.config)
         assert sum(mine[name] != theirs[name] for name in mine) == ("/" in row.model)
         assert {k: v for k, v in row.options.items() if k != "maze_enc"} == {
-            k: v for k, v in chosen.options.items() if k != "maze_enc"}
+            k: v for k, v in chosen.options.items() if k != "maze_enc"
+        }
         assert row.options["maze_enc"] == row.config.maze_enc
 
 
@@ -166,8 +182,12 @@ def test_ablate_trains_every_change_and_reports_paired_differences(tmp_path, cap
     for curves in losses.values():
         assert len(set(curves)) == len(curves)  # each change reached the training
     text, report = capsys.readouterr().out, (tmp_path / "report.md").read_text()
-    for change in ("without multi-horizon", "with maze encoder", "with validity mask",
-                   "without routing entropy weight"):
+    for change in (
+        "without multi-horizon",
+        "with maze encoder",
+        "with validity mask",
+        "without routing entropy weight",
+    ):
         assert change in text and f"| PoH | {change} |" in report
     assert "PoH, without warm-up" in report
 

@@ -123,8 +123,12 @@ class TestWriteReport:
             row.gflop_per_maze = {"poh": 2.6, "random": None}.get(row.model, 1.0)
         results.save(tmp_path / "results.json")
         written = write_report(results, tmp_path, mazes=self.sample())
-        files = set(FILES) - {"scaling.png", "routing_weights.png", "routing_heads.png",  # one size, no routing
-                              "accuracy_over_training.png"}  # nor validation
+        files = set(FILES) - {
+            "scaling.png",
+            "routing_weights.png",
+            "routing_heads.png",  # one size, no routing
+            "accuracy_over_training.png",
+        }  # nor validation
         assert {p.name for p in tmp_path.iterdir()} == files
         assert written[0] == tmp_path / "index.html" and len(written) == len(files) - 1
         text = written[1].read_text()

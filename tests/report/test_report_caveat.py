@@ -22,8 +22,10 @@ from poh_ext.training.evaluate import evaluate_control
 SETS = 40
 ROOT = Path(__file__).resolve().parents[2]
 # Measured apart from this package's tables, on 60 sets of about 58 mazes: (mean, standard deviation between sets).
-MEASURED_BEFORE = {"random": {"reached": (70.7, 5.3), "optimal": (38.0, 6.6)},
-                   "random_table": {"reached": (46.2, 10.7), "optimal": (33.9, 7.6)}}
+MEASURED_BEFORE = {
+    "random": {"reached": (70.7, 5.3), "optimal": (38.0, 6.6)},
+    "random_table": {"reached": (46.2, 10.7), "optimal": (33.9, 7.6)},
+}
 
 
 @functools.cache
@@ -34,8 +36,10 @@ def drawn_sets():
 @functools.cache
 def percents(control):
     """reached, optimal -> [SETS]"""
-    found = [evaluate_control(control, without_walls(tasks), k, count_start=True, true_mazes=False)
-             for k, tasks in enumerate(drawn_sets())]
+    found = [
+        evaluate_control(control, without_walls(tasks), k, count_start=True, true_mazes=False)
+        for k, tasks in enumerate(drawn_sets())
+    ]
     return {m: torch.stack([100 * getattr(e, m).double().mean() for e in found]) for m in ("reached", "optimal")}
 
 
@@ -48,8 +52,10 @@ def test_the_filter_leaves_about_as_many_mazes_as_published():
 @pytest.mark.parametrize("control", ["random", "random_table"])
 def test_the_random_controls_score_what_is_quoted(control, measure):
     found = percents(control)[measure]
-    for (mean, spread), sets in ((CONTROLS_AS_PUBLISHED[control][measure], 400),
-                                 (MEASURED_BEFORE[control][measure], 60)):
+    for (mean, spread), sets in (
+        (CONTROLS_AS_PUBLISHED[control][measure], 400),
+        (MEASURED_BEFORE[control][measure], 60),
+    ):
         error = spread * (1 / SETS + 1 / sets) ** 0.5
         assert abs(found.mean() - mean) < 3.5 * error
         assert 0.6 < found.std() / spread < 1.5  # of a standard deviation of 40, 4 standard errors are 45 %
@@ -79,8 +85,10 @@ def test_the_caveat_says_what_the_figures_say():
 
 def test_the_published_rows_stand_beside_the_controls():
     table = published_table()
-    assert [row[0] for row in table.rows] == [*PUBLISHED, *(f"{name}, 400 test sets" for name in (
-        "random policy", "random table", "beeline policy"))]
+    assert [row[0] for row in table.rows] == [
+        *PUBLISHED,
+        *(f"{name}, 400 test sets" for name in ("random policy", "random table", "beeline policy")),
+    ]
     assert table.rows[0][1:] == ["57.89 [45.0-69.8]", "52.63 [39.9-65.0]", "-2.1", "+0.9", "+2.2", "+2.4"]
     assert {len(row) for row in table.rows} == {len(table.header)}
     assert set(CONTROLS_AS_PUBLISHED) == set(CONTROLS)

@@ -107,7 +107,7 @@ def test_it_is_a_whole_semantic_document(report):
     text = (folder / "index.html").read_text()
     found = Page(text)
     tags = [tag for tag, _ in found.tags]
-    assert text.startswith("<!DOCTYPE html>\n<html lang=\"en\">") and tags.count("h1") == tags.count("main") == 1
+    assert text.startswith('<!DOCTYPE html>\n<html lang="en">') and tags.count("h1") == tags.count("main") == 1
     assert found.all("meta")[0] == {"charset": "utf-8"} and "width=device-width" in found.all("meta")[1]["content"]
     assert {cell.get("scope") for cell in found.all("th")} == {"col", "row"}
     assert tags.count("figure") == tags.count("figcaption") == tags.count("img")
@@ -145,16 +145,26 @@ def test_every_part_has_both_forms(tmp_path):
     results.config, results.protocol = {"o": {"p": "x\ny"}}, "as-published"
     write_report(results, tmp_path)
     text, page = (tmp_path / "report.md").read_text(), (tmp_path / "index.html").read_text()
-    for part in ("# A & B, as-published protocol\n", "\n## Warnings\n\n- one two\n\n## Pictures\n\n![",
-                 "\n**What the as-published protocol measures.** The planners,", "\n- **uniform weights**: every head",
-                 "\n\n## How it was run\n\n- seed 0: ", "\n\nOptions:\n\n- `o.p`: x y\n\n",
-                 "\nEnvironment:\n\nnone recorded\n\n## Files\n\n- [index.html](index.html): this report"):
+    for part in (
+        "# A & B, as-published protocol\n",
+        "\n## Warnings\n\n- one two\n\n## Pictures\n\n![",
+        "\n**What the as-published protocol measures.** The planners,",
+        "\n- **uniform weights**: every head",
+        "\n\n## How it was run\n\n- seed 0: ",
+        "\n\nOptions:\n\n- `o.p`: x y\n\n",
+        "\nEnvironment:\n\nnone recorded\n\n## Files\n\n- [index.html](index.html): this report",
+    ):
         assert part in text, part
-    for part in ('<h1 id="a-b-as-published-protocol">A &amp; B, as-published protocol</h1>\n<nav', "<li>one two</li>",
-                 "<p><strong>What the as-published protocol measures.</strong> The planners,", '<td class="number">',
-                 "<li><strong>uniform weights</strong>: every head has", "<dt><code>o.p</code></dt><dd>x\ny</dd>",
-                 "<summary>Environment</summary>\n<p>none recorded</p>",
-                 '<li><a href="index.html">index.html</a>: this report'):
+    for part in (
+        '<h1 id="a-b-as-published-protocol">A &amp; B, as-published protocol</h1>\n<nav',
+        "<li>one two</li>",
+        "<p><strong>What the as-published protocol measures.</strong> The planners,",
+        '<td class="number">',
+        "<li><strong>uniform weights</strong>: every head has",
+        "<dt><code>o.p</code></dt><dd>x\ny</dd>",
+        "<summary>Environment</summary>\n<p>none recorded</p>",
+        '<li><a href="index.html">index.html</a>: this report',
+    ):
         assert part in page, part
     headings = re.findall("^##+ (.*)$", text, re.MULTILINE)
     assert headings == re.findall("<h[23] id=[^>]*>(.*)</h[23]>", page) and len(headings) == 11

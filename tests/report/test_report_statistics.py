@@ -7,15 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from poh_ext.report.statistics import (
-    compare,
-    estimate,
-    estimate_rows,
-    group_rows,
-    mazes_needed,
-    mcnemar,
-    seeds_needed,
-)
+from poh_ext.report.statistics import compare, estimate, estimate_rows, group_rows, mazes_needed, mcnemar, seeds_needed
 from poh_ext.report.tables import COLUMNS, results_table
 from tests.cases.reports import make_results, make_row, make_run, markdown
 

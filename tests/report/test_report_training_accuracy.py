@@ -16,8 +16,17 @@ from tests.cases.reports import make_results, make_row
 def points(optimal, *, mazes=200, reached=None, every=10, pace=2.0):
     """Shares `optimal` after `every` steps each, of `pace` seconds."""
     reached = optimal if reached is None else reached
-    return [{"step": every * (i + 1), "epoch": i, "seconds": pace * every * (i + 1), "mazes": mazes, "reached": r,
-             "optimal": o} for i, (o, r) in enumerate(zip(optimal, reached, strict=True))]
+    return [
+        {
+            "step": every * (i + 1),
+            "epoch": i,
+            "seconds": pace * every * (i + 1),
+            "mazes": mazes,
+            "reached": r,
+            "optimal": o,
+        }
+        for i, (o, r) in enumerate(zip(optimal, reached, strict=True))
+    ]
 
 
 def run(*rows, **changes):
@@ -35,19 +44,25 @@ class TestRecord:
         path.write_text(json.dumps(older))
         assert [row.validation for row in Results.load(path).rows] == [[], []]
 
-    @pytest.mark.parametrize(("change", "message"), [
-        (lambda p: p[1].pop("mazes"), r"validation\[1\] must have the fields step, epoch.*not step, epoch, seconds"),
-        (lambda p: p.append(3), r"validation\[2\] must have the fields .*, not int"),
-        (lambda p: p[0].update(reached="all"), r"validation\[0\] must be finite numbers"),
-        (lambda p: p[0].update(seconds=float("inf")), r"validation\[0\] must be finite numbers"),
-        (lambda p: p[0].update(optimal=0.7), r"validation\[0\] must have shares .* not 0.7 and 0.5 of 200"),
-        (lambda p: p[0].update(reached=1.5), "not 0.5 and 1.5 of 200"),
-        (lambda p: p[0].update(exact=0.6), "0 <= exact <= optimal .*not 0.6 and 0.5 and 0.5 of 200"),
-        (lambda p: p[0].update(optimal=-0.5), "not -0.5 and 0.5 of 200"),
-        (lambda p: p[0].update(mazes=0), "of 1 maze or more"),
-        (lambda p: p.reverse(), "validation goes back, from step 20 at 40.0 s to step 10 at 20.0 s"),
-        (lambda p: p[1].update(seconds=1.0), "goes back, from step 10 at 20.0 s to step 20 at 1.0 s"),
-    ])
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                lambda p: p[1].pop("mazes"),
+                r"validation\[1\] must have the fields step, epoch.*not step, epoch, seconds",
+            ),
+            (lambda p: p.append(3), r"validation\[2\] must have the fields .*, not int"),
+            (lambda p: p[0].update(reached="all"), r"validation\[0\] must be finite numbers"),
+            (lambda p: p[0].update(seconds=float("inf")), r"validation\[0\] must be finite numbers"),
+            (lambda p: p[0].update(optimal=0.7), r"validation\[0\] must have shares .* not 0.7 and 0.5 of 200"),
+            (lambda p: p[0].update(reached=1.5), "not 0.5 and 1.5 of 200"),
+            (lambda p: p[0].update(exact=0.6), "0 <= exact <= optimal .*not 0.6 and 0.5 and 0.5 of 200"),
+            (lambda p: p[0].update(optimal=-0.5), "not -0.5 and 0.5 of 200"),
+            (lambda p: p[0].update(mazes=0), "of 1 maze or more"),
+            (lambda p: p.reverse(), "validation goes back, from step 20 at 40.0 s to step 10 at 20.0 s"),
+            (lambda p: p[1].update(seconds=1.0), "goes back, from step 10 at 20.0 s to step 20 at 1.0 s"),
+        ],
+    )
     def test_what_contradicts_is_named(self, change, message):
         row = make_row("poh", seed=4, validation=points([0.5, 0.9]))
         run(row).validate()
@@ -56,10 +71,17 @@ class TestRecord:
             run(row).validate()
 
 
-@pytest.mark.parametrize(("optimal", "step"), [
-    ([1.0], 10), ([0.5], None), ([0.5, 1.0, 0.999, 1.0], 20), ([1.0, 0.998, 1.0], 30), ([1.0, 1.0, 0.99], None),
-    ([], None),
-])
+@pytest.mark.parametrize(
+    ("optimal", "step"),
+    [
+        ([1.0], 10),
+        ([0.5], None),
+        ([0.5, 1.0, 0.999, 1.0], 20),
+        ([1.0, 0.998, 1.0], 30),
+        ([1.0, 1.0, 0.99], None),
+        ([], None),
+    ],
+)
 def test_solved_from_is_the_first_point_after_which_no_other_fails(optimal, step):
     found = solved_from(points(optimal, mazes=1000))
     assert (found and found["step"]) == step
@@ -74,10 +96,10 @@ class TestCurves:
         row = make_row("poh", validation=points([0.4, 0.8, 0.9], reached=[0.5, 0.8, 1.0]))
         figure = accuracy_curves(run(row, make_row("baseline")))
         for axis, shares in zip(figure.axes, ([0.5, 0.8, 1.0], [0.4, 0.8, 0.9]), strict=True):
-            line, = axis.lines
+            (line,) = axis.lines
             assert line.get_xdata().tolist() == [20, 40, 60] and axis.get_xlabel() == "seconds of training"
             assert line.get_ydata() == pytest.approx([100 * s for s in shares])
-            band, = axis.collections
+            (band,) = axis.collections
             corners = {(x, round(y, 6)) for x, y in band.get_paths()[0].vertices}
             for x, s in zip((20, 40, 60), shares, strict=True):
                 k = round(200 * s)
@@ -88,10 +110,12 @@ class TestCurves:
         assert save_png(figure, tmp_path / "a.png").stat().st_size > 10_000
 
     def test_seeds_are_thin_and_their_mean_is_thick(self):
-        rows = [make_row("poh", seed=0, validation=points([0.2, 0.6, 1.0])),
-                make_row("poh", seed=1, validation=points([0.4, 0.8, 0.8], pace=4.0)),
-                make_row("baseline", seed=0, validation=points([0.1])),
-                make_row("poh/without warm-up", seed=0, validation=points([0.3]))]
+        rows = [
+            make_row("poh", seed=0, validation=points([0.2, 0.6, 1.0])),
+            make_row("poh", seed=1, validation=points([0.4, 0.8, 0.8], pace=4.0)),
+            make_row("baseline", seed=0, validation=points([0.1])),
+            make_row("poh/without warm-up", seed=0, validation=points([0.3])),
+        ]
         figure = accuracy_curves(run(*rows))
         baseline, *seeds, mean = figure.axes[1].lines
         assert [line.get_ydata() for line in seeds] == [pytest.approx([20, 60, 100]), pytest.approx([40, 80, 80])]
@@ -103,8 +127,10 @@ class TestCurves:
         assert [text.get_text() for text in figure.legends[0].texts] == ["baseline", "PoH"]
 
     def test_long_trainings_are_in_minutes_and_sizes_have_their_panels(self):
-        rows = [make_row("poh", scale="tiny", validation=points([0.2], pace=60.0)),
-                make_row("poh", scale="small", validation=points([0.02, 0.05], pace=60.0, mazes=400))]
+        rows = [
+            make_row("poh", scale="tiny", validation=points([0.2], pace=60.0)),
+            make_row("poh", scale="small", validation=points([0.02, 0.05], pace=60.0, mazes=400)),
+        ]
         figure = accuracy_curves(run(*rows))
         assert [axis.get_title() for axis in figure.axes] == ["tiny", "tiny", "small", "small"]
         assert all(axis.get_xlabel() == "minutes of training" for axis in figure.axes)
@@ -115,13 +141,25 @@ class TestCurves:
 
 class TestBlocks:
     def test_when_each_planner_solved_the_mazes(self):
-        rows = [make_row("poh", seed=0, validation=points([0.2, 1.0, 1.0])),
-                make_row("poh", seed=1, validation=points([1.0, 0.9, 0.995], pace=70.0)), make_row("baseline")]
+        rows = [
+            make_row("poh", seed=0, validation=points([0.2, 1.0, 1.0])),
+            make_row("poh", seed=1, validation=points([1.0, 0.9, 0.995], pace=70.0)),
+            make_row("baseline"),
+        ]
         table = accuracy_table(run(*rows))
         assert table.title == "Accuracy over training time"
         low, high = estimate({0: [True] * 200}).wilson
-        assert table.rows[0] == ["PoH", "0", "200", "20", "40.0", "100.0 (step 20)", f"100.0 [{low:.1f}-{high:.1f}]",
-                                "30", "60.0"]
+        assert table.rows[0] == [
+            "PoH",
+            "0",
+            "200",
+            "20",
+            "40.0",
+            "100.0 (step 20)",
+            f"100.0 [{low:.1f}-{high:.1f}]",
+            "30",
+            "60.0",
+        ]
         assert table.rows[1][:6] == ["PoH", "1", "200", "-", "-", "100.0 (step 10)"] and table.rows[1][-1] == "2,100"
         assert len(table.rows) == 2 and "optimal >= 99.9 % from step" in table.header
         assert "Of 200 mazes, 99.9 % means all." in table.notes[0]
@@ -131,7 +169,7 @@ class TestBlocks:
     def test_the_picture_stands_in_its_section_and_not_among_the_others(self, tmp_path):
         results = run(make_row("poh", validation=points([0.2, 1.0])), make_row("baseline"))
         text = write_report(results, tmp_path)[1].read_text()
-        section, rest = text[text.index("## Accuracy over training time"):].split("## Pictures")
+        section, rest = text[text.index("## Accuracy over training time") :].split("## Pictures")
         assert "(accuracy_over_training.png)" in section and "| PoH | 0 | 200 | 20 |" in section
         assert "accuracy_over_training.png" not in rest.split("## Files")[0]
         page = (tmp_path / "index.html").read_text()

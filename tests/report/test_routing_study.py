@@ -222,7 +222,8 @@ class TestHeads:
     def test_table_of_two_kinds_and_whether_neighbours_come_first(self):
         table = head_weights_table(make_study([study_record(0), study_record(1)]))
         assert [row[1:5] for row in table.rows] == [
-            [seed, "1", heads, "25.0"] for seed in "01" for heads in ("neighbour heads (2)", "wide heads (2)")]
+            [seed, "1", heads, "25.0"] for seed in "01" for heads in ("neighbour heads (2)", "wide heads (2)")
+        ]
         assert table.rows[0][5:] == ["40.0 [39.2-40.8] in pass 1", "25.0 [24.2-25.8] in pass 2",
                                     "10.0 [9.2-10.8] in pass 3"]  # fmt: skip
         assert "falls, beyond both bands, in 2 of 2 blocks" in table.notes[0] and "rises so in 0" in table.notes[0]

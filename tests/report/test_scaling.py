@@ -32,16 +32,36 @@ EXAMPLE = """--maze-size 16 --train 1000 --test 100 --epochs 50
   --output experiments/results/parameter_scaling_enhanced"""
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 small = functools.partial(tiny_12x12, maze_size=4)
-tiny = functools.partial(ScalingBenchmarkConfig, train=8, test=6, epochs=2, maze_size=4, batch_size=4, R=2,
-                         warmup_steps=2, device="cpu", precision="float32", models=("tiny",))
-
-
+tiny = functools.partial(
+    ScalingBenchmarkConfig,
+    train=8,
+    test=6,
+    epochs=2,
+    maze_size=4,
+    batch_size=4,
+    R=2,
+    warmup_steps=2,
+    device="cpu",
+    precision="float32",
+    models=("tiny",),
+)
 
 
 def measured(row):
     """What a row says about the planner, without the times it took."""
-    return (row.key, row.seed, row.params, row.steps, row.reached, row.optimal, row.moves_correct, row.moves_total,
-            row.curve, row.paths, row.config)
+    return (
+        row.key,
+        row.seed,
+        row.params,
+        row.steps,
+        row.reached,
+        row.optimal,
+        row.moves_correct,
+        row.moves_total,
+        row.curve,
+        row.paths,
+        row.config,
+    )
 
 
 # -- command line ------------------------------------------------------------------------------------------------
@@ -50,13 +70,21 @@ def measured(row):
 def test_the_third_usage_example_parses_to_the_defaults_and_what_it_names():
     config = cli.parse(ScalingBenchmarkConfig, EXAMPLE.split())
     config.check()
-    assert config == ScalingBenchmarkConfig(test=100, validity_mask=True, ent_anneal=True,
-                                            output=Path("experiments/results/parameter_scaling_enhanced"))
+    assert config == ScalingBenchmarkConfig(
+        test=100, validity_mask=True, ent_anneal=True, output=Path("experiments/results/parameter_scaling_enhanced")
+    )
     assert config.maze_enc and config.multi_horizon == 3 and config.epochs == 50 and config.warmup_steps == 2000
 
 
-@pytest.mark.parametrize("words", [["--models", "small,tiny"], ["--models", "tiny", "small"], ["--models=tiny,small"],
-                                   ["--models", "tiny,", "small", "--lr", "1e-3"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--models", "small,tiny"],
+        ["--models", "tiny", "small"],
+        ["--models=tiny,small"],
+        ["--models", "tiny,", "small", "--lr", "1e-3"],
+    ],
+)
 def test_lists_are_read_with_commas_and_with_spaces(words):
     assert list(cli.parse(ScalingBenchmarkConfig, words).shapes) == ["tiny", "small"]
     rows = [word.replace("--models", "--rows").replace("small", "poh").replace("tiny", "baseline") for word in words]
@@ -65,9 +93,11 @@ def test_lists_are_read_with_commas_and_with_spaces(words):
 
 
 def test_models_are_sizes_and_rows_are_rows(capsys):
-    for config_type, words in ((ScalingBenchmarkConfig, ["--models", "baseline"]),
-                               (ScalingBenchmarkConfig, ["--d-model", "64"]),
-                               (Benchmark12x12Config, ["--models", "tiny"])):
+    for config_type, words in (
+        (ScalingBenchmarkConfig, ["--models", "baseline"]),
+        (ScalingBenchmarkConfig, ["--d-model", "64"]),
+        (Benchmark12x12Config, ["--models", "tiny"]),
+    ):
         with pytest.raises(SystemExit) as stop:
             cli.parse(config_type, words)
         assert stop.value.code == 2
@@ -87,11 +117,18 @@ def test_every_size_has_baseline_and_poh_of_equal_size_and_one_random_policy():
     assert [row.key for row in rows[:3]] == [("", name, False) for name in CONTROLS]
     for row in rows[3:]:
         counts[row.scale, row.model] = parameter_count(PLANNERS[row.planner.kind], 16, **row.options)
-    assert counts == {("tiny", "baseline"): 533_568, ("tiny", "poh"): 561_921,
-                      ("small", "baseline"): 2_638_272, ("small", "poh"): 2_667_605,
-                      ("medium", "baseline"): 13_142_464, ("medium", "poh"): 13_065_777,
-                      ("large", "baseline"): 43_324_096, ("large", "poh"): 42_810_785,
-                      ("xl", "baseline"): 101_830_592, ("xl", "poh"): 111_935_985}
+    assert counts == {
+        ("tiny", "baseline"): 533_568,
+        ("tiny", "poh"): 561_921,
+        ("small", "baseline"): 2_638_272,
+        ("small", "poh"): 2_667_605,
+        ("medium", "baseline"): 13_142_464,
+        ("medium", "poh"): 13_065_777,
+        ("large", "baseline"): 43_324_096,
+        ("large", "poh"): 42_810_785,
+        ("xl", "baseline"): 101_830_592,
+        ("xl", "poh"): 111_935_985,
+    }
     for scale in ("tiny", "xl"):
         keys = {row.key for row in rows if row.scale == scale}
         assert keys == {(scale, model, trained) for model in ("baseline", "poh") for trained in (True, False)}
@@ -102,8 +139,21 @@ def test_every_size_has_baseline_and_poh_of_equal_size_and_one_random_policy():
 
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(benchmark._Run, "run_rows", lambda *_: pytest.fail("a row was run"))
-    words = ["--models", "tiny", "--maze-size", "4", "--train", "8", "--test", "6", "--dry-run", "--device", "cpu",
-             "--output", str(tmp_path / "run")]
+    words = [
+        "--models",
+        "tiny",
+        "--maze-size",
+        "4",
+        "--train",
+        "8",
+        "--test",
+        "6",
+        "--dry-run",
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path / "run"),
+    ]
     assert cli.main(ScalingBenchmarkConfig, words) == 0
     text = capsys.readouterr().out
     assert not (tmp_path / "run").exists()
@@ -119,8 +169,26 @@ def test_the_plan_says_what_each_size_costs(capsys, monkeypatch):
     seconds = {"tiny": 2.0, "small": 30.0}  # per maze
     monkeypatch.setattr(estimate, "seconds_per_maze", lambda row, *_, **__: seconds[row.scale])
     monkeypatch.setattr(estimate, "training_memory", lambda planner, *_, **__: planner.d_model << 20)
-    words = ["--models", "tiny,small", "--maze-size", "4", "--train", "8", "--test", "6", "--epochs", "1", "--seeds",
-             "3", "--no-routing-intervention", "--dry-run", "--device", "cpu", "--precision", "float32"]
+    words = [
+        "--models",
+        "tiny,small",
+        "--maze-size",
+        "4",
+        "--train",
+        "8",
+        "--test",
+        "6",
+        "--epochs",
+        "1",
+        "--seeds",
+        "3",
+        "--no-routing-intervention",
+        "--dry-run",
+        "--device",
+        "cpu",
+        "--precision",
+        "float32",
+    ]
     assert cli.main(ScalingBenchmarkConfig, words) == 0
     text = capsys.readouterr().out
     # Two planners on 8 mazes, and a third of a step for each of 6 test mazes; PoH has as many passes at test.
@@ -144,8 +212,10 @@ def test_timing_leaves_the_run_as_it_is():
     assert all(torch.equal(a, b) for a, b in zip(before.values(), after.values(), strict=True))
 
 
-@pytest.mark.parametrize("seconds, text", [(0.31, "0.31 s"), (42, "42 s"), (190, "3 min 10 s"), (3600, "1 h"),
-                                           (19200, "5 h 20 min"), (183600, "2 d 3 h")])
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(0.31, "0.31 s"), (42, "42 s"), (190, "3 min 10 s"), (3600, "1 h"), (19200, "5 h 20 min"), (183600, "2 d 3 h")],
+)
 def test_durations_are_readable(seconds, text):
     assert estimate.describe_seconds(seconds) == text
 
@@ -268,13 +338,16 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(make, tmp_pat
     assert Results.load(config.output / "results.json").rows == whole.rows
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"lr": 2e-3}, "--lr was 0.001, not 0.002"),
-    ({"seeds": 2}, "--seeds was 1, not 2"),
-    ({"models": ("tiny", "small")}, "--models was tiny, not tiny small"),
-    ({"precision": "bfloat16"}, "precision was float32, not bfloat16"),
-    ({"maze_size": 5}, "it is 'Plain"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"lr": 2e-3}, "--lr was 0.001, not 0.002"),
+        ({"seeds": 2}, "--seeds was 1, not 2"),
+        ({"models": ("tiny", "small")}, "--models was tiny, not tiny small"),
+        ({"precision": "bfloat16"}, "precision was float32, not bfloat16"),
+        ({"maze_size": 5}, "it is 'Plain"),
+    ],
+)
 def test_other_options_are_another_run_and_the_first_difference_is_named(changes, words, tmp_path, monkeypatch, capsys):
     config = tiny(output=tmp_path / "run", rows=("random", "untrained_poh", "baseline"))
     before = interrupted_run(config, monkeypatch, trainings=0)
@@ -330,7 +403,13 @@ def test_resume_without_a_run_or_with_overwrite_is_refused(tmp_path):
 
 def test_the_script_runs_from_a_checkout(tmp_path):
     words = ["--models", "tiny", "--maze-size", "4", "--train", "8", "--test", "6", "--dry-run"]
-    done = subprocess.run([sys.executable, str(SCRIPT), *words], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     assert "params" in done.stdout and list(tmp_path.iterdir()) == []

@@ -60,21 +60,40 @@ def test_demo_says_when_the_passes_are_too_few(capsys, planner):
 
 
 def test_evaluation_from_the_command_line(capsys):
-    assert cli.main(["evaluate", "--weights", str(pretrained.SHIPPED / "poh.safetensors"), "--mazes", "4:3:5", "6:4:7",
-                     "--passes", "1", "3", "--algorithm", "wilson"]) == 0
+    assert (
+        cli.main(
+            [
+                "evaluate",
+                "--weights",
+                str(pretrained.SHIPPED / "poh.safetensors"),
+                "--mazes",
+                "4:3:5",
+                "6:4:7",
+                "--passes",
+                "1",
+                "3",
+                "--algorithm",
+                "wilson",
+            ]
+        )
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].count("x") >= 2 and lines[2].startswith("| 4x4 wilson") and lines[4].startswith("| 6x6 wilson")
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--size", "1"], "must be at least 2, got 1"),
-    (["--passes", "0"], "must be at least 1, got 0"),
-    (["--png", "/nowhere/at/all.png"], "its folder does not exist"),
-    (["--algorithm", "x"], "invalid choice: 'x'"),
-    (["--weights", "none.pt"], "none.pt: no such file"),
-    (["evaluate", "--mazes", "12"], "SIZE:PATH:COUNT"),
-    (["evaluate", "--mazes", "4:3:2", "--passes", "0"], "factors must be positive"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "1"], "must be at least 2, got 1"),
+        (["--passes", "0"], "must be at least 1, got 0"),
+        (["--png", "/nowhere/at/all.png"], "its folder does not exist"),
+        (["--algorithm", "x"], "invalid choice: 'x'"),
+        (["--weights", "none.pt"], "none.pt: no such file"),
+        (["evaluate", "--mazes", "12"], "SIZE:PATH:COUNT"),
+        (["evaluate", "--mazes", "4:3:2", "--passes", "0"], "factors must be positive"),
+    ],
+)
 def test_bad_options_end_with_code_2_and_say_why(arguments, message, capsys):
     try:
         code = cli.main(arguments)
@@ -83,9 +102,10 @@ def test_bad_options_end_with_code_2_and_say_why(arguments, message, capsys):
     assert code == 2 and message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("command", "module"), [
-    (["evaluate"], "scipy.stats"), (["evaluate"], "tqdm"), (["--png", "x.png"], "PIL.Image"), ([], "safetensors"),
-])
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [(["evaluate"], "scipy.stats"), (["evaluate"], "tqdm"), (["--png", "x.png"], "PIL.Image"), ([], "safetensors")],
+)
 def test_a_missing_package_is_named_before_any_work(command, module, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     assert cli.main(command) == 2
@@ -93,7 +113,10 @@ def test_a_missing_package_is_named_before_any_work(command, module, capsys, mon
 
 
 def test_a_percolation_maze_without_a_way_is_an_error(capsys):
-    seeds = (seed for seed in range(50) if cli.main(["--size", "9", "--algorithm", "percolation", "--seed", str(seed),
-                                                     "--passes", "1"]) == 2)
+    seeds = (
+        seed
+        for seed in range(50)
+        if cli.main(["--size", "9", "--algorithm", "percolation", "--seed", str(seed), "--passes", "1"]) == 2
+    )
     assert next(seeds, None) is not None
     assert "no way leads from corner to corner" in capsys.readouterr().err

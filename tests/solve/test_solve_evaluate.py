@@ -51,8 +51,13 @@ def test_exact_means_reached_by_as_few_moves_as_there_can_be(algorithm):
 
 def test_a_way_round_a_loop_is_not_exact():
     """2 x 2 cells, all open: from 0 to 1, at once or by 2 and 3."""
-    task = MazeTasks(MazeBatch(torch.tensor([[[10, 6], [9, 5]]], dtype=torch.uint8)), torch.tensor([0]),
-                     torch.tensor([1]), torch.tensor([[0, 1]]), torch.tensor([2]))
+    task = MazeTasks(
+        MazeBatch(torch.tensor([[[10, 6], [9, 5]]], dtype=torch.uint8)),
+        torch.tensor([0]),
+        torch.tensor([1]),
+        torch.tensor([[0, 1]]),
+        torch.tensor([2]),
+    )
     direct, round_ = torch.zeros(1, 4, 4), torch.zeros(1, 4, 4)
     direct[0, 0, 3] = 1
     round_[0, [0, 2, 3], [1, 3, 0]] = 1
@@ -62,8 +67,13 @@ def test_a_way_round_a_loop_is_not_exact():
 
 def test_a_corridor_does_not_help():
     """1 x 4 cells, goal at the right end: the second cell points back, which a walk that avoids its steps ignores."""
-    task = MazeTasks(MazeBatch(torch.tensor([[[8, 12, 12, 4]]], dtype=torch.uint8)), torch.tensor([0]),
-                     torch.tensor([3]), torch.tensor([[0, 1, 2, 3]]), torch.tensor([4]))
+    task = MazeTasks(
+        MazeBatch(torch.tensor([[[8, 12, 12, 4]]], dtype=torch.uint8)),
+        torch.tensor([0]),
+        torch.tensor([3]),
+        torch.tensor([[0, 1, 2, 3]]),
+        torch.tensor([4]),
+    )
     table = torch.zeros(1, 4, 4)
     table[0, :, 3] = 1
     assert solved_exactly(table, task).tolist() == [True]

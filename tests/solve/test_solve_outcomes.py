@@ -27,8 +27,9 @@ from tests.cases.solvers import SOLVE
 
 
 def outcome(factors=(1.0, 2.0), solved=((True, False, False), (True, True, False)), start="any"):
-    return Outcome(MazeSet(9, 4, 3), "prim", start, list(factors), [5, 9, 4], [list(row) for row in solved],
-                   [4, 6, 4], 1, 2.6)
+    return Outcome(
+        MazeSet(9, 4, 3), "prim", start, list(factors), [5, 9, 4], [list(row) for row in solved], [4, 6, 4], 1, 2.6
+    )
 
 
 def cells(line):
@@ -41,15 +42,17 @@ def test_mazes_met_in_training_are_counted():
     recipe, data = Recipe("poh", 5, 10, config), make_data(config, 5)
     batches = [tasks for tasks, *_ in data.batches.run(0, 10)]
     assert {batch.mazes.height for batch in batches} == {2, 3}
-    known = {tuple(maze) for batch in batches if batch.mazes.height == 3
-             for maze in batch.mazes.passages.flatten(1).tolist()}
+    known = {
+        tuple(maze) for batch in batches if batch.mazes.height == 3 for maze in batch.mazes.passages.flatten(1).tolist()
+    }
     tasks = MazeSet(3, 2, 50).tasks("dfs")
     expected = sum(tuple(maze) in known for maze in tasks.mazes.passages.flatten(1).tolist())
     assert seen_in_training(recipe, tasks) == expected > 0
     assert seen_in_training(recipe, data.test) == 0
     assert seen_in_training(recipe, MazeSet(4, 2, 5).tasks("dfs")) == 0
-    growing = dataclasses.replace(config, train_sizes=(2, 2), train_sizes_growth=3, min_path=0.2, epochs=1, test=20,
-                                  steps_per_epoch=10)
+    growing = dataclasses.replace(
+        config, train_sizes=(2, 2), train_sizes_growth=3, min_path=0.2, epochs=1, test=20, steps_per_epoch=10
+    )
     batches = [batch for batch, *_ in make_data(growing, 5).batches.run(0, 10)]
     assert {batch.mazes.height for batch in batches[:3]} == {2} and batches[-1].mazes.height == 3
     assert seen_in_training(Recipe("poh", 5, 10, growing), batches[-1]) == 4
@@ -73,7 +76,8 @@ def test_outcomes_are_those_of_every_set_algorithm_and_start():
     sets, factors = [MazeSet(5, 4, 6), MazeSet(6, 4, 7)], [0.1, 2.0]
     found = list(measure(model, recipe, sets, factors, algorithms=["dfs", "wilson"], starts=["any", "junction"]))
     assert [(o.mazes, o.algorithm, o.start) for o in found] == [
-        (s, algorithm, start) for s in sets for algorithm in ("dfs", "wilson") for start in ("any", "junction")]
+        (s, algorithm, start) for s in sets for algorithm in ("dfs", "wilson") for start in ("any", "junction")
+    ]
     for o in found:
         tasks = o.mazes.tasks(o.algorithm, o.start)
         assert o.lengths == tasks.length.tolist() and len(tasks) == o.mazes.count
@@ -83,9 +87,13 @@ def test_outcomes_are_those_of_every_set_algorithm_and_start():
     assert found[1].name == "5x5 dfs from a junction" and found[2].name == "5x5 wilson"
 
 
-@pytest.mark.parametrize(("sets", "factors", "message"), [
-    ([MazeSet(3, 2, 1), MazeSet(2, 2, 1)], [1.0], "from a junction .* 2 x 2"), ([MazeSet(3, 2, 1)], [], "factors must"),
-])
+@pytest.mark.parametrize(
+    ("sets", "factors", "message"),
+    [
+        ([MazeSet(3, 2, 1), MazeSet(2, 2, 1)], [1.0], "from a junction .* 2 x 2"),
+        ([MazeSet(3, 2, 1)], [], "factors must"),
+    ],
+)
 def test_what_cannot_be_measured_is_refused_before_anything_is(sets, factors, message):
     with pytest.raises(ValueError, match=message):
         measure(None, Recipe("poh", 0, 1, SOLVE), sets, factors, starts=["junction"])
@@ -97,9 +105,16 @@ def test_table_holds_shares_and_wilson_intervals():
     assert cells(known) == ["could be known", "", "", "", "", "66.7", "100.0", ""]  # of 4, 8, 3 and 8, 16, 6 passes
     assert len({text.count("|") for text in (head, rule, line, known)}) == 1 and len(head) == len(line) == len(known)
     one, two = (estimate({0: row}) for row in o.solved)
-    assert cells(line) == ["9x9 prim", "dead-end", "4-9", "3", "1",
-                           f"{one.percent:.1f} [{one.wilson[0]:.1f}-{one.wilson[1]:.1f}]",
-                           f"{two.percent:.1f} [{two.wilson[0]:.1f}-{two.wilson[1]:.1f}]", "3"]
+    assert cells(line) == [
+        "9x9 prim",
+        "dead-end",
+        "4-9",
+        "3",
+        "1",
+        f"{one.percent:.1f} [{one.wilson[0]:.1f}-{one.wilson[1]:.1f}]",
+        f"{two.percent:.1f} [{two.wilson[0]:.1f}-{two.wilson[1]:.1f}]",
+        "3",
+    ]
     assert cells(head)[5:7] == ["1 x", "2 x"] and cells(line)[5].startswith("33.3 [")
 
 
@@ -132,10 +147,21 @@ def test_file_holds_the_outcome_on_every_maze(tmp_path):
     o = outcome()
     record = json.loads(save_json(tmp_path / "a.json", [o], {"weights": "x.pt", "complete": False}).read_text())
     assert record["weights"] == "x.pt" and record["complete"] is False and record["environment"]["versions"]["torch"]
-    assert record["sets"] == [{
-        "size": 9, "min_path": 4, "count": 3, "algorithm": "prim", "start": "any", "seed": TEST_SEED + 9,
-        "met_in_training": 1, "seconds": 2.6, "moves": [4, 8, 3], "passes_to_know": [4, 6, 4],
-        "solved": {"1": "100", "2": "110"}}]
+    assert record["sets"] == [
+        {
+            "size": 9,
+            "min_path": 4,
+            "count": 3,
+            "algorithm": "prim",
+            "start": "any",
+            "seed": TEST_SEED + 9,
+            "met_in_training": 1,
+            "seconds": 2.6,
+            "moves": [4, 8, 3],
+            "passes_to_know": [4, 6, 4],
+            "solved": {"1": "100", "2": "110"},
+        }
+    ]
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
@@ -155,11 +181,38 @@ def test_plot_shows_shares_and_bands_over_rising_factors():
 
 def test_one_command_makes_table_file_and_plot(tmp_path, capsys):
     data, image = tmp_path / "e.json", tmp_path / "e.png"
-    assert cli.main(["evaluate", "--mazes", "4:3:6", "--algorithm", "dfs", "percolation", "dfs", "--start", "any",
-                     "corridor", "--passes", "1", "0.5", "1", "--json", str(data), "--plot", str(image)]) == 0
+    assert (
+        cli.main(
+            [
+                "evaluate",
+                "--mazes",
+                "4:3:6",
+                "--algorithm",
+                "dfs",
+                "percolation",
+                "dfs",
+                "--start",
+                "any",
+                "corridor",
+                "--passes",
+                "1",
+                "0.5",
+                "1",
+                "--json",
+                str(data),
+                "--plot",
+                str(image),
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out.splitlines()
     assert [cells(line)[:2] for line in printed[2:6]] == [
-        ["4x4 dfs", "any"], ["could be known", ""], ["4x4 dfs", "corridor"], ["could be known", ""]]
+        ["4x4 dfs", "any"],
+        ["could be known", ""],
+        ["4x4 dfs", "corridor"],
+        ["could be known", ""],
+    ]
     assert printed[10:] == [f"wrote {data}", f"wrote {image}"] and image.read_bytes()[:4] == b"\x89PNG"
     record = json.loads(data.read_text())
     assert record["complete"] is True and record["weights"] == "baseline"
@@ -193,14 +246,20 @@ def test_a_long_evaluation_says_how_far_it_is(monkeypatch, capsys):
     assert [line.split("  ")[0] for line in told] == [f"4x4 dfs from a corridor: maze {n}/5" for n in (2, 4)]
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--start", "exit"], "invalid choice: 'exit'"),
-    (["--algorithm", "dfs", "x"], "invalid choice: 'x'"),
-    (["--json", "/nowhere/at/all.json"], "--json: /nowhere/at/all.json cannot be written: its folder does not exist"),
-    (["--plot", "/nowhere/at/all.png"], "--plot: /nowhere/at/all.png cannot be written: its folder does not exist"),
-    (["--mazes", "2:2:1", "--start", "junction"], "no path of at least min_path = 2 cells from a junction"),
-    (["--passes", "inf"], "factors must be positive"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--start", "exit"], "invalid choice: 'exit'"),
+        (["--algorithm", "dfs", "x"], "invalid choice: 'x'"),
+        (
+            ["--json", "/nowhere/at/all.json"],
+            "--json: /nowhere/at/all.json cannot be written: its folder does not exist",
+        ),
+        (["--plot", "/nowhere/at/all.png"], "--plot: /nowhere/at/all.png cannot be written: its folder does not exist"),
+        (["--mazes", "2:2:1", "--start", "junction"], "no path of at least min_path = 2 cells from a junction"),
+        (["--passes", "inf"], "factors must be positive"),
+    ],
+)
 def test_bad_options_end_with_code_2_and_say_why(options, message, capsys):
     try:
         code = cli.main(["evaluate", *options])

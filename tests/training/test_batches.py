@@ -17,7 +17,6 @@ from tests.cases.training import tiny
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 
 
-
 def online(exclude=None, size=5, batch_size=4, seed=7, min_path=5):
     exclude = torch.zeros(0, dtype=torch.int64) if exclude is None else exclude
     return OnlineBatches(batch_size, 3, seed, exclude, size=size, min_path=min_path, algorithm="dfs")
@@ -129,12 +128,13 @@ def test_train_takes_a_number_or_online(capsys):
 
 
 def test_an_online_run_end_to_end(tmp_path, capsys):
-    config = tiny(train="online", steps_per_epoch=5, maze_size=3, min_path=0.3, test=60, output=tmp_path,
-                  rows=("baseline",))
+    config = tiny(
+        train="online", steps_per_epoch=5, maze_size=3, min_path=0.3, test=60, output=tmp_path, rows=("baseline",)
+    )
     assert benchmark.run_benchmark(config) == 0
     out = capsys.readouterr().out
     results = Results.load(tmp_path / "results.json")
-    row, = results.rows
+    (row,) = results.rows
     assert row.steps == 10 and results.test_sets[42]["n_train"] == 40
     assert row.train_mazes_per_second == pytest.approx(40 / row.train_seconds)
     rejected = int(row.note.split()[0])

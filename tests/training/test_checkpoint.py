@@ -30,16 +30,36 @@ SCRIPT = ROOT / "experiments" / "run_12x12_8m_benchmark.py"
 # 3 epochs of 3 steps, the last one of 2 mazes.
 OWN = {**TINY, "train": 10, "epochs": 3, "lr": 1e-2, "route_ent_weight": 0.01}
 # All that --preset solve switches on, and deep supervision.
-SOLVE = {"train": "online", "steps_per_epoch": 3, "train_sizes": (3, 4), "train_sizes_growth": 6,
-         "supervision": "all", "train_R": (2, 4), "train_R_growth": 9, "grad_passes": 3,
-         "R": 8, "ema": 0.99, "deep_supervision": 2, "weight_decay": 0.1, "d_model": 16, "d_ff": 24, "dropout": 0.1,
-         "cell_features": 6, "valid_heads": 3, "norm": "post", "head": "moves", "positions": "none",
-         "reinject": "on", "residual": "none", "route_scale": "heads", "parity": "none"}
+SOLVE = {
+    "train": "online",
+    "steps_per_epoch": 3,
+    "train_sizes": (3, 4),
+    "train_sizes_growth": 6,
+    "supervision": "all",
+    "train_R": (2, 4),
+    "train_R_growth": 9,
+    "grad_passes": 3,
+    "R": 8,
+    "ema": 0.99,
+    "deep_supervision": 2,
+    "weight_decay": 0.1,
+    "d_model": 16,
+    "d_ff": 24,
+    "dropout": 0.1,
+    "cell_features": 6,
+    "valid_heads": 3,
+    "norm": "post",
+    "head": "moves",
+    "positions": "none",
+    "reinject": "on",
+    "residual": "none",
+    "route_scale": "heads",
+    "parity": "none",
+}
 VALIDATED = {**SOLVE, "validate_every": 2, "validation": 4}
 ME = {"experiment": "a test", "parts": {"row": "poh"}, "config": {"lr": 1e-3}, "environment": {"device": "cpu"}}
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 tiny = functools.partial(Benchmark12x12Config, **OWN)
-
 
 
 def stop_before(step):
@@ -65,8 +85,17 @@ def train(folder, config, name="poh", check=lambda: None, identity=ME):
     checkpoints, data = Checkpoints(folder / "checkpoints", identity), make_data(config, 5)
     validation = Validation(config, data.validation, "float32") if data.validation else None
     try:
-        training = loop.train_planner(model, data.batches, config, seed=5, label=name,
-                                      check=check, checkpoints=checkpoints, watch=watch, validation=validation)
+        training = loop.train_planner(
+            model,
+            data.batches,
+            config,
+            seed=5,
+            label=name,
+            check=check,
+            checkpoints=checkpoints,
+            watch=watch,
+            validation=validation,
+        )
     finally:
         for log in logs:
             log.close()
@@ -75,8 +104,11 @@ def train(folder, config, name="poh", check=lambda: None, identity=ME):
 
 def lines(path):
     """The log without its times and its lines of validation."""
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in path.read_text().splitlines()
-            if "validation" not in json.loads(line)]
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "seconds"}
+        for line in path.read_text().splitlines()
+        if "validation" not in json.loads(line)
+    ]
 
 
 def points(path):
@@ -92,13 +124,31 @@ def same(a, b):
 # -- going on ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, changes", [
-    ("poh", {}), ("baseline", {"ent_anneal": True}), ("poh", {"train": "online", "steps_per_epoch": 3}),
-    ("poh", {"precision": "bfloat16"}), ("looped_baseline", SOLVE), ("poh_token", {**SOLVE, "precision": "bfloat16"}),
-    ("poh", VALIDATED),
-    ("poh", {"ema": 0.9, "train_R": (1, 4), "grad_passes": 2, "R": 3, "deep_supervision": 2, "weight_decay": 0.3,
-             "state_noise": 0.1}),
-], ids=["poh", "baseline", "online", "bfloat16", "solve", "solve-token", "validated", "options"])
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        ("poh", {}),
+        ("baseline", {"ent_anneal": True}),
+        ("poh", {"train": "online", "steps_per_epoch": 3}),
+        ("poh", {"precision": "bfloat16"}),
+        ("looped_baseline", SOLVE),
+        ("poh_token", {**SOLVE, "precision": "bfloat16"}),
+        ("poh", VALIDATED),
+        (
+            "poh",
+            {
+                "ema": 0.9,
+                "train_R": (1, 4),
+                "grad_passes": 2,
+                "R": 3,
+                "deep_supervision": 2,
+                "weight_decay": 0.3,
+                "state_noise": 0.1,
+            },
+        ),
+    ],
+    ids=["poh", "baseline", "online", "bfloat16", "solve", "solve-token", "validated", "options"],
+)
 def test_a_training_stopped_before_any_step_goes_on_bit_for_bit(name, changes, tmp_path, capsys):
     config = tiny(**changes)
     weights, whole, log = train(tmp_path / "straight", config, name)
@@ -173,12 +223,18 @@ DAMAGE = {
     "kind": (lambda path: torch.save(torch.zeros(3), path), "is not a poh_ext training checkpoint"),
     "version": (lambda path: rewrite(path, version=99), "has version 99; this poh_ext reads 1"),
     "lacks": (lambda path: rewrite(path, model=None), "is damaged: it lacks 'model'"),
-    "options": (lambda path: rewrite(path, identity={**ME, "config": {"lr": 2e-3}}),
-                "is of another training: --lr was 0.002, not 0.001"),
-    "row": (lambda path: rewrite(path, identity={**ME, "parts": {"row": "baseline"}}),
-            "is of another training: row was baseline, not poh"),
-    "device": (lambda path: rewrite(path, identity={**ME, "environment": {"device": "cuda"}}),
-               "is of another training: device was cuda, not cpu"),
+    "options": (
+        lambda path: rewrite(path, identity={**ME, "config": {"lr": 2e-3}}),
+        "is of another training: --lr was 0.002, not 0.001",
+    ),
+    "row": (
+        lambda path: rewrite(path, identity={**ME, "parts": {"row": "baseline"}}),
+        "is of another training: row was baseline, not poh",
+    ),
+    "device": (
+        lambda path: rewrite(path, identity={**ME, "environment": {"device": "cuda"}}),
+        "is of another training: device was cuda, not cpu",
+    ),
     "shapes": (lambda path: rewrite(path, model={"weight": torch.zeros(2)}), "is of another planner"),
 }
 
@@ -270,8 +326,13 @@ def test_a_benchmark_stopped_in_a_training_goes_on_within_it(tmp_path, monkeypat
 
 def assert_same_run(a, b):
     """Everything that two runs left but the times."""
-    rows = [[dataclasses.replace(row, train_seconds=0, train_mazes_per_second=0, eval_mazes_per_second=0)
-             for row in Results.load(folder / "results.json").rows] for folder in (a, b)]
+    rows = [
+        [
+            dataclasses.replace(row, train_seconds=0, train_mazes_per_second=0, eval_mazes_per_second=0)
+            for row in Results.load(folder / "results.json").rows
+        ]
+        for folder in (a, b)
+    ]
     assert rows[0] == rows[1] and Results.load(b / "results.json").status == "complete"
     names = sorted(path.name for path in (a / "weights").iterdir())
     assert names == sorted(path.name for path in (b / "weights").iterdir()) and names
@@ -296,11 +357,18 @@ def test_overwrite_removes_what_an_earlier_run_left_and_nothing_else(tmp_path, m
 
 
 def program(folder, *flags):
-    words = [part for name, value in {**OWN, "epochs": 12, "output": folder}.items()
-             for part in (f"--{name.replace('_', '-')}", str(value))]
-    return subprocess.Popen([sys.executable, str(SCRIPT), *words, "--rows", "baseline,poh", "--save-weights", *flags],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"})
+    words = [
+        part
+        for name, value in {**OWN, "epochs": 12, "output": folder}.items()
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *words, "--rows", "baseline,poh", "--save-weights", *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def wait_for_lines(process, log, count):
@@ -318,8 +386,11 @@ def test_a_program_killed_at_random_points_ends_with_the_same_weights(tmp_path):
     assert benchmark.run_benchmark(tiny(epochs=12, output=straight, save_weights=True, rows=("baseline", "poh"))) == 0
     draws, codes, said = random.Random(time.time_ns()), [], []
     # After the first checkpoint of 12 and well before the last; then anywhere in the second planner's 36 steps.
-    for name, least, most, number in (("baseline", 4, 28, signal.SIGKILL), ("poh", 0, 36, signal.SIGKILL),
-                                      ("poh", 4, 36, signal.SIGTERM)):
+    for name, least, most, number in (
+        ("baseline", 4, 28, signal.SIGKILL),
+        ("poh", 0, 36, signal.SIGKILL),
+        ("poh", 4, 36, signal.SIGTERM),
+    ):
         process = program(run)
         wait_for_lines(process, run / "logs" / f"{name}-seed42.jsonl", draws.randint(least, most))
         time.sleep(draws.random() * 0.01)

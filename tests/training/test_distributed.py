@@ -26,15 +26,16 @@ from tests.cases.training import TINY, build_planner
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "experiments" / "run_12x12_8m_benchmark.py"
 # 9 mazes in batches of 4: the last batch of an epoch has one maze, and one of two processes none.
-OWN = {**TINY, "train": 9, "epochs": 8, "lr": 5e-3, "dropout": 0.0, "multi_horizon": 3,
-       "route_ent_weight": 0.05}
+OWN = {**TINY, "train": 9, "epochs": 8, "lr": 5e-3, "dropout": 0.0, "multi_horizon": 3, "route_ent_weight": 0.05}
 pytestmark = pytest.mark.usefixtures("one_thread")
 tiny = functools.partial(Benchmark12x12Config, **OWN)
 
 
-
-@pytest.mark.parametrize("changes", [{}, {"validity_mask": True}, {"protocol": "as-published", "train": 40}],
-                         ids=["mean", "mask", "position_mean"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"validity_mask": True}, {"protocol": "as-published", "train": 40}],
+    ids=["mean", "mask", "position_mean"],
+)
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(count, changes):
     config = tiny(**changes)
@@ -52,8 +53,9 @@ def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(count, changes):
         assert (weights is None) == (count == 1)
         values = objective(part, passes, 0.05, weights, share)
         totals += torch.stack(values).detach()
-        for sum_, g in zip(gradients, torch.autograd.grad(values[0], list(model.parameters()), allow_unused=True),
-                           strict=True):
+        for sum_, g in zip(
+            gradients, torch.autograd.grad(values[0], list(model.parameters()), allow_unused=True), strict=True
+        ):
             sum_ += 0 if g is None else g
     torch.testing.assert_close(totals, torch.stack(whole).detach(), rtol=1e-5, atol=1e-6)
     for mine, theirs in zip(gradients, expected, strict=True):
@@ -79,8 +81,7 @@ def test_devices_that_cannot_be_shared_out_are_refused(monkeypatch):
     refusals = {"mps": "there is one such device", "cuda": r"more processes here than there are GPUs \(1\)"}
     for device, words in refusals.items():
         monkeypatch.setattr(workers, "choose_device", lambda config, kind=device: torch.device(kind))
-        with pytest.raises(ConfigError, match=f"--device {device}: torchrun started.*{words}"), \
-                workers.joined(tiny()):
+        with pytest.raises(ConfigError, match=f"--device {device}: torchrun started.*{words}"), workers.joined(tiny()):
             pass
     monkeypatch.setenv("WORLD_SIZE", "1")
     with workers.joined(tiny()) as alone:
@@ -101,13 +102,32 @@ def started():
 
 
 def torchrun(config, *flags):
-    words = [part for name, value in {**OWN, "output": config.output}.items()
-             for part in (f"--{name.replace('_', '-')}", str(value))]
+    words = [
+        part
+        for name, value in {**OWN, "output": config.output}.items()
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(SCRIPT),
-         *words, "--rows", "baseline,poh", "--save-weights", *flags],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=config.output.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"})
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            str(SCRIPT),
+            *words,
+            "--rows",
+            "baseline,poh",
+            "--save-weights",
+            *flags,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=config.output.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def curves(config):
@@ -123,8 +143,9 @@ def weights(config):
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_go_on_after_an_interruption(tmp_path, started):
     pytest.importorskip("tyro")
-    one, two, stopped = (tiny(output=tmp_path / name, rows=("baseline", "poh"), save_weights=True)
-                         for name in ("one", "two", "stopped"))
+    one, two, stopped = (
+        tiny(output=tmp_path / name, rows=("baseline", "poh"), save_weights=True) for name in ("one", "two", "stopped")
+    )
     assert benchmark.run_benchmark(one) == 0
     process = torchrun(two)
     started.append(process)

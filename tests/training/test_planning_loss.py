@@ -19,14 +19,15 @@ CPU = torch.device("cpu")
 small = functools.partial(tiny, train=6, test=2, epochs=1, batch_size=6)
 
 
-
 def gradients(model):
     return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
 
 
-@pytest.mark.parametrize("changes", [{}, {"multi_horizon": 3}, {"validity_mask": True},
-                                     {"validity_mask": True, "multi_horizon": 3}],
-                         ids=["plain", "horizons", "mask", "both"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"multi_horizon": 3}, {"validity_mask": True}, {"validity_mask": True, "multi_horizon": 3}],
+    ids=["plain", "horizons", "mask", "both"],
+)
 @pytest.mark.parametrize("precision, tolerance", [("float32", 1e-5), ("bfloat16", 3e-2)])
 @pytest.mark.parametrize("name", ["baseline", "poh"])
 def test_loss_and_gradients_equal_the_dense_form(name, precision, tolerance, changes):
@@ -40,9 +41,15 @@ def test_loss_and_gradients_equal_the_dense_form(name, precision, tolerance, cha
     with autocast(CPU, precision):
         logits = model(batch.mazes, batch.start, batch.goal)
     dense = multi_horizon_cross_entropy(
-        logits, path, rows=path, horizons=config.multi_horizon, label_smoothing=config.label_smoothing,
-        candidates=batch.mazes.neighbors() if config.validity_mask else None, ignore_index=-1,
-        reduction=protocol_of(config).reduction)
+        logits,
+        path,
+        rows=path,
+        horizons=config.multi_horizon,
+        label_smoothing=config.label_smoothing,
+        candidates=batch.mazes.neighbors() if config.validity_mask else None,
+        ignore_index=-1,
+        reduction=protocol_of(config).reduction,
+    )
     dense.backward()
     expected = gradients(model)
     model.zero_grad()
@@ -73,8 +80,11 @@ def published_loss(logits, tasks, config):
                 scores, smoothing = logits[b, here].clamp(-20, 20), config.label_smoothing
                 if config.validity_mask and k == 1:
                     row, column = divmod(here, side)
-                    near = [side * r + c for r, c in ((row - 1, column), (row + 1, column), (row, column - 1),
-                                                      (row, column + 1)) if 0 <= r < side and 0 <= c < side]
+                    near = [
+                        side * r + c
+                        for r, c in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1))
+                        if 0 <= r < side and 0 <= c < side
+                    ]
                     scores, wanted, smoothing = scores[near], near.index(wanted), 0.0
                 losses.append(F.cross_entropy(scores[None], torch.tensor([wanted]), label_smoothing=smoothing))
             if losses:
@@ -82,9 +92,11 @@ def published_loss(logits, tasks, config):
     return torch.stack(terms).mean()
 
 
-@pytest.mark.parametrize("changes", [{}, {"validity_mask": True}, {"multi_horizon": 3},
-                                     {"validity_mask": True, "multi_horizon": 3}],
-                         ids=["plain", "mask", "horizons", "both"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"validity_mask": True}, {"multi_horizon": 3}, {"validity_mask": True, "multi_horizon": 3}],
+    ids=["plain", "mask", "horizons", "both"],
+)
 def test_as_published_the_loss_is_the_published_one(changes):
     config = small(protocol="as-published", train=60, label_smoothing=0.2, **changes)
     batch = make_data(config, 1).train[:6]

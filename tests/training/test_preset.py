@@ -23,7 +23,6 @@ pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 MOVES = {"head": "moves", "positions": "none", "train": "online"}
 
 
-
 def solve(**changes):
     return dataclasses.replace(with_presets(Benchmark12x12Config(), quick=False, preset="solve"), **changes)
 
@@ -44,11 +43,25 @@ def test_the_preset_is_the_recipe():
     assert config.min_path_cells == 50 and config.total_steps(0) == 12000 and config.test_passes == 220
     assert (config.train_R, config.train_R_growth, config.size_range) == ((4, 40), 100, (5, 12))
     assert config.tolerance == 1e-3 and config.validate_every == 0
-    counts = {name: parameter_count(build_planner(name, config, seed=0))
-              for name in ("baseline", "looped_baseline", "poh", "poh_token")}
+    counts = {
+        name: parameter_count(build_planner(name, config, seed=0))
+        for name in ("baseline", "looped_baseline", "poh", "poh_token")
+    }
     assert counts == {"baseline": 19_992, "looped_baseline": 19_992, "poh": 30_728, "poh_token": 30_728}
-    common = {"d_model": 48, "n_heads": 4, "d_ff": 96, "depth": 1, "cell_features": 6, "maze_enc": False,
-              "dropout": 0.0, "valid_heads": 4, "norm": "post", "head": "moves", "positions": "none", "reinject": True}
+    common = {
+        "d_model": 48,
+        "n_heads": 4,
+        "d_ff": 96,
+        "depth": 1,
+        "cell_features": 6,
+        "maze_enc": False,
+        "dropout": 0.0,
+        "valid_heads": 4,
+        "norm": "post",
+        "head": "moves",
+        "positions": "none",
+        "reinject": True,
+    }
     assert planner_options("looped_baseline", config) == {**common, "loops": 220}
     assert planner_options("baseline", config) == common
     assert planner_options("poh", config) == {**common, "R": 220, "T": 4, "residual": "none", "route_scale": 4.0}
@@ -61,8 +74,16 @@ def test_flags_beside_the_presets_win_and_presets_combine():
     assert (config.valid_heads, config.train_R, config.lr, config.d_model) == (2, (3, 9), 1e-3, 48)
     assert planner_options("poh", config)["valid_heads"] == 2
     assert parse("--preset", "none") == Benchmark12x12Config()
-    both = parse("--preset", "solve", "--depth", "2", "--parity", "depth", "--rows",
-                 "baseline,looped_baseline,poh,poh_token,poh_shallow")
+    both = parse(
+        "--preset",
+        "solve",
+        "--depth",
+        "2",
+        "--parity",
+        "depth",
+        "--rows",
+        "baseline,looped_baseline,poh,poh_token,poh_shallow",
+    )
     shapes = {name: planner_options(name, both) for name in both.row_names}
     assert shapes["poh"]["n_heads"] == 4 and shapes["poh"]["d_model"] < 48  # narrower heads, none fewer
     assert shapes["poh_shallow"]["depth"] == 1 and shapes["poh_shallow"]["d_model"] == 48
@@ -75,10 +96,21 @@ def test_the_defaults_are_the_published_planners(program):
     config = program()
     for scale in config.shapes:
         for name in ("baseline", "looped_baseline", "poh"):
-            assert set(planner_options(name, config, scale)) <= {"d_model", "n_heads", "d_ff", "depth", "cell_features",
-                                                                 "maze_enc", "dropout", "loops", "R", "T"}
+            assert set(planner_options(name, config, scale)) <= {
+                "d_model",
+                "n_heads",
+                "d_ff",
+                "depth",
+                "cell_features",
+                "maze_enc",
+                "dropout",
+                "loops",
+                "R",
+                "T",
+            }
     assert torch.optim.AdamW(build_planner("poh", tiny(), seed=0).parameters()).defaults["weight_decay"] == (
-        config.weight_decay)
+        config.weight_decay
+    )
     assert config.size_range == (config.maze_size, config.maze_size) and config.test_passes == config.R
     assert config.pass_range(0, 9) == (config.R, config.R)
     assert set(SOLVE) < {f.name for f in dataclasses.fields(Benchmark12x12Config)}
@@ -86,10 +118,40 @@ def test_the_defaults_are_the_published_planners(program):
 
 @pytest.mark.slow
 def test_a_short_run_of_the_preset_learns_and_says_what_its_rows_are(tmp_path, capsys):
-    flags = ["--quick", "--preset", "solve", "--epochs", "2", "--steps-per-epoch", "15", "--test", "8", "--maze-size",
-             "6", "--train-sizes", "4,6", "--R", "24", "--train-R", "4", "12", "--min-path", "0.3", "--save-weights",
-             "--warmup-steps", "5", "--ema", "0.8", "--rows", "baseline,looped_baseline,poh,poh_token", "--cpu",
-             "--precision", "float32", "--output", str(tmp_path / "run")]
+    flags = [
+        "--quick",
+        "--preset",
+        "solve",
+        "--epochs",
+        "2",
+        "--steps-per-epoch",
+        "15",
+        "--test",
+        "8",
+        "--maze-size",
+        "6",
+        "--train-sizes",
+        "4,6",
+        "--R",
+        "24",
+        "--train-R",
+        "4",
+        "12",
+        "--min-path",
+        "0.3",
+        "--save-weights",
+        "--warmup-steps",
+        "5",
+        "--ema",
+        "0.8",
+        "--rows",
+        "baseline,looped_baseline,poh,poh_token",
+        "--cpu",
+        "--precision",
+        "float32",
+        "--output",
+        str(tmp_path / "run"),
+    ]
     pytest.importorskip("tyro")
     assert cli.main(Benchmark12x12Config, flags) == 0
     results = Results.load(tmp_path / "run" / "results.json")
@@ -121,52 +183,74 @@ def test_a_missing_package_is_named_before_any_work(module, tmp_path, monkeypatc
 # -- what is refused, and what is told ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"valid_heads": -1}, "--valid-heads -1: must be at least 0, or all"),
-    ({"valid_heads": 5}, "--valid-heads 5: at most the 4 heads"),
-    ({"norm": "none"}, "--norm none: must be one of published, pre, post"),
-    ({"head": "both"}, "--head both: must be one of cells, moves"),
-    ({"positions": "relative"}, "--positions relative"),
-    ({"cell_features": 5}, "--cell-features 5: must be one of 4, 6"),
-    ({"reinject": "yes"}, "--reinject yes"),
-    ({"residual": "add"}, "--residual add"),
-    ({"route_scale": 0.0}, "--route-scale 0.0: must be a finite number above 0, or heads"),
-    ({"route_scale": "many"}, "--route-scale many"),
-    ({"routing": "head"}, "--routing head"),
-    ({"routing": "token", "rows": ("poh", "poh_token")}, "--routing token contradicts --rows poh_token"),
-    ({"head": "moves", "multi_horizon": 2}, "--multi-horizon 2 contradicts --head moves"),
-    ({"supervision": "some"}, "--supervision some"),
-    ({"supervision": "all"}, "--supervision all: needs --head moves"),
-    ({"train_R": (0, 4)}, "--train-R 0 4: must be the lowest and the highest, from 1 to 10000"),
-    ({"train_R": (5, 4)}, "--train-R 5 4"),
-    ({"train_R": (2, 4), "R": 1}, "--R 1 contradicts --train-R"),
-    ({"test_R": 4, "R": 1}, "--R 1 contradicts --test-R"),
-    ({"train_R_growth": 9}, "--train-R-growth 9: needs --train-R"),
-    ({"train_R": (2, 8), "train_R_growth": 7}, "--train-R-growth 7: must be from the upper end of --train-R, 8"),
-    ({"grad_passes": 0}, "--grad-passes 0: must be at least 1, or all"),
-    ({"test_R": 0}, "--test-R 0: must be at least 1, or R"),
-    ({"deep_supervision": 0}, "--deep-supervision 0: must be at least 1"),
-    ({"tolerance": -1e-3}, "--tolerance -0.001: must be a finite number, at least 0"),
-    ({"tolerance": float("nan")}, "--tolerance nan"),
-    ({"tolerance": float("inf")}, "--tolerance inf"),
-    ({"train_sizes": (1, 4), **MOVES}, "--train-sizes 1 4: must be the lowest and the highest, from 2 to 256"),
-    ({"train_sizes_growth": 9, **MOVES}, "--train-sizes-growth 9: needs --train-sizes, whose upper end grows"),
-    ({"train_sizes": (3, 5), "train_sizes_growth": 4, **MOVES}, "--train-sizes-growth 4: must be from the upper end of "
-     "--train-sizes, 5, to 256"),
-    ({"train_sizes": (3, 4), **MOVES, "train": 8}, "--train-sizes 3 4: needs --train online"),
-    ({"train_sizes": (3, 4), **MOVES, "head": "cells"}, "--train-sizes 3 4: needs --head moves"),
-    ({"train_sizes": (3, 4), **MOVES, "positions": "absolute"}, "--train-sizes 3 4: needs --positions none"),
-    ({"ema": 1.0}, "--ema 1.0: must be at least 0 and below 1"),
-    ({"ema": float("nan")}, "--ema nan"),
-    ({"state_noise": -0.1}, "--state-noise -0.1: must be a finite number, at least 0"),
-    ({"weight_decay": -1.0}, "--weight-decay -1.0: must be a finite number, at least 0"),
-    ({"preset": "fast"}, "--preset fast: must be one of none, solve"),
-    ({"depth": 1, "rows": ("poh_shallow",), "d_model": 48, "d_ff": 96, **MOVES}, "poh_shallow needs --depth 2"),
-    *(({"protocol": "as-published", name: value}, "contradicts --protocol as-published") for name, value in {
-        "valid_heads": 1, "norm": "post", "head": "moves", "positions": "none", "cell_features": 6, "reinject": "on",
-        "residual": "none", "route_scale": 2.0, "routing": "token", "train_R": (2, 3), "grad_passes": 1, "test_R": 3,
-        "deep_supervision": 2, "ema": 0.9, "tolerance": 1e-3, "state_noise": 0.1}.items()),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"valid_heads": -1}, "--valid-heads -1: must be at least 0, or all"),
+        ({"valid_heads": 5}, "--valid-heads 5: at most the 4 heads"),
+        ({"norm": "none"}, "--norm none: must be one of published, pre, post"),
+        ({"head": "both"}, "--head both: must be one of cells, moves"),
+        ({"positions": "relative"}, "--positions relative"),
+        ({"cell_features": 5}, "--cell-features 5: must be one of 4, 6"),
+        ({"reinject": "yes"}, "--reinject yes"),
+        ({"residual": "add"}, "--residual add"),
+        ({"route_scale": 0.0}, "--route-scale 0.0: must be a finite number above 0, or heads"),
+        ({"route_scale": "many"}, "--route-scale many"),
+        ({"routing": "head"}, "--routing head"),
+        ({"routing": "token", "rows": ("poh", "poh_token")}, "--routing token contradicts --rows poh_token"),
+        ({"head": "moves", "multi_horizon": 2}, "--multi-horizon 2 contradicts --head moves"),
+        ({"supervision": "some"}, "--supervision some"),
+        ({"supervision": "all"}, "--supervision all: needs --head moves"),
+        ({"train_R": (0, 4)}, "--train-R 0 4: must be the lowest and the highest, from 1 to 10000"),
+        ({"train_R": (5, 4)}, "--train-R 5 4"),
+        ({"train_R": (2, 4), "R": 1}, "--R 1 contradicts --train-R"),
+        ({"test_R": 4, "R": 1}, "--R 1 contradicts --test-R"),
+        ({"train_R_growth": 9}, "--train-R-growth 9: needs --train-R"),
+        ({"train_R": (2, 8), "train_R_growth": 7}, "--train-R-growth 7: must be from the upper end of --train-R, 8"),
+        ({"grad_passes": 0}, "--grad-passes 0: must be at least 1, or all"),
+        ({"test_R": 0}, "--test-R 0: must be at least 1, or R"),
+        ({"deep_supervision": 0}, "--deep-supervision 0: must be at least 1"),
+        ({"tolerance": -1e-3}, "--tolerance -0.001: must be a finite number, at least 0"),
+        ({"tolerance": float("nan")}, "--tolerance nan"),
+        ({"tolerance": float("inf")}, "--tolerance inf"),
+        ({"train_sizes": (1, 4), **MOVES}, "--train-sizes 1 4: must be the lowest and the highest, from 2 to 256"),
+        ({"train_sizes_growth": 9, **MOVES}, "--train-sizes-growth 9: needs --train-sizes, whose upper end grows"),
+        (
+            {"train_sizes": (3, 5), "train_sizes_growth": 4, **MOVES},
+            "--train-sizes-growth 4: must be from the upper end of --train-sizes, 5, to 256",
+        ),
+        ({"train_sizes": (3, 4), **MOVES, "train": 8}, "--train-sizes 3 4: needs --train online"),
+        ({"train_sizes": (3, 4), **MOVES, "head": "cells"}, "--train-sizes 3 4: needs --head moves"),
+        ({"train_sizes": (3, 4), **MOVES, "positions": "absolute"}, "--train-sizes 3 4: needs --positions none"),
+        ({"ema": 1.0}, "--ema 1.0: must be at least 0 and below 1"),
+        ({"ema": float("nan")}, "--ema nan"),
+        ({"state_noise": -0.1}, "--state-noise -0.1: must be a finite number, at least 0"),
+        ({"weight_decay": -1.0}, "--weight-decay -1.0: must be a finite number, at least 0"),
+        ({"preset": "fast"}, "--preset fast: must be one of none, solve"),
+        ({"depth": 1, "rows": ("poh_shallow",), "d_model": 48, "d_ff": 96, **MOVES}, "poh_shallow needs --depth 2"),
+        *(
+            ({"protocol": "as-published", name: value}, "contradicts --protocol as-published")
+            for name, value in {
+                "valid_heads": 1,
+                "norm": "post",
+                "head": "moves",
+                "positions": "none",
+                "cell_features": 6,
+                "reinject": "on",
+                "residual": "none",
+                "route_scale": 2.0,
+                "routing": "token",
+                "train_R": (2, 3),
+                "grad_passes": 1,
+                "test_R": 3,
+                "deep_supervision": 2,
+                "ema": 0.9,
+                "tolerance": 1e-3,
+                "state_noise": 0.1,
+            }.items()
+        ),
+    ],
+)
 def test_what_cannot_be_run_is_named(changes, words, tmp_path):
     with pytest.raises(ConfigError) as error:
         benchmark.run_benchmark(tiny(output=tmp_path / "out", **changes))
@@ -174,28 +258,34 @@ def test_what_cannot_be_run_is_named(changes, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"rows": ("baseline",), "residual": "none"}, "--residual does nothing: there is no PoH row"),
-    ({"rows": ("baseline",), "route_scale": "heads"}, "--route-scale does nothing"),
-    ({"rows": ("poh_token",), "routing": "token"}, None),  # refused
-    ({"rows": ("baseline",), "train_R": (2, 3)}, "--train-R does nothing: all trained planners run one pass"),
-    ({"rows": ("baseline",), "test_R": 3}, "--test-R does nothing"),
-    ({"rows": ("baseline",), "deep_supervision": 2}, "--deep-supervision does nothing"),
-    ({"rows": ("baseline",), "state_noise": 0.1}, "--state-noise does nothing: all trained planners run one pass"),
-    ({"state_noise": 0.1}, "--state-noise does nothing: all passes have gradients"),
-    ({"rows": ("baseline",), "tolerance": 0.1}, "--tolerance does nothing: all trained planners run one pass"),
-    ({"R": 1, "tolerance": 0.1}, "--tolerance does nothing with --R 1"),
-    ({"tolerance": 0.1}, "--tolerance 0.1: it saves time only in planners of one layer whose heads all see neighbours"),
-    ({"tolerance": 0.1, "valid_heads": "all", "depth": 2}, "it saves time only in planners of one layer"),
-    ({"tolerance": 0.1, "valid_heads": "all"}, "--tolerance 0.1: GFLOP per maze counts every cell in every pass"),
-    ({"tolerance": 0.1}, "the baseline runs one pass"),
-    ({"grad_passes": 2}, "--grad-passes 2 does nothing: no step runs more than 2 passes"),
-    ({"deep_supervision": 3}, "--deep-supervision 3: no more than 2 passes have gradients"),
-    ({"train_R": (2, 3), "test_R": 9}, "--R does nothing beside --train-R and --test-R"),
-    ({"train_R": (2, 3)}, "the baseline runs one pass"),
-    ({"reach": "seen"}, "--reach does nothing without --supervision all"),
-    ({**MOVES, "supervision": "all", "min_path": 0.2}, "--min-path holds for the test mazes"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"rows": ("baseline",), "residual": "none"}, "--residual does nothing: there is no PoH row"),
+        ({"rows": ("baseline",), "route_scale": "heads"}, "--route-scale does nothing"),
+        ({"rows": ("poh_token",), "routing": "token"}, None),  # refused
+        ({"rows": ("baseline",), "train_R": (2, 3)}, "--train-R does nothing: all trained planners run one pass"),
+        ({"rows": ("baseline",), "test_R": 3}, "--test-R does nothing"),
+        ({"rows": ("baseline",), "deep_supervision": 2}, "--deep-supervision does nothing"),
+        ({"rows": ("baseline",), "state_noise": 0.1}, "--state-noise does nothing: all trained planners run one pass"),
+        ({"state_noise": 0.1}, "--state-noise does nothing: all passes have gradients"),
+        ({"rows": ("baseline",), "tolerance": 0.1}, "--tolerance does nothing: all trained planners run one pass"),
+        ({"R": 1, "tolerance": 0.1}, "--tolerance does nothing with --R 1"),
+        (
+            {"tolerance": 0.1},
+            "--tolerance 0.1: it saves time only in planners of one layer whose heads all see neighbours",
+        ),
+        ({"tolerance": 0.1, "valid_heads": "all", "depth": 2}, "it saves time only in planners of one layer"),
+        ({"tolerance": 0.1, "valid_heads": "all"}, "--tolerance 0.1: GFLOP per maze counts every cell in every pass"),
+        ({"tolerance": 0.1}, "the baseline runs one pass"),
+        ({"grad_passes": 2}, "--grad-passes 2 does nothing: no step runs more than 2 passes"),
+        ({"deep_supervision": 3}, "--deep-supervision 3: no more than 2 passes have gradients"),
+        ({"train_R": (2, 3), "test_R": 9}, "--R does nothing beside --train-R and --test-R"),
+        ({"train_R": (2, 3)}, "the baseline runs one pass"),
+        ({"reach": "seen"}, "--reach does nothing without --supervision all"),
+        ({**MOVES, "supervision": "all", "min_path": 0.2}, "--min-path holds for the test mazes"),
+    ],
+)
 def test_what_does_nothing_is_told(changes, words):
     config = tiny(**changes)
     if words is None:
@@ -220,8 +310,9 @@ def test_passes_grow_between_a_fifth_and_three_fifths_of_the_run():
 
 
 def test_sizes_grow_in_the_same_way_and_the_mazes_with_them():
-    config = tiny(**MOVES, train_sizes=(3, 4), train_sizes_growth=8, epochs=10, steps_per_epoch=10, batch_size=2,
-                  min_path=0.3)
+    config = tiny(
+        **MOVES, train_sizes=(3, 4), train_sizes_growth=8, epochs=10, steps_per_epoch=10, batch_size=2, min_path=0.3
+    )
     config.check()
     spans = [config.size_range_at(step, 100) for step in range(100)]
     assert spans[0] == spans[20] == (3, 4) and spans[40] == (3, 6) and spans[60] == spans[99] == (3, 8)
@@ -265,11 +356,18 @@ def test_with_all_cells_supervised_start_and_goal_are_any_cells_and_no_test_maze
     assert rejected > 50 and {1, 2, 3} <= lengths
 
 
-@pytest.mark.parametrize("run, grad, states, expected", [
-    (30, 12, 3, Passes(30, (22, 26, 30), 4)), (30, 12, 1, Passes(30, (30,), 12)), (30, "all", 1, Passes(30, (30,))),
-    (5, 12, 2, Passes(5, (3, 5))), (10, 5, 2, Passes(10, (8, 10), 3)), (3, 2, 5, Passes(3, (2, 3), 1)),
-    (7, "all", 7, Passes(7, (1, 2, 3, 4, 5, 6, 7))),
-])
+@pytest.mark.parametrize(
+    "run, grad, states, expected",
+    [
+        (30, 12, 3, Passes(30, (22, 26, 30), 4)),
+        (30, 12, 1, Passes(30, (30,), 12)),
+        (30, "all", 1, Passes(30, (30,))),
+        (5, 12, 2, Passes(5, (3, 5))),
+        (10, 5, 2, Passes(10, (8, 10), 3)),
+        (3, 2, 5, Passes(3, (2, 3), 1)),
+        (7, "all", 7, Passes(7, (1, 2, 3, 4, 5, 6, 7))),
+    ],
+)
 def test_states_are_spread_over_the_passes_with_gradients(run, grad, states, expected):
     assert step_passes(tiny(grad_passes=grad, deep_supervision=states), run, True) == expected
     assert step_passes(tiny(grad_passes=grad, deep_supervision=states), run, False) == Passes(run, (run,), None, False)
@@ -279,13 +377,29 @@ def test_states_are_spread_over_the_passes_with_gradients(run, grad, states, exp
 
 
 def test_solver_rows_follow_the_recipe_whatever_the_other_flags_say():
-    config = parse("--rows", "poh,poh_solver,looped_solver", "--lr", "3e-4", "--dropout", "0.3", "--seed", "7",
-                   "--test", "50", "--state-noise", "0.5")
+    config = parse(
+        "--rows",
+        "poh,poh_solver,looped_solver",
+        "--lr",
+        "3e-4",
+        "--dropout",
+        "0.3",
+        "--seed",
+        "7",
+        "--test",
+        "50",
+        "--state-noise",
+        "0.5",
+    )
     rows = {row.model: row for row in planned_rows(config)}
     assert [(row.model, row.kind, row.trained) for row in rows.values()] == [
-        ("poh", "poh", True), ("looped_solver", "looped_baseline", True), ("poh_solver", "poh", True)]
-    recipe = dataclasses.replace(solve(preset="solve"), seed=7, test=50, min_path=config.min_path, output=config.output,
-                                 precision="float32")
+        ("poh", "poh", True),
+        ("looped_solver", "looped_baseline", True),
+        ("poh_solver", "poh", True),
+    ]
+    recipe = dataclasses.replace(
+        solve(preset="solve"), seed=7, test=50, min_path=config.min_path, output=config.output, precision="float32"
+    )
     for name, kind in SOLVERS.items():
         assert rows[name].config == recipe and rows[name].run == config
         assert rows[name].options == planner_options(kind, recipe)
@@ -314,10 +428,16 @@ def test_solvers_are_tested_on_the_mazes_of_the_run_and_trained_on_none_of_them(
     assert not torch.equal(make_data(row.config, 3).test.keys(), run.test.keys())
 
 
-@pytest.mark.parametrize("flags, message", [
-    (["--preset", "solve", "--rows", "poh_solver"], "--rows poh_solver contradicts --preset solve: .* row poh again"),
-    (["--preset", "solve", "--rows", "poh,looped_solver"], "it would be the row looped_baseline again"),
-])
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (
+            ["--preset", "solve", "--rows", "poh_solver"],
+            "--rows poh_solver contradicts --preset solve: .* row poh again",
+        ),
+        (["--preset", "solve", "--rows", "poh,looped_solver"], "it would be the row looped_baseline again"),
+    ],
+)
 def test_solver_rows_that_would_be_others_again_are_refused(flags, message):
     with pytest.raises(ConfigError, match=message):
         parse(*flags)
@@ -327,10 +447,18 @@ def test_solver_rows_that_would_be_others_again_are_refused(flags, message):
 
 def test_solvers_are_left_out_where_they_would_answer_nothing():
     rows = ("poh", "baseline", "poh_solver")
-    for changes, why in (({"protocol": "as-published"}, "as-published"), ({"ablate": True, "quick": True}, None),
-                         ({"ablation": True, "quick": True}, None)):
-        config = tiny(**{"rows": rows if "protocol" in changes else Benchmark12x12Config.quick_defaults["rows"],
-                         "depth": 2, **changes})
+    for changes, why in (
+        ({"protocol": "as-published"}, "as-published"),
+        ({"ablate": True, "quick": True}, None),
+        ({"ablation": True, "quick": True}, None),
+    ):
+        config = tiny(
+            **{
+                "rows": rows if "protocol" in changes else Benchmark12x12Config.quick_defaults["rows"],
+                "depth": 2,
+                **changes,
+            }
+        )
         config.check()
         assert not set(config.row_names) & set(SOLVERS)
         assert any(f"left out with --protocol {why}" in note for note in config.ineffective()) == (why is not None)
@@ -338,10 +466,34 @@ def test_solvers_are_left_out_where_they_would_answer_nothing():
 
 def test_the_quick_preset_shows_a_planner_that_solves(tmp_path, capsys):
     config = parse("--quick")
-    assert config.row_names == ("random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_solver",
-                                "poh_solver")
-    flags = ["--quick", "--test", "6", "--train", "8", "--epochs", "1", "--maze-size", "4", "--d-model", "64",
-             "--d-ff", "64", "--device", "cpu", "--output", str(tmp_path)]
+    assert config.row_names == (
+        "random",
+        "untrained_baseline",
+        "untrained_poh",
+        "baseline",
+        "poh",
+        "looped_solver",
+        "poh_solver",
+    )
+    flags = [
+        "--quick",
+        "--test",
+        "6",
+        "--train",
+        "8",
+        "--epochs",
+        "1",
+        "--maze-size",
+        "4",
+        "--d-model",
+        "64",
+        "--d-ff",
+        "64",
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path),
+    ]
     with pytest.MonkeyPatch.context() as patched:
         for name, value in {"epochs": 1, "steps_per_epoch": 20, "train_sizes": (3, 4)}.items():
             patched.setitem(presets.SOLVERS_QUICK, name, value)

@@ -29,7 +29,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 tiny = functools.partial(Benchmark12x12Config, **OWN)
 
 
-
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
     ray = pytest.importorskip("ray", reason="ray is not installed")
@@ -41,11 +40,18 @@ def serial(tmp_path_factory):
 
 
 def program(folder, *flags):
-    words = [part for name, value in {**OWN, "output": folder}.items()
-             for part in (f"--{name.replace('_', '-')}", str(value))]
-    return subprocess.Popen([sys.executable, str(SCRIPT), *words, "--save-weights", "--rows", *ROWS, *flags],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"})
+    words = [
+        part
+        for name, value in {**OWN, "output": folder}.items()
+        for part in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *words, "--save-weights", "--rows", *ROWS, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def wait_for_lines(process, count, *logs):
@@ -78,8 +84,13 @@ def workers_of(driver, row):
 
 
 def assert_same(a, b):
-    rows = [[dataclasses.replace(row, train_seconds=0, train_mazes_per_second=0, eval_mazes_per_second=0)
-             for row in Results.load(folder / "results.json").rows] for folder in (a, b)]
+    rows = [
+        [
+            dataclasses.replace(row, train_seconds=0, train_mazes_per_second=0, eval_mazes_per_second=0)
+            for row in Results.load(folder / "results.json").rows
+        ]
+        for folder in (a, b)
+    ]
     assert rows[0] == rows[1] and Results.load(b / "results.json").status == "complete"
     assert Results.load(a / "results.json").routing == Results.load(b / "results.json").routing
     names = sorted(path.name for path in (a / "weights").iterdir())

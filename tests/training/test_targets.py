@@ -44,9 +44,9 @@ def test_targets_are_the_first_step_closer_within_reach(algorithm, reach, size):
                 continue
             r, c = divmod(cell, size[1])
             closer = [
-                move for move, (down, right) in enumerate(STEPS)
-                if passages[r][c] >> move & 1
-                and distance[(r + down) * size[1] + c + right] == distance[cell] - 1
+                move
+                for move, (down, right) in enumerate(STEPS)
+                if passages[r][c] >> move & 1 and distance[(r + down) * size[1] + c + right] == distance[cell] - 1
             ]
             assert row[cell] == closer[0]
 
@@ -155,8 +155,9 @@ def test_walled_moves_get_no_mass_where_only_allowed_ones_count(smoothing, shift
     (gradient,) = torch.autograd.grad(moves_loss(logits, targets, allowed=allowed, label_smoothing=smoothing), logits)
     assert gradient.isfinite().all() and (gradient[~allowed] == 0).all() and (gradient != 0).any()
     everything = moves_loss(logits, targets, label_smoothing=smoothing)
-    assert everything.item() == pytest.approx(moves_loss(
-        logits, targets, allowed=torch.ones_like(allowed), label_smoothing=smoothing).item(), rel=1e-5)
+    assert everything.item() == pytest.approx(
+        moves_loss(logits, targets, allowed=torch.ones_like(allowed), label_smoothing=smoothing).item(), rel=1e-5
+    )
     assert everything.item() != pytest.approx(found.item(), rel=1e-3)
 
 

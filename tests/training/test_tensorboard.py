@@ -17,7 +17,6 @@ pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
 short = functools.partial(tiny, epochs=3, rows=("poh",))
 
 
-
 def read(folder):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = reader.EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
@@ -47,10 +46,11 @@ def test_scalars_pictures_and_hyperparameters_are_those_of_the_run(tmp_path, mon
     for name in ("loss", "cross_entropy", "routing_entropy", "lr", "gradient_norm"):
         shown = [(event.step, event.value) for event in events.Scalars(f"training/{name}")]
         assert shown == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in log] and len(shown) == 6
-    row, = Results.load(tmp_path / "results.json").rows
+    (row,) = Results.load(tmp_path / "results.json").rows
     assert [(p["step"], p["epoch"], p["seconds"], p["validation"]) for p in points] == [
         (p["step"], p["epoch"], p["seconds"], {name: p[name] for name in ("mazes", "reached", "optimal", "exact")})
-        for p in row.validation] and [p["step"] for p in points] == [2, 4, 6]
+        for p in row.validation
+    ] and [p["step"] for p in points] == [2, 4, 6]
     for measure in ("reached", "optimal", "exact"):
         shown = [(event.step, event.value) for event in events.Scalars(f"validation/{measure} %")]
         assert shown == [(p["step"], pytest.approx(100 * p[measure], rel=1e-6)) for p in row.validation]

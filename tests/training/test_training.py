@@ -86,12 +86,14 @@ def test_as_published_the_rollout_walks_through_walls(decode):
             self.weight = torch.nn.Parameter(torch.zeros(1))
 
         def policy(self, mazes, start, goal):
-            return beeline_policy(MazeTasks(mazes, start, goal, data.test.path[:len(start)], goal)) + self.weight
+            return beeline_policy(MazeTasks(mazes, start, goal, data.test.path[: len(start)], goal)) + self.weight
 
     outcome = evaluate(Beeline(), data.test, decode=decode, **counting_options(config))
     assert outcome.reached.all() and outcome.optimal.all() and outcome.exact is None
-    through = [set(itertools.pairwise(walk)) - set(itertools.pairwise(true))
-               for walk, true in zip(outcome.paths, data.test.path.tolist(), strict=True)]
+    through = [
+        set(itertools.pairwise(walk)) - set(itertools.pairwise(true))
+        for walk, true in zip(outcome.paths, data.test.path.tolist(), strict=True)
+    ]
     assert any(through)
 
 
@@ -145,12 +147,28 @@ def test_a_diverged_run_says_so(tmp_path, capsys):
     assert Results.load(tmp_path / "results.json").status == "interrupted"
 
 
-@pytest.mark.parametrize("changes", [
-    {"label_smoothing": 0.3}, {"dropout": 0.3}, {"multi_horizon": 2}, {"validity_mask": True}, {"lr": 2e-2},
-    {"warmup_steps": 100}, {"maze_enc": True}, {"R": 3}, {"route_ent_weight": 0.5}, {"batch_size": 3}, {"epochs": 3},
-    {"train": 9}, {"min_path": 0.5}, {"algorithm": "wilson"}, {"protocol": "as-published", "train": 20},
-    {"precision": "bfloat16"},
-], ids=lambda c: next(iter(c)))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label_smoothing": 0.3},
+        {"dropout": 0.3},
+        {"multi_horizon": 2},
+        {"validity_mask": True},
+        {"lr": 2e-2},
+        {"warmup_steps": 100},
+        {"maze_enc": True},
+        {"R": 3},
+        {"route_ent_weight": 0.5},
+        {"batch_size": 3},
+        {"epochs": 3},
+        {"train": 9},
+        {"min_path": 0.5},
+        {"algorithm": "wilson"},
+        {"protocol": "as-published", "train": 20},
+        {"precision": "bfloat16"},
+    ],
+    ids=lambda c: next(iter(c)),
+)
 def test_every_training_option_has_an_effect(changes):
     def losses(config):
         data = make_data(config, 3)
@@ -172,17 +190,24 @@ def test_T_decides_when_the_slow_router_runs():
 
 
 def test_entropy_weight_lowers_entropy_and_annealing_softens_it():
-    runs = [train(tiny(epochs=30, lr=1e-2, route_ent_weight=weight, ent_anneal=anneal), "poh")[1]
-            for weight, anneal in ((0.0, False), (5.0, False), (5.0, True))]
+    runs = [
+        train(tiny(epochs=30, lr=1e-2, route_ent_weight=weight, ent_anneal=anneal), "poh")[1]
+        for weight, anneal in ((0.0, False), (5.0, False), (5.0, True))
+    ]
     entropies = [run.curve[-1]["routing_entropy"] for run in runs]
     assert entropies[1] < entropies[0]
     assert entropies[1] != entropies[2]
 
 
 def test_maze_enc_adds_parameters_and_looped_baseline_does_not():
-    counts = {key: sum(p.numel() for p in build_planner(name, tiny(maze_enc=enc), seed=0).parameters())
-              for key, (name, enc) in {"plain": ("baseline", False), "enc": ("baseline", True),
-                                       "looped": ("looped_baseline", False)}.items()}
+    counts = {
+        key: sum(p.numel() for p in build_planner(name, tiny(maze_enc=enc), seed=0).parameters())
+        for key, (name, enc) in {
+            "plain": ("baseline", False),
+            "enc": ("baseline", True),
+            "looped": ("looped_baseline", False),
+        }.items()
+    }
     assert counts["enc"] > counts["plain"] == counts["looped"]
     assert build_planner("looped_baseline", tiny(R=3), seed=0).loops == 3
 
@@ -205,7 +230,7 @@ class Oracle(torch.nn.Module):
     def policy(self, mazes, start, goal):
         first = sum(self.calls)
         self.calls.append(len(start))
-        return self.table[first:first + len(start)] + self.weight
+        return self.table[first : first + len(start)] + self.weight
 
 
 def test_a_perfect_policy_scores_full_marks_and_its_opposite_none():
@@ -242,8 +267,11 @@ def test_the_random_controls_are_seeded(name):
 
 def test_the_controls_are_the_public_functions():
     tasks = sample_tasks(200, 6, min_path=8, seed=5)
-    walks = {"random": random_rollout(tasks, 3), "beeline": greedy_rollout(beeline_policy(tasks), tasks),
-             "random_table": greedy_rollout(random_policy(tasks, 3, shared=True), tasks)}
+    walks = {
+        "random": random_rollout(tasks, 3),
+        "beeline": greedy_rollout(beeline_policy(tasks), tasks),
+        "random_table": greedy_rollout(random_policy(tasks, 3, shared=True), tasks),
+    }
     for name, walk in walks.items():
         outcome = evaluate_control(name, tasks, 3)
         assert torch.equal(outcome.reached, walk.reached) and torch.equal(outcome.optimal, walk.optimal)

@@ -67,17 +67,27 @@ def test_a_warmup_that_never_ends_is_told():
 
 def test_defaults_are_those_of_the_document():
     small, scaling = Benchmark12x12Config(), ScalingBenchmarkConfig()
-    expected = {"lr": (1e-3, 1e-3), "label_smoothing": (0.1, 0.1), "warmup_steps": (500, 2000),
-                "multi_horizon": (1, 3), "validity_mask": (False, False), "route_ent_weight": (0.0, 5e-4),
-                "ent_anneal": (False, False), "maze_enc": (False, True), "test": (1000, 1000)}
+    expected = {
+        "lr": (1e-3, 1e-3),
+        "label_smoothing": (0.1, 0.1),
+        "warmup_steps": (500, 2000),
+        "multi_horizon": (1, 3),
+        "validity_mask": (False, False),
+        "route_ent_weight": (0.0, 5e-4),
+        "ent_anneal": (False, False),
+        "maze_enc": (False, True),
+        "test": (1000, 1000),
+    }
     for name, values in expected.items():
         assert (getattr(small, name), getattr(scaling, name)) == values, name
 
 
 @needs_tyro
 def test_both_usage_examples_parse():
-    basic = ("--train 400 --test 80 --epochs 30 --R 4 --T 4 --cpu --lr 1e-3 --label-smoothing 0.1 --warmup-steps 500 "
-             "--multi-horizon 1 --validity-mask --output experiments/results/benchmark_12x12_8m")
+    basic = (
+        "--train 400 --test 80 --epochs 30 --R 4 --T 4 --cpu --lr 1e-3 --label-smoothing 0.1 --warmup-steps 500 "
+        "--multi-horizon 1 --validity-mask --output experiments/results/benchmark_12x12_8m"
+    )
     full = basic.replace("--validity-mask", "--maze-enc --validity-mask --route-ent-weight 0")
     a, b = (cli.parse(Benchmark12x12Config, text.split()) for text in (basic, full))
     assert a == Benchmark12x12Config(test=80, cpu=True, validity_mask=True)
@@ -106,38 +116,41 @@ def test_help_tells_default_and_unit_of_every_flag(capsys):
     assert text.count("(default:") == len(dataclasses.fields(Benchmark12x12Config))
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"train": 0}, "--train 0: must be at least 1"),
-    ({"test": 0}, "--test 0"),
-    ({"epochs": 0}, "--epochs 0"),
-    ({"R": 0}, "--R 0"),
-    ({"T": 0}, "--T 0"),
-    ({"lr": 0.0}, "--lr 0.0"),
-    ({"lr": math.nan}, "--lr nan"),
-    ({"label_smoothing": 1.5}, "--label-smoothing 1.5: must be from 0 to 1"),
-    ({"label_smoothing": -0.1}, "--label-smoothing -0.1"),
-    ({"warmup_steps": -1}, "--warmup-steps -1"),
-    ({"dropout": 1.0}, "--dropout 1.0: must be at least 0 and below 1"),
-    ({"multi_horizon": 0}, "--multi-horizon 0"),
-    ({"route_ent_weight": -1.0}, "--route-ent-weight -1.0"),
-    ({"seeds": 0}, "--seeds 0"),
-    ({"seeds": 10_001}, "--seeds 10001"),
-    ({"seed": -1}, "--seed -1"),
-    ({"batch_size": 0}, "--batch-size 0"),
-    ({"validate_every": -1}, "--validate-every -1: must be at least 0"),
-    ({"validation": 0}, "--validation 0: must be at least 1"),
-    ({"maze_size": 1}, "--maze-size 1"),
-    ({"min_path": 1.5}, "--min-path 1.5"),
-    ({"n_heads": 5}, "--n-heads 5: must divide --d-model 64"),
-    ({"d_model": 8, "n_heads": 1}, "--d-model 8: no PoH planner"),
-    ({"rows": ()}, "--rows"),
-    ({"rows": ("transformer",)}, "--rows transformer"),
-    ({"protocol": "other"}, "--protocol other"),
-    ({"decode": "beam"}, "--decode beam"),
-    ({"algorithm": "maze"}, "--algorithm maze"),
-    ({"cpu": True, "device": "cuda"}, "--cpu contradicts --device cuda"),
-    ({"protocol": "as-published", "algorithm": "wilson"}, "contradicts --protocol as-published"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"train": 0}, "--train 0: must be at least 1"),
+        ({"test": 0}, "--test 0"),
+        ({"epochs": 0}, "--epochs 0"),
+        ({"R": 0}, "--R 0"),
+        ({"T": 0}, "--T 0"),
+        ({"lr": 0.0}, "--lr 0.0"),
+        ({"lr": math.nan}, "--lr nan"),
+        ({"label_smoothing": 1.5}, "--label-smoothing 1.5: must be from 0 to 1"),
+        ({"label_smoothing": -0.1}, "--label-smoothing -0.1"),
+        ({"warmup_steps": -1}, "--warmup-steps -1"),
+        ({"dropout": 1.0}, "--dropout 1.0: must be at least 0 and below 1"),
+        ({"multi_horizon": 0}, "--multi-horizon 0"),
+        ({"route_ent_weight": -1.0}, "--route-ent-weight -1.0"),
+        ({"seeds": 0}, "--seeds 0"),
+        ({"seeds": 10_001}, "--seeds 10001"),
+        ({"seed": -1}, "--seed -1"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"validate_every": -1}, "--validate-every -1: must be at least 0"),
+        ({"validation": 0}, "--validation 0: must be at least 1"),
+        ({"maze_size": 1}, "--maze-size 1"),
+        ({"min_path": 1.5}, "--min-path 1.5"),
+        ({"n_heads": 5}, "--n-heads 5: must divide --d-model 64"),
+        ({"d_model": 8, "n_heads": 1}, "--d-model 8: no PoH planner"),
+        ({"rows": ()}, "--rows"),
+        ({"rows": ("transformer",)}, "--rows transformer"),
+        ({"protocol": "other"}, "--protocol other"),
+        ({"decode": "beam"}, "--decode beam"),
+        ({"algorithm": "maze"}, "--algorithm maze"),
+        ({"cpu": True, "device": "cuda"}, "--cpu contradicts --device cuda"),
+        ({"protocol": "as-published", "algorithm": "wilson"}, "contradicts --protocol as-published"),
+    ],
+)
 def test_bad_options_are_named_before_any_work(changes, words, tmp_path):
     with pytest.raises(ConfigError) as error:
         benchmark.run_benchmark(tiny(output=tmp_path / "out", **changes))
@@ -167,8 +180,10 @@ def test_precision_follows_the_hardware(monkeypatch):
 
 
 def test_a_cpu_whose_products_may_not_use_bfloat16_gets_float32():
-    code = ("import torch; torch.cpu._is_avx512_bf16_supported = lambda: True\n"
-            "from poh_ext.training.device import cpu_has_bfloat16; print(cpu_has_bfloat16())")
+    code = (
+        "import torch; torch.cpu._is_avx512_bf16_supported = lambda: True\n"
+        "from poh_ext.training.device import cpu_has_bfloat16; print(cpu_has_bfloat16())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"})  # fmt: skip
     assert done.stdout.strip() == "False"

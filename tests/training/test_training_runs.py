@@ -29,8 +29,14 @@ def test_a_run_end_to_end_and_again(tmp_path, capsys):
     results = Results.load(tmp_path / "run" / "results.json")
     assert results.status == "complete" and results.config["seeds"] == 2
     assert results.environment["precision"] == "float32" and results.environment["device"] == "cpu"
-    names = [("random", False), ("baseline", False), ("poh", False), ("baseline", True), ("poh", True),
-             ("looped_baseline", True)]
+    names = [
+        ("random", False),
+        ("baseline", False),
+        ("poh", False),
+        ("baseline", True),
+        ("poh", True),
+        ("looped_baseline", True),
+    ]
     rows = [(row.model, row.trained, row.seed) for row in results.rows]
     assert rows == [(model, trained, seed) for seed in (42, 43) for model, trained in names]
     for row in results.rows:
@@ -60,9 +66,14 @@ def test_as_published_run_reports_its_caveat(tmp_path):
 
 @pytest.mark.slow
 def test_the_script_runs_from_a_checkout(tmp_path):
-    done = subprocess.run([sys.executable, str(SCRIPT), *TINY_FLAGS, "--rows", "baseline", "--output", "run"],
-                          cwd=tmp_path, capture_output=True, text=True, timeout=600,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *TINY_FLAGS, "--rows", "baseline", "--output", "run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "results.json").exists()
     assert not any(c in done.stdout + done.stderr for c in "\r\x1b\b"), "control characters in a log"

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 small = functools.partial(tiny_solver, steps_per_epoch=3, grad_passes=2, ema=0.5)
 
 
-
 def train(config, name="poh", seed=3):
     config.check()
     model = build_planner(name, config, seed=seed)
@@ -27,14 +26,36 @@ def train(config, name="poh", seed=3):
     return model, [point["loss"] for point in training.curve]
 
 
-@pytest.mark.parametrize("changes", [
-    {"valid_heads": 2}, {"norm": "pre"}, {"head": "cells", "supervision": "path"}, {"positions": "absolute"},
-    {"cell_features": 4}, {"reinject": "off"}, {"residual": "rezero"}, {"route_scale": 1.0}, {"routing": "token"},
-    {"supervision": "path"}, {"train_R": None}, {"train_R": (2, 9)}, {"train_R_growth": 30}, {"grad_passes": 1},
-    {"reach": "all"}, {"reach": "seen"}, {"deep_supervision": 2}, {"train_sizes": (3, 5)}, {"weight_decay": 0.9},
-    {"state_noise": 0.5}, {"label_smoothing": 0.3}, {"validity_mask": True}, {"dropout": 0.2},
-    {"route_ent_weight": 0.5},
-], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"valid_heads": 2},
+        {"norm": "pre"},
+        {"head": "cells", "supervision": "path"},
+        {"positions": "absolute"},
+        {"cell_features": 4},
+        {"reinject": "off"},
+        {"residual": "rezero"},
+        {"route_scale": 1.0},
+        {"routing": "token"},
+        {"supervision": "path"},
+        {"train_R": None},
+        {"train_R": (2, 9)},
+        {"train_R_growth": 30},
+        {"grad_passes": 1},
+        {"reach": "all"},
+        {"reach": "seen"},
+        {"deep_supervision": 2},
+        {"train_sizes": (3, 5)},
+        {"weight_decay": 0.9},
+        {"state_noise": 0.5},
+        {"label_smoothing": 0.3},
+        {"validity_mask": True},
+        {"dropout": 0.2},
+        {"route_ent_weight": 0.5},
+    ],
+    ids=str,
+)
 def test_every_option_acts_on_the_training(changes):
     assert train(small())[1] != train(small(**changes))[1]
 
@@ -78,8 +99,11 @@ def test_gradients_go_through_the_last_passes_and_no_others(name, grad, states, 
     config = small(grad_passes=grad, deep_supervision=states)
     model, seen = build_planner(name, config, seed=1), []
     one_pass = type(model)._pass
-    monkeypatch.setattr(type(model), "_pass", lambda self, *given: seen.append(
-        (given[3], torch.is_grad_enabled())) or one_pass(self, *given))
+    monkeypatch.setattr(
+        type(model),
+        "_pass",
+        lambda self, *given: seen.append((given[3], torch.is_grad_enabled())) or one_pass(self, *given),
+    )
     monkeypatch.setattr(type(model), "_without_graph", lambda self, *given: None)
     tasks = make_data(config, 1).train
     loss, *_ = Objective(model, config, "float32")(tasks, step_passes(config, 11, True), 0.0)
@@ -93,8 +117,11 @@ def test_noise_comes_once_where_gradients_begin_and_in_training_alone(name, monk
     config = small()
     model, seen = build_planner(name, config, seed=1), []
     one_pass = type(model)._pass
-    monkeypatch.setattr(type(model), "_pass", lambda self, state, *given: seen.append(
-        self._cells(state)) or one_pass(self, state, *given))
+    monkeypatch.setattr(
+        type(model),
+        "_pass",
+        lambda self, state, *given: seen.append(self._cells(state)) or one_pass(self, state, *given),
+    )
     args = (lambda tasks: (tasks.mazes, tasks.start, tasks.goal))(make_data(config, 1).train)
 
     def states(noise, **how):
@@ -151,10 +178,16 @@ def test_the_control_without_a_loop_is_given_the_same_targets():
     assert len(set(losses)) == 3  # one pass each, but other cells
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"supervision": "path"}, {"deep_supervision": 2, "validity_mask": True},
-    {"head": "cells", "supervision": "path", "deep_supervision": 2},
-], ids=["all", "path", "deep", "cells"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"supervision": "path"},
+        {"deep_supervision": 2, "validity_mask": True},
+        {"head": "cells", "supervision": "path", "deep_supervision": 2},
+    ],
+    ids=["all", "path", "deep", "cells"],
+)
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(count, changes):
     config = small(batch_size=5, **changes)

@@ -23,8 +23,6 @@ small = functools.partial(tiny_solver, epochs=5, dropout=0.2, ema=0.5, validate_
 plain = functools.partial(tiny, epochs=3, validation=8)
 
 
-
-
 def train(config, name="poh", seed=3, validated=True):
     """(planner, training, random state at the end of the training) with --validate-every as `validated` says."""
     config = config if validated else dataclasses.replace(config, validate_every=0)
@@ -42,19 +40,24 @@ def train(config, name="poh", seed=3, validated=True):
         def epoch(self, *_):
             states.append(torch.get_rng_state())
 
-    training = loop.train_planner(model, data.batches, config, seed=seed, label=name, validation=validation,
-                                  watch=lambda step: [Last()])
+    training = loop.train_planner(
+        model, data.batches, config, seed=seed, label=name, validation=validation, watch=lambda step: [Last()]
+    )
     return model, training, states
 
 
 # -- the mazes ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [
-    plain(validate_every=1, maze_size=3, train=40, test=30, validation=25, min_path=0.3),
-    plain(validate_every=1, maze_size=3, train="online", test=30, validation=25, min_path=0.3, batch_size=50),
-    plain(validate_every=1, protocol="as-published", maze_size=4, train=20, min_path=0.4),
-], ids=["fixed", "online", "as-published"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        plain(validate_every=1, maze_size=3, train=40, test=30, validation=25, min_path=0.3),
+        plain(validate_every=1, maze_size=3, train="online", test=30, validation=25, min_path=0.3, batch_size=50),
+        plain(validate_every=1, protocol="as-published", maze_size=4, train=20, min_path=0.4),
+    ],
+    ids=["fixed", "online", "as-published"],
+)
 def test_validation_mazes_are_neither_test_nor_training_mazes(config):
     data = make_data(config, 3)
     if config.protocol == "default":
@@ -62,8 +65,10 @@ def test_validation_mazes_are_neither_test_nor_training_mazes(config):
         assert int(data.validation.length.min()) >= config.min_path_cells
     assert 0 < len(data.validation) <= config.validation
     if config.protocol == "as-published":  # its tasks are on open grids, all alike
-        apart = [sample_tasks_as_published(3 * n, 4, config.min_path_cells, seed).keys() for n, seed in (
-            (config.train, 3), (config.test, 10_003), (config.validation, 20_003))]
+        apart = [
+            sample_tasks_as_published(3 * n, 4, config.min_path_cells, seed).keys()
+            for n, seed in ((config.train, 3), (config.test, 10_003), (config.validation, 20_003))
+        ]
         kept = ~torch.isin(apart[2], torch.cat([apart[0][: config.train], apart[1][: config.test]]))
         assert len(data.validation) == int(kept[: config.validation].sum())
         return
@@ -93,11 +98,18 @@ def test_validation_mazes_come_from_a_seed_of_their_own():
 # -- that it changes nothing -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config, name", [
-    (small(), "poh"), (small(tolerance=1e-2, deep_supervision=2), "looped_baseline"), (small(ema=0.0), "poh_token"),
-    (plain(validate_every=1), "baseline"), (plain(validate_every=3, maze_enc=True), "poh"),
-    (plain(validate_every=1, protocol="as-published", train=30), "poh"),
-], ids=["ema", "looped", "last weights", "baseline", "published", "as-published"])
+@pytest.mark.parametrize(
+    "config, name",
+    [
+        (small(), "poh"),
+        (small(tolerance=1e-2, deep_supervision=2), "looped_baseline"),
+        (small(ema=0.0), "poh_token"),
+        (plain(validate_every=1), "baseline"),
+        (plain(validate_every=3, maze_enc=True), "poh"),
+        (plain(validate_every=1, protocol="as-published", train=30), "poh"),
+    ],
+    ids=["ema", "looped", "last weights", "baseline", "published", "as-published"],
+)
 def test_the_trained_weights_are_those_of_a_run_without_it(config, name):
     (model, training, states), (other, without, others) = train(config, name), train(config, name, validated=False)
     assert all(map(torch.equal, model.state_dict().values(), other.state_dict().values()))
@@ -119,33 +131,52 @@ def test_the_last_point_is_the_evaluation_of_the_planner_that_is_kept():
             exact = {} if outcome.exact is None else {"exact": outcome.exact.double().mean().item()}
             assert (config.decode_used == "table") == bool(exact)
             assert training.validation[-1] == {
-                "step": training.steps, "epoch": config.epochs - 1, "seconds": training.validation[-1]["seconds"],
-                "mazes": 8, "reached": outcome.reached.double().mean().item(),
-                "optimal": outcome.optimal.double().mean().item(), **exact}
+                "step": training.steps,
+                "epoch": config.epochs - 1,
+                "seconds": training.validation[-1]["seconds"],
+                "mazes": 8,
+                "reached": outcome.reached.double().mean().item(),
+                "optimal": outcome.optimal.double().mean().item(),
+                **exact,
+            }
             assert model.training  # as it was given
 
 
 def test_it_evaluates_as_the_test_does(monkeypatch):
     calls = []
     for module in ("evaluate", "trial"):
-        monkeypatch.setattr(f"poh_ext.training.{module}.evaluate", lambda model, tasks, **how: calls.append(
-            (len(tasks), model.training, {name: how[name] for name in ("decode", "passes", "tolerance", "precision")})
-        ) or evaluate(model, tasks, **how))
+        monkeypatch.setattr(
+            f"poh_ext.training.{module}.evaluate",
+            lambda model, tasks, **how: (
+                calls.append(
+                    (
+                        len(tasks),
+                        model.training,
+                        {name: how[name] for name in ("decode", "passes", "tolerance", "precision")},
+                    )
+                )
+                or evaluate(model, tasks, **how)
+            ),
+        )
     config = small(rows=("poh",), tolerance=0.01, test_R=7, routing_intervention=False)
     seed, planned = 3, benchmark.planned_rows(config)[0]
     place = trial.Place(None, torch.device("cpu"), "bfloat16", {})
-    data, how = make_data(config, seed), {"decode": "table", "passes": 7, "tolerance": 0.01,
-                                                   "precision": "float32"}
+    data, how = make_data(config, seed), {"decode": "table", "passes": 7, "tolerance": 0.01, "precision": "float32"}
     Validation(config, data.validation, "bfloat16")(build_planner("poh", config, seed=seed))
-    trial._evaluate(build_planner("poh", config, seed=seed), planned, seed, data, place, lambda: None, "",
-                    loop.Training())
+    trial._evaluate(
+        build_planner("poh", config, seed=seed), planned, seed, data, place, lambda: None, "", loop.Training()
+    )
     assert [(n, given) for n, _, given in calls] == [(8, how), (6, how)]
 
 
 def test_the_average_is_what_is_validated(monkeypatch):
     seen = []
-    monkeypatch.setattr("poh_ext.training.evaluate.evaluate", lambda model, *given, **how: seen.append(
-        [p.clone() for p in model.parameters()]) or evaluate(model, *given, **how))
+    monkeypatch.setattr(
+        "poh_ext.training.evaluate.evaluate",
+        lambda model, *given, **how: (
+            seen.append([p.clone() for p in model.parameters()]) or evaluate(model, *given, **how)
+        ),
+    )
     averaged, *_ = train(small(ema=0.9))
     assert all(map(torch.equal, averaged.parameters(), seen[-1]))
     last, *_ = train(small(ema=0.0))
@@ -177,8 +208,15 @@ def test_the_time_of_validation_is_no_training_time(monkeypatch):
         def epoch(self, *_):
             now[0] += 70.0
 
-    training = loop.train_planner(model, data.batches, config, seed=3, label="", watch=lambda step: [Clock()],
-                                  validation=Validation(config, data.validation, "float32"))
+    training = loop.train_planner(
+        model,
+        data.batches,
+        config,
+        seed=3,
+        label="",
+        watch=lambda step: [Clock()],
+        validation=Validation(config, data.validation, "float32"),
+    )
     assert training.seconds == 10.0 and [point["seconds"] for point in training.validation] == [4.0, 8.0, 10.0]
     assert time.perf_counter is loop.time.perf_counter and now[0] == 100 + 10 + 3 * 1050 + 5 * 70
 
@@ -199,7 +237,7 @@ def test_a_run_reports_its_points(tmp_path, capsys):
         if row.trained:
             assert "were test or validation mazes" in row.note
     text = (tmp_path / "report.md").read_text()
-    section = text[text.index("## Accuracy over training time"):]
+    section = text[text.index("## Accuracy over training time") :]
     assert "](accuracy_over_training.png)" in section and (tmp_path / "accuracy_over_training.png").is_file()
     assert section.count("| 42 | 8 |") == section.count("| 43 | 8 |") == 1
     assert text.count("accuracy_over_training.png") == 3  # shown once, and among the files
@@ -207,8 +245,8 @@ def test_a_run_reports_its_points(tmp_path, capsys):
     assert benchmark.run_benchmark(without) == 0
     assert "Accuracy over training time" not in (tmp_path / "without" / "report.md").read_text()
     assert not (tmp_path / "without" / "accuracy_over_training.png").exists()
-    other, = Results.load(tmp_path / "without" / "results.json").rows
-    row, = [row for row in results.rows if row.trained and row.seed == 42]
+    (other,) = Results.load(tmp_path / "without" / "results.json").rows
+    (row,) = [row for row in results.rows if row.trained and row.seed == 42]
     for name in ("reached", "optimal", "curve", "paths"):
         assert getattr(row, name) == getattr(other, name)
 
@@ -232,7 +270,8 @@ def test_the_tolerance_reaches_the_policy_of_planners_that_loop():
         assert how["tolerance"] == expected
         given, tables, policy = [], [], model.policy
         model.policy = lambda *args, given=given, tables=tables, policy=policy, **chosen: (
-            given.append(chosen) or tables.append(policy(*args, **chosen)) or tables[-1])
+            given.append(chosen) or tables.append(policy(*args, **chosen)) or tables[-1]
+        )
         evaluate(model, tasks, **how)
         evaluate(model, tasks, **{**how, "tolerance": 0.0})
         passes = {"passes": 12} if expected else {}
