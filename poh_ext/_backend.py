@@ -173,7 +173,7 @@ def has_kernel(device: torch.device, op: str | None = None) -> bool:
         return op is None or op in _kernels[device.type]
     if device.type == "cuda" and not _silent_about_cuda and not torch.compiler.is_compiling():
         _silent_about_cuda = True
-        text = f"poh_ext: the PyTorch reference serves CUDA tensors, slower: {_cuda_reason.splitlines()[0]}"
+        text = f"poh_ext: the PyTorch reference serves CUDA tensors, slower: {(_cuda_reason or 'off').splitlines()[0]}"
         warnings.warn(text, RuntimeWarning, stacklevel=4)
     return False
 

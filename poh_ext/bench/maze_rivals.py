@@ -31,11 +31,12 @@ def _reference_twin(call: Callable[[], tuple]) -> Callable[[], tuple]:
     def run():
         from poh_ext import _backend
 
-        kernels, _backend._kernels = _backend._kernels, frozenset()
+        kernels, silent = _backend._kernels, _backend._silent_about_cuda
+        _backend._kernels, _backend._silent_about_cuda = {}, True
         try:
             return call()
         finally:
-            _backend._kernels = kernels
+            _backend._kernels, _backend._silent_about_cuda = kernels, silent
 
     return run
 
