@@ -15,7 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import poh_ext
-from poh_ext.bench.loss_cases import maze_paths
+from poh_ext.bench.operator_cases import maze_paths
 
 GPU = torch.device("cuda")
 CALLS = 20

@@ -25,8 +25,8 @@ from poh_ext._optional import MissingPackage, require
 from poh_ext._program import Parser, positive, run
 from poh_ext.bench import machine
 from poh_ext.bench.cases import COMPILING, GROUPS, WEIGHTS, warm_up_compiler
-from poh_ext.bench.limits import Allowance, TimeIsUp
 from poh_ext.bench.measure import Bench, show
+from poh_ext.bench.timing import Allowance, TimeIsUp
 
 PROGRAM = "python -m poh_ext.bench"
 TOO_LONG_FOR_QUICK = {

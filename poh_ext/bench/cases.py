@@ -7,12 +7,10 @@ from collections.abc import Callable
 
 import torch
 
-from poh_ext.bench.attention_cases import attention_cases
-from poh_ext.bench.limits import Purse, Watch
-from poh_ext.bench.loss_cases import linear_cases, loss_cases, routing_cases
 from poh_ext.bench.maze_cases import maze_cases
-from poh_ext.bench.passes_cases import passes_cases
-from poh_ext.bench.train_cases import train_cases
+from poh_ext.bench.operator_cases import attention_cases, linear_cases, loss_cases, routing_cases
+from poh_ext.bench.planner_cases import passes_cases, train_cases
+from poh_ext.bench.timing import Purse, Watch
 
 # name -> (device, dtype) -> iterator of (size name, builder of a Case); building makes the inputs, not before.
 GROUPS: dict[str, Callable] = {

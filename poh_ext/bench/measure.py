@@ -10,9 +10,8 @@ import torch
 
 from poh_ext.bench import machine
 from poh_ext.bench.case import COMPILED, OURS, Case, NotTimed
-from poh_ext.bench.limits import Purse, TimeIsUp, Watch
-from poh_ext.bench.peak import Peak, copies, products
-from poh_ext.bench.timing import WATCH, Spread, interleave, ratio
+from poh_ext.bench.machine import Peak, copies, products
+from poh_ext.bench.timing import WATCH, Purse, Spread, TimeIsUp, Watch, interleave, ratio
 
 __all__ = ["Bench", "show"]
 

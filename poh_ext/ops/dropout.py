@@ -7,7 +7,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from poh_ext._backend import has_kernel
-from poh_ext.ops._derivatives import kernel_serves
+from poh_ext.ops._autograd import kernel_serves
 
 __all__ = ["dropout", "has_dropout"]
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 
 from poh_ext._backend import has_kernel
-from poh_ext.ops._compiled import Twin
-from poh_ext.ops._derivatives import first_derivative, kernel_serves, no_second_derivative
+from poh_ext.ops._autograd import Twin, first_derivative, kernel_serves, no_second_derivative
 from poh_ext.ops.horizon_ce import REDUCTIONS
 from poh_ext.reference import horizon_linear_ce as reference
 from poh_ext.reference.horizon_ce import accumulate_dtype

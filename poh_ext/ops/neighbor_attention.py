@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from poh_ext._backend import has_kernel
-from poh_ext.ops._derivatives import first_derivative, kernel_serves, no_second_derivative
+from poh_ext.ops._autograd import first_derivative, kernel_serves, no_second_derivative
 from poh_ext.reference import neighbor_attention as reference
 
 __all__ = ["neighbor_attention", "neighbor_attention_flop", "neighbor_attention_packed"]

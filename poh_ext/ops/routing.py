@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from poh_ext._backend import has_kernel
-from poh_ext.ops._compiled import Twin
-from poh_ext.ops._derivatives import first_derivative, kernel_serves, no_second_derivative
+from poh_ext.ops._autograd import Twin, first_derivative, kernel_serves, no_second_derivative
 from poh_ext.ops.horizon_ce import REDUCTIONS
 from poh_ext.reference import routing as reference
 

@@ -20,16 +20,15 @@ from poh_ext.tasks import MazeTasks
 from poh_ext.training.checks import require_package
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.data import Data, make_data
-from poh_ext.training.device import choose_device, choose_precision
 from poh_ext.training.estimate import describe_seconds, print_estimate, warnings_of, without_misfits
 from poh_ext.training.evaluate import shares
 from poh_ext.training.loop import Diverged
 from poh_ext.training.plan import PlannedRow, planned_rows
+from poh_ext.training.progress import Interrupted, StopSignals
 from poh_ext.training.run_folder import check_usable, find_interrupted, holding, own_folders, prepare_output
-from poh_ext.training.signals import Interrupted, StopSignals
 from poh_ext.training.sweep import sweep
 from poh_ext.training.trial import MAZES_SHOWN, Outcome, Place, assist, data_of, run_trial, trial_checkpoints
-from poh_ext.training.workers import Workers, joined
+from poh_ext.training.workers import Workers, choose_device, choose_precision, joined
 
 __all__ = ["run_benchmark"]
 

@@ -18,12 +18,12 @@ from poh_ext.results import CONTROLS
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.data import Data
-from poh_ext.training.device import autocast
 from poh_ext.training.evaluate import evaluation_passes, validations
 from poh_ext.training.loop import train_planner, warmup_warning
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.presets import SOLVERS, protocol_of
 from poh_ext.training.routing_study import interventions
+from poh_ext.training.workers import autocast
 
 __all__ = [
     "available_memory",

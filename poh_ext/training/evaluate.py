@@ -28,9 +28,9 @@ from poh_ext.rollout import (
 )
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig
-from poh_ext.training.device import autocast
 from poh_ext.training.presets import protocol_of
 from poh_ext.training.progress import Progress
+from poh_ext.training.workers import autocast
 
 __all__ = [
     "Evaluation",

@@ -21,8 +21,7 @@ from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.data import Batches, FixedBatches, Step
 from poh_ext.training.evaluate import Validation
 from poh_ext.training.presets import protocol_of
-from poh_ext.training.progress import Progress
-from poh_ext.training.signals import Interrupted
+from poh_ext.training.progress import Interrupted, Progress
 from poh_ext.training.step import Objective
 from poh_ext.training.targets import step_passes
 from poh_ext.training.workers import ALONE, Workers

@@ -12,9 +12,9 @@ from poh_ext.losses import multi_horizon_cross_entropy, multi_horizon_linear_cro
 from poh_ext.models.base import Planner
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig
-from poh_ext.training.device import autocast
 from poh_ext.training.presets import protocol_of
 from poh_ext.training.targets import UNSUPERVISED, Passes, moves_targets, moves_weights, term_weights
+from poh_ext.training.workers import autocast
 
 __all__ = ["Objective", "moves_loss", "planning_loss"]
 

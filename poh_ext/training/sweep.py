@@ -20,7 +20,7 @@ import torch
 from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.loop import Diverged
 from poh_ext.training.plan import PlannedRow
-from poh_ext.training.signals import Interrupted, StopSignals
+from poh_ext.training.progress import Interrupted, StopSignals
 from poh_ext.training.trial import Outcome, Place, data_of, run_trial
 
 __all__ = ["sweep"]

@@ -34,8 +34,8 @@ from poh_ext.training.evaluate import (
 from poh_ext.training.logs import Board, History
 from poh_ext.training.loop import Diverged, Training, Watcher, train_planner
 from poh_ext.training.plan import PlannedRow
+from poh_ext.training.progress import Interrupted
 from poh_ext.training.routing_study import RoutingStudy
-from poh_ext.training.signals import Interrupted
 from poh_ext.training.workers import ALONE, Workers
 
 __all__ = ["Outcome", "Place", "assist", "data_of", "run_trial", "trial_checkpoints", "trial_name"]

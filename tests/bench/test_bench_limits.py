@@ -11,9 +11,8 @@ import torch
 from poh_ext.bench import __main__ as program
 from poh_ext.bench import cases as bench_cases
 from poh_ext.bench.case import OURS, Case
-from poh_ext.bench.limits import Allowance, Purse, TimeIsUp, Watch, share_out
 from poh_ext.bench.measure import Bench, show
-from poh_ext.bench.timing import LONG_SECONDS, Spread, interleave, ratio
+from poh_ext.bench.timing import LONG_SECONDS, Allowance, Purse, Spread, TimeIsUp, Watch, interleave, ratio, share_out
 from tests.cases.clock import StandInWatch
 
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from poh_ext.bench.case import OURS, Case
+from poh_ext.bench.machine import SHAPES, SHORT_SECONDS, SIDES, Peak, Trial, copies, products
 from poh_ext.bench.measure import LOOK_AGAIN_SECONDS, Bench
-from poh_ext.bench.peak import SHAPES, SHORT_SECONDS, SIDES, Peak, Trial, copies, products
 from tests.cases.clock import StandInWatch
 
 CPU = torch.device("cpu")

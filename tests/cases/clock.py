@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from poh_ext.bench.limits import TimeIsUp, Watch
+from poh_ext.bench.timing import TimeIsUp, Watch
 
 
 class StandInWatch(Watch):

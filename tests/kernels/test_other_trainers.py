@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import poh_ext
 from poh_ext import multi_horizon_cross_entropy, multi_horizon_linear_cross_entropy, neighbor_attention
-from poh_ext.ops import _derivatives
+from poh_ext.ops import _autograd
 from tests.cases.backends import KERNELS
 from tests.cases.device import DEVICE
 
@@ -191,7 +191,7 @@ def test_per_sample_gradients_with_targets_of_their_own():
 
 @pytest.mark.skipif(not KERNELS, reason="the kernels are not used")
 def test_the_slower_way_is_said_once(monkeypatch):
-    monkeypatch.setattr(_derivatives, "_said", False)
+    monkeypatch.setattr(_autograd, "_said", False)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         for _ in range(2):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from poh_ext.report.published import (
+from poh_ext.report.verdicts import (
     AS_PUBLISHED_CAVEAT,
     CONTROLS_AS_PUBLISHED,
     PUBLISHED,

@@ -22,7 +22,7 @@ from poh_ext.training.config import Benchmark12x12Config
 from poh_ext.training.data import make_data
 from poh_ext.training.evaluate import Validation
 from poh_ext.training.logs import History
-from poh_ext.training.signals import Interrupted
+from poh_ext.training.progress import Interrupted
 from tests.cases.training import TINY, build_planner
 
 ROOT = Path(__file__).resolve().parents[2]

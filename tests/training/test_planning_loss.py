@@ -10,9 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from poh_ext.losses import multi_horizon_cross_entropy
 from poh_ext.training import loop, step
 from poh_ext.training.data import make_data
-from poh_ext.training.device import autocast
 from poh_ext.training.presets import protocol_of
 from poh_ext.training.targets import term_weights
+from poh_ext.training.workers import autocast
 from tests.cases.training import build_planner, tiny
 
 CPU = torch.device("cpu")

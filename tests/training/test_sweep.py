@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from poh_ext.results import Results
 from poh_ext.training import benchmark, sweep, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
-from poh_ext.training.signals import Interrupted
+from poh_ext.training.progress import Interrupted
 from tests.cases.training import TINY
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ import torch
 from poh_ext.results import Results
 from poh_ext.training import benchmark, loop, trial
 from poh_ext.training.config import ConfigError
-from poh_ext.training.signals import Interrupted
+from poh_ext.training.progress import Interrupted
 from tests.cases.training import tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")

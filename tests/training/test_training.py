@@ -9,7 +9,7 @@ from poh_ext.mazes import MazeBatch
 from poh_ext.results import Results
 from poh_ext.rollout import beeline_policy, greedy_rollout, is_optimal, random_policy, random_rollout
 from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
-from poh_ext.training import benchmark, device, loop
+from poh_ext.training import benchmark, loop, workers
 from poh_ext.training.config import ConfigError
 from poh_ext.training.data import TEST_SEED_OFFSET, make_data
 from poh_ext.training.evaluate import counting_options, evaluate, evaluate_control, next_move_accuracy
@@ -173,7 +173,7 @@ def test_every_training_option_has_an_effect(changes):
     def losses(config):
         data = make_data(config, 3)
         model = build_planner("poh", config, seed=3)
-        precision = device.choose_precision(config, torch.device("cpu"))
+        precision = workers.choose_precision(config, torch.device("cpu"))
         training = loop.train_planner(model, data.train, config, seed=3, label="poh", precision=precision)
         return [point["loss"] for point in training.curve]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from poh_ext.training import benchmark, cli, device
+from poh_ext.training import benchmark, cli, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
 from poh_ext.training.loop import learning_rate, peak_reached, warmup_warning
 from poh_ext.training.run_folder import prepare_output
@@ -161,28 +161,28 @@ def test_bad_options_are_named_before_any_work(changes, words, tmp_path):
 def test_an_absent_device_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"--device cuda: torch .* here: .*cpu"):
-        device.choose_device(tiny(device="cuda"))
+        workers.choose_device(tiny(device="cuda"))
 
 
 def test_device_order_is_cuda_mps_cpu(monkeypatch):
     for cuda, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=cuda: there)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda there=mps: there)
-        assert device.choose_device(tiny(device="auto")).type == expected
-        assert device.choose_device(tiny(device="auto", cpu=True)).type == "cpu"
+        assert workers.choose_device(tiny(device="auto")).type == expected
+        assert workers.choose_device(tiny(device="auto", cpu=True)).type == "cpu"
 
 
 def test_precision_follows_the_hardware(monkeypatch):
     for native, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(device, "cpu_has_bfloat16", lambda there=native: there)
-        assert device.choose_precision(tiny(precision="auto"), torch.device("cpu")) == expected
-    assert device.choose_precision(tiny(precision="bfloat16"), torch.device("cpu")) == "bfloat16"
+        monkeypatch.setattr(workers, "cpu_has_bfloat16", lambda there=native: there)
+        assert workers.choose_precision(tiny(precision="auto"), torch.device("cpu")) == expected
+    assert workers.choose_precision(tiny(precision="bfloat16"), torch.device("cpu")) == "bfloat16"
 
 
 def test_a_cpu_whose_products_may_not_use_bfloat16_gets_float32():
     code = (
         "import torch; torch.cpu._is_avx512_bf16_supported = lambda: True\n"
-        "from poh_ext.training.device import cpu_has_bfloat16; print(cpu_has_bfloat16())"
+        "from poh_ext.training.workers import cpu_has_bfloat16; print(cpu_has_bfloat16())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"})  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from poh_ext.results import Results
-from poh_ext.training import benchmark, cli, loop, signals, trial
+from poh_ext.training import benchmark, cli, loop, progress, trial
 from poh_ext.training.config import Benchmark12x12Config
 from tests.cases.training import TINY_FLAGS, needs_tyro, tiny
 
@@ -110,9 +110,9 @@ def test_a_signal_keeps_what_is_finished(number, tmp_path, monkeypatch):
 
 def test_a_second_signal_acts_at_once():
     before = signal.getsignal(signal.SIGINT)  # ignored, where the tests run in the background
-    with signals.StopSignals() as stop:
+    with progress.StopSignals() as stop:
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(signals.Interrupted, match="SIGINT"):
+        with pytest.raises(progress.Interrupted, match="SIGINT"):
             stop.check()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
