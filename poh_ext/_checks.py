@@ -109,6 +109,8 @@ class Checked(NamedTuple):
 
 def _integer(value) -> int | None:
     """`value` as an int, if it is an integer of any library but no bool."""
+    if type(value) is int:
+        return value
     try:
         return None if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -117,6 +119,8 @@ def _integer(value) -> int | None:
 
 def _offsets(horizons) -> range | tuple[int, ...]:
     """A range where they are 1, 2, ..., K."""
+    if type(horizons) is int and horizons >= 1:  # as nearly always: the rest takes a microsecond
+        return range(1, horizons + 1)
     if (number := _integer(horizons)) is not None:
         if number < 1:
             raise ValueError(f"horizons must be at least 1, got {number}")
@@ -217,7 +221,8 @@ def check_indices(targets, rows, valid, candidates, segments, n_rows: int, n_cla
         check_tensor("candidates", candidates, (batch, n_rows, "C"), INDICES, like)
     if segments is not None:
         check_tensor("segments", segments, tuple(targets.shape), INDICES, like)
-    return [None if t is None else t.long() for t in (targets, rows, candidates, segments)]
+    given = (targets, rows, candidates, segments)
+    return [t if t is None or t.dtype is torch.int64 else t.long() for t in given]
 
 
 class named_by_its_place:

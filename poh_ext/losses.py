@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,9 @@ __all__ = [
     "multi_horizon_cross_entropy",
     "multi_horizon_linear_cross_entropy",
 ]
+
+
+_SAME_PLACES = nullcontext()
 
 
 class HorizonMetrics(NamedTuple):
@@ -147,7 +151,7 @@ def multi_horizon_cross_entropy(
     horizon_weights = check_weights("horizon_weights", horizon_weights, (len(offsets),), logits)
     weight = check_weights("weight", weight, (n_classes,), logits)
     used, asked = _asked(offsets, targets, rows, segments, n_rows, reduction, ignore_index)
-    with named_by_its_place("targets", targets, n_classes, ignore_index):
+    with _SAME_PLACES if asked is targets else named_by_its_place("targets", targets, n_classes, ignore_index):
         loss, measured = horizon_ce(
             logits, asked, rows, valid, listed(candidates), _first(used, horizon_weights), weight, used,
             label_smoothing, ignore_index, reduction, z_loss, softcap or 0.0, return_metrics,
@@ -228,7 +232,7 @@ def multi_horizon_linear_cross_entropy(
     used, asked = _asked(offsets, targets, rows, segments, n_rows, reduction, ignore_index)
     if states and used < len(offsets):
         hidden = hidden[:, :, :used]
-    with named_by_its_place("targets", targets, n_classes, ignore_index):
+    with _SAME_PLACES if asked is targets else named_by_its_place("targets", targets, n_classes, ignore_index):
         loss, measured = horizon_linear_ce(
             hidden, weight, bias, asked, rows, valid, listed(candidates), _first(used, horizon_weights), class_weight,
             used, label_smoothing, ignore_index, reduction, z_loss, softcap or 0.0, return_metrics,

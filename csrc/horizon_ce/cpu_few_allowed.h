@@ -90,8 +90,9 @@ class FewAllowed {
   template <class F>
   bool for_tiles(int64_t b, const A* logits, Tile& t, const F& f) const {
     t.lanes = 0;
-    for (int64_t i = 0; i < a_.end(1); ++i) {
-      const int64_t row = a_.row_read(b, i), y = a_.target(b, i, 1);
+    const int64_t *const targets = a_.targets + a_.place(b, 0, 1), end = a_.end(1);  // with one horizon side by side
+    for (int64_t i = 0; i < end; ++i) {
+      const int64_t row = a_.row_read(b, i), y = targets[i] == a_.ignore ? -1 : targets[i];
       // Written in any case and kept only if it is a term: a branch here would be mispredicted at every path's end.
       t.i[t.lanes] = i, t.q[t.lanes] = b * a_.N + row, t.y[t.lanes] = static_cast<I>(y);
       t.lanes += (row >= 0) & (y >= 0);
