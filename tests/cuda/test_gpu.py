@@ -1,6 +1,6 @@
 """The CUDA kernels on a GPU: what only hardware shows. Skipped where torch sees none.
 
-Their results are tested by the operators' own tests: see on_device.py.
+Their results are tested by the operators' own tests: see tests/cases/device.py.
 """
 
 import os
