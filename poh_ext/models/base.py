@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from poh_ext.models.config import PlannerConfig, positive
 from poh_ext.models.embedding import CellEmbedding, MazeEncoder, passage_bits
 from poh_ext.ops import maze
+from poh_ext.reference.horizon_ce import readable
 
 __all__ = ["Planner", "grid_shape"]
 
@@ -78,8 +79,9 @@ class Planner(nn.Module):
                 raise ValueError(f"{name} must have shape ({len(passages)},), got {tuple(cells.shape)}")
             if cells.device != passages.device:
                 raise ValueError(f"{name} is on {cells.device}, mazes are on {passages.device}")
-            # Elsewhere the scatter in CellEmbedding checks the range on the device, without a synchronisation.
-            if cells.device.type == "cpu" and not torch.compiler.is_compiling():
+            # Elsewhere the scatter in CellEmbedding checks the range on the device, without a synchronisation. On CUDA,
+            # POH_EXT_CHECKS=1 asks for the look.
+            if cells.device.type in ("cpu", "cuda") and readable(cells):
                 wrong = ((cells < 0) | (cells >= n_cells)).nonzero()
                 if len(wrong):
                     i = int(wrong[0])

@@ -20,7 +20,7 @@ def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _readable(t: Tensor) -> bool:
+def readable(t: Tensor) -> bool:
     """True where there are values to look at (not in compile, torch.func, on meta, fake) and no costly sync (CUDA)."""
     if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
         return False
@@ -31,7 +31,7 @@ def _readable(t: Tensor) -> bool:
 
 def raise_first(name: str, t: Tensor, bad: Tensor, what: str, *values) -> None:
     """values: for the braces of `what`. They are put there late: a size that is a symbol would become a constant."""
-    if _readable(t) and bool(bad.any()):
+    if readable(t) and bool(bad.any()):
         place = bad.nonzero()[0].tolist()
         raise IndexError(f"{name}{place} is {int(t[tuple(place)])}, but {what.format(*values)}")
 
