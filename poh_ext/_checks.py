@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from poh_ext._backend import has_kernel
-from poh_ext.reference.horizon_ce import check_targets
+from poh_ext.reference.horizon_ce import check_candidates, check_targets
 
 MAX_CELLS = 2**26  # the kernels pack a cell and four bits into an int32
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -231,15 +231,20 @@ class named_by_its_place:
     It costs nothing as long as there is no error.
     """
 
-    def __init__(self, name: str, targets: Tensor, n_classes: int, ignore_index: int):
+    def __init__(self, name: str, targets: Tensor, n_classes: int, ignore_index: int, candidates: Tensor | None = None):
         self.name, self.targets, self.n_classes, self.ignore_index = name, targets, n_classes, ignore_index
+        self.candidates = candidates  # where the backends are given them in another shape, too
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind, error, traceback) -> None:
-        if kind is IndexError and str(error).startswith("targets["):
-            try:
+        if kind is not IndexError:
+            return
+        try:
+            if str(error).startswith("targets["):
                 check_targets(self.name, self.targets, self.n_classes, self.ignore_index)
-            except IndexError as named:
-                raise named from None
+            elif str(error).startswith("candidates[") and self.candidates is not None:
+                check_candidates(self.candidates, self.n_classes)
+        except IndexError as named:
+            raise named from None

@@ -92,7 +92,7 @@ def cross_entropy(
     asked = _asked(target, valid, candidates, tuple(input.shape), axis, input)
     rows = input.movedim(axis, -1).reshape(*asked.targets.shape[:2], input.shape[axis])
     options = (1, label_smoothing, ignore_index, reduction, z_loss, softcap or 0.0, return_metrics)
-    with named_by_its_place("target", target, input.shape[axis], ignore_index):
+    with named_by_its_place("target", target, input.shape[axis], ignore_index, candidates):
         loss, measured = horizon_ce(rows, asked.targets, None, asked.valid, asked.candidates, None, weights, *options)
     return _finish(loss, measured, target, input, return_metrics)
 
@@ -163,7 +163,7 @@ def linear_cross_entropy(
     asked = _asked(target, valid, candidates, (*input.shape[:-1], classes), input.dim() - 1, input)
     rows = input.reshape(*asked.targets.shape[:2], width)
     options = (1, label_smoothing, ignore_index, reduction, z_loss, softcap or 0.0, return_metrics)
-    with named_by_its_place("target", target, classes, ignore_index):
+    with named_by_its_place("target", target, classes, ignore_index, candidates):
         loss, measured = horizon_linear_ce(
             rows,
             linear_weight,

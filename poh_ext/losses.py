@@ -107,7 +107,7 @@ def multi_horizon_cross_entropy(
         ignore_index: as in ``F.cross_entropy``, for targets. For rows only if it is negative: an index >= 0 is that
             of a class, and a row of the same number is read like any other.
         reduction: "mean": the sum of the weighted terms over the sum of their weights. "sum": the sum of the
-            weighted terms. "none": the weighted terms of each position, [B, L, K], 0 where a term is skipped.
+            weighted terms. "none": the weighted terms of each position, [B, positions, K], 0 where one is skipped.
             "position_mean": the mean over the batch at each (i, k), then the weighted mean over the (i, k) that
             occur. Both means are 0, and so are their gradients, where there is no term, or none of weight (the
             ``weight`` of every target or the weight of every horizon is 0).

@@ -49,6 +49,11 @@ def check_targets(name: str, targets: Tensor, n_classes: int, ignore_index: int)
     raise_first(name, targets, bad, "there are {} classes (ignore_index is {})", n_classes, ignore_index)
 
 
+def check_candidates(candidates: Tensor, n_classes: int) -> None:
+    bad = (candidates < -1) | (candidates >= n_classes)
+    raise_first("candidates", candidates, bad, "there are {} classes (-1 pads)", n_classes)
+
+
 def check_indices(targets, rows, candidates, n_rows: int, n_classes: int, ignore_index: int) -> None:
     """Raise IndexError for the first target, row or candidate out of range; the kernels say the same."""
     check_targets("targets", targets, n_classes, ignore_index)
@@ -57,8 +62,7 @@ def check_indices(targets, rows, candidates, n_rows: int, n_classes: int, ignore
         also = f", and so does the ignore_index {ignore_index}" if ignore_index < -1 else ""
         raise_first("rows", rows, bad, "there are {} rows (-1 skips a position{})", n_rows, also)
     if candidates is not None:
-        bad = (candidates < -1) | (candidates >= n_classes)
-        raise_first("candidates", candidates, bad, "there are {} classes (-1 pads)", n_classes)
+        check_candidates(candidates, n_classes)
 
 
 def asked_table(

@@ -1,6 +1,7 @@
 """cross_entropy and linear_cross_entropy against torch's own: its published samples, and grids in float64."""
 
 import itertools
+import re
 import warnings
 
 import pytest
@@ -216,3 +217,17 @@ BAD = {
 def test_bad_arguments_are_named(call, error, text):
     with pytest.raises(error, match=text):
         call()
+
+
+@pytest.mark.parametrize("place, shape", [((2, 1, 3), (3, 2, 4)), ((123, 1), (300, 2))])
+def test_a_candidate_out_of_range_is_named_by_its_place(place, shape):
+    candidates = torch.zeros(shape, dtype=torch.int64)
+    candidates[place] = 7
+    logits = torch.randn(shape[0], 5, *shape[2:])
+    target = torch.zeros(shape[0], *shape[2:], dtype=torch.int64)
+    with pytest.raises(IndexError, match=re.escape(f"candidates{list(place)} is 7, but there are 5 classes (-1 pads)")):
+        cross_entropy(logits, target, candidates=candidates)
+    moved = candidates.movedim(1, -1)
+    place = (place[0], *place[2:], place[1])
+    with pytest.raises(IndexError, match=re.escape(f"candidates{list(place)} is 7, but there are 5 classes")):
+        linear_cross_entropy(torch.randn(*target.shape, 3), torch.randn(5, 3), target, candidates=moved)
