@@ -20,6 +20,7 @@ MAX_CELLS = 2**26  # the kernels pack a cell and four bits into an int32
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INDICES = (torch.int64, torch.int32)
 _LARGEST = 1e30  # beyond, float32 has no number for an option or for its inverse
+_FARTHEST = 2**31 - 1  # horizon
 _REDUCTIONS = ("mean", "sum", "none", "position_mean")
 
 
@@ -119,11 +120,13 @@ def _integer(value) -> int | None:
 
 def _offsets(horizons) -> range | tuple[int, ...]:
     """A range where they are 1, 2, ..., K."""
-    if type(horizons) is int and horizons >= 1:  # as nearly always: the rest takes a microsecond
+    if type(horizons) is int and 1 <= horizons <= _FARTHEST:  # as nearly always: the rest takes a microsecond
         return range(1, horizons + 1)
     if (number := _integer(horizons)) is not None:
         if number < 1:
             raise ValueError(f"horizons must be at least 1, got {number}")
+        if number > _FARTHEST:
+            raise ValueError(f"horizons must be at most {_FARTHEST}, got {number}")
         return range(1, number + 1)
     if not isinstance(horizons, Sequence) or isinstance(horizons, str):
         raise TypeError(f"horizons must be an int or a sequence of ints, got {type(horizons).__name__}")
@@ -133,6 +136,8 @@ def _offsets(horizons) -> range | tuple[int, ...]:
         raise TypeError(f"horizons must be an int or a sequence of ints, got {horizons!r}")
     if not offsets or min(offsets) < 0 or len(set(offsets)) < len(offsets):
         raise ValueError(f"horizons must be distinct offsets of at least 0, and one at least, got {horizons!r}")
+    if max(offsets) > _FARTHEST:
+        raise ValueError(f"horizons must be offsets of at most {_FARTHEST}, got {horizons!r}")
     consecutive = range(1, len(offsets) + 1)
     return consecutive if offsets == tuple(consecutive) else offsets
 

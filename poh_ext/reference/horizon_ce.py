@@ -235,6 +235,7 @@ def loss_of_read(
         unmeasured[2] = 0
         return reduce_terms(terms, torch.zeros_like(terms), None, reduction), unmeasured
     if softcap != 0:
+        softcap = softcap * 1.0  # an int may be too large for a tensor
         read = softcap * torch.tanh(read / softcap)
     if read.dim() == 3:
         parts = [(read, asked, occurs, allowed)]

@@ -25,6 +25,8 @@ BAD_CALLS = {
     "horizons": ({"horizons": 0}, ValueError, "horizons must be at least 1, got 0"),
     "horizons type": ({"horizons": 1.0}, TypeError, "horizons must be an int or a sequence of ints, got float"),
     "horizons bool": ({"horizons": True}, TypeError, "horizons must be an int or a sequence of ints, got bool"),
+    "horizons high": ({"horizons": 10**20}, ValueError, "horizons must be at most 2147483647, got 1000"),
+    "offset high": ({"horizons": [0, 10**20]}, ValueError, "horizons must be offsets of at most 2147483647, got"),
     "no horizons": ({"horizons": []}, ValueError, r"distinct offsets of at least 0, and one at least, got \[\]"),
     "offset low": ({"horizons": [0, -1]}, ValueError, r"distinct offsets of at least 0, .* got \[0, -1\]"),
     "offset twice": ({"horizons": [1, 1]}, ValueError, r"distinct offsets of at least 0, .* got \[1, 1\]"),
