@@ -229,13 +229,13 @@ def loss_of_read(
     None where there is no row or no class and so (as checked) no term: then `nothing`, a 0 that depends on the
     inputs, stands for each.
     """
+    z_loss, softcap = z_loss * 1.0, softcap * 1.0  # an int may be too large for a tensor
     if read is None:
         terms = torch.zeros_like(asked, dtype=accumulate_dtype(nothing.dtype)) + nothing
         unmeasured = terms.new_full((3, terms.shape[-1] if metrics else 0), torch.nan)
         unmeasured[2] = 0
         return reduce_terms(terms, torch.zeros_like(terms), None, reduction), unmeasured
     if softcap != 0:
-        softcap = softcap * 1.0  # an int may be too large for a tensor
         read = softcap * torch.tanh(read / softcap)
     if read.dim() == 3:
         parts = [(read, asked, occurs, allowed)]
