@@ -207,6 +207,11 @@ def listed(candidates: Tensor | None) -> Tensor | None:
     return None if candidates is None or candidates.shape[2] == 0 else candidates
 
 
+def check_one_mask(valid, candidates) -> None:
+    if valid is not None and candidates is not None:
+        raise ValueError("valid and candidates say the same: give at most one of the two")
+
+
 def check_indices(targets, rows, valid, candidates, segments, n_rows: int, n_classes: int, reach: int, like: Tensor):
     """Shapes and dtypes of the tensors that say what is asked; their values are checked by the backends.
 
@@ -218,11 +223,10 @@ def check_indices(targets, rows, valid, candidates, segments, n_rows: int, n_cla
         check_tensor("rows", rows, tuple(targets.shape), INDICES, like)
     elif targets.shape[1] > n_rows + reach:
         raise ValueError(f"targets have {targets.shape[1]} positions but there are only {n_rows} rows: pass rows")
+    check_one_mask(valid, candidates)
     if valid is not None:
-        if candidates is not None:
-            raise ValueError("valid and candidates say the same: give at most one of the two")
         check_tensor("valid", valid, (batch, n_rows, n_classes), (torch.bool,), like)
-    elif candidates is not None:
+    if candidates is not None:
         check_tensor("candidates", candidates, (batch, n_rows, "C"), INDICES, like)
     if segments is not None:
         check_tensor("segments", segments, tuple(targets.shape), INDICES, like)

@@ -16,6 +16,7 @@ from poh_ext._checks import (
     INDICES,
     autocast_together,
     autocasts,
+    check_one_mask,
     check_options,
     check_tensor,
     check_weights,
@@ -193,8 +194,7 @@ def _asked(target, valid, candidates, shape: tuple[int, ...], axis: int, like: T
     check_tensor("target", target, (*before, *after), INDICES, like)
     if classes == 0 and target.numel():
         raise ValueError(f"{'input' if like.shape == shape else 'linear_weight'} must have a class at least, got none")
-    if valid is not None and candidates is not None:
-        raise ValueError("valid and candidates say the same: give at most one of the two")
+    check_one_mask(valid, candidates)
     batch, length = _split(target.shape)
     if valid is not None:
         check_tensor("valid", valid, shape, (torch.bool,), like)
