@@ -39,13 +39,15 @@ STABLE_TORCH_LIBRARY(poh_ext, m) {
       "int slow_period, float temperature) -> (Tensor, Tensor, Tensor)");
   // The mask is a function of seed and place alone; the gradient is the same op on the gradient.
   m.def("dropout(Tensor x, float p, int seed) -> Tensor");
-  m.def("generate_mazes(Tensor indices, int seed, int height, int width, str algorithm) -> Tensor");
+  m.def(
+      "generate_mazes(Tensor indices, int seed, int height, int width, str algorithm, int low, int high) "
+      "-> Tensor");
   m.def("maze_neighbors(Tensor passages) -> Tensor");
   m.def("maze_valid_mask(Tensor passages) -> Tensor");
   m.def("maze_distances(Tensor passages, Tensor goal) -> Tensor");
   m.def("maze_shortest_paths(Tensor passages, Tensor start, Tensor goal, int length) -> (Tensor, Tensor)");
   m.def(
-      "maze_endpoints(Tensor passages, Tensor indices, int seed, int min_path, int max_path) "
+      "maze_endpoints(Tensor passages, Tensor indices, int seed, int min_path, int max_path, Tensor? allowed) "
       "-> (Tensor, Tensor, Tensor)");
   m.def(
       "greedy_rollout(Tensor logits, Tensor passages, Tensor start, Tensor goal, int max_steps, bool moves) "

@@ -24,25 +24,82 @@ _FARTHEST = 2**31 - 1  # horizon
 _REDUCTIONS = ("mean", "sum", "none", "position_mean")
 
 
-def one_as_slice(which, length: int):
-    """Any other index as it is; an integer of any library (negative: from the end) as the slice that holds just that
-    item of `length`, or IndexError if there is none.
+def which_items(which, length: int):
+    """An index of the items of a batch, checked: a slice, a tensor or list of ints or bools as it is, an integer of any
+    library (negative: from the end) as the slice that holds just that item of `length`.
 
-    Raises TypeError for True and False, and for None, which would add a dimension.
+    Raises TypeError for anything else: True, None, and a tuple, which would cut rows and columns too. IndexError if
+    there is no such item.
     """
-    if isinstance(which, bool) or which is None:
+    if isinstance(which, (bool, tuple)) or which is None or which is Ellipsis:
         raise TypeError(f"an index must be an int, a slice, a tensor or a list of ints, got {which!r}")
-    several = isinstance(which, Tensor) and (which.dim() > 0 or which.dtype == torch.bool)
-    if several or isinstance(which, (slice, list)):
-        return which
+    if isinstance(which, (slice, range)):
+        return which if isinstance(which, slice) else list(which)
+    if hasattr(which, "__array__") and not isinstance(which, Tensor) and getattr(which, "ndim", 0):
+        which = torch.as_tensor(which)  # of NumPy
+    if isinstance(which, list):
+        which = torch.tensor(which) if which else torch.zeros(0, dtype=torch.int64)
+    if isinstance(which, Tensor) and (which.dim() > 0 or which.dtype == torch.bool):
+        if which.dim() != 1 or which.is_floating_point() or which.is_complex():
+            kind = f"{str(which.dtype).removeprefix('torch.')} {list(which.shape)}"
+            raise TypeError(f"an index must be an int, a slice, a tensor [m] or a list of ints, got a {kind} tensor")
+        if which.dtype == torch.bool:
+            if which.shape[0] != length:
+                raise IndexError(f"a bool index must have {length} entries, one for each item, got {which.shape[0]}")
+            return which
+        return which.long()
     try:
         index = operator.index(which)
     except TypeError:
-        return which
+        raise TypeError(f"an index must be an int, a slice, a tensor or a list of ints, got {which!r}") from None
     if not -length <= index < length:
         raise IndexError(f"index {index} is out of range for {length} mazes")
     index %= length
     return slice(index, index + 1)
+
+
+def check_dtype(name: str, t, *dtypes: torch.dtype) -> None:
+    if not isinstance(t, Tensor) or t.dtype not in dtypes:
+        given = str(t.dtype).removeprefix("torch.") if isinstance(t, Tensor) else type(t).__name__
+        accepted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(f"{name} must be a{'n' * accepted.startswith('i')} {accepted} tensor, got {given}")
+
+
+def check_alike(name: str, batches: Sequence, kind: type) -> None:
+    """Batches that can be joined: one at least, of one size and on one device."""
+    for at, batch in enumerate(batches):
+        if not isinstance(batch, kind):
+            raise TypeError(f"{name}[{at}] must be {kind.__name__}, got {type(batch).__name__}")
+    if not batches:
+        raise ValueError(f"{name} must hold one at least")
+    for at, batch in enumerate(batches):
+        if batch.size != batches[0].size or batch.device != batches[0].device:
+            (h, w), (height, width) = batches[0].size, batch.size
+            raise ValueError(
+                f"{name} must be of one size and on one device, got {h} x {w} on {batches[0].device}, and at {at} "
+                f"{height} x {width} on {batch.device}"
+            )
+
+
+def check_cells(name: str, cells: Tensor, n: int, device: torch.device, *, several: bool = False) -> None:
+    """Cells int64 [n], one for each maze, or [n, G] if `several`; their values are checked by the backends."""
+    check_dtype(name, cells, torch.int64)
+    shapes = f"[{n}]" + f" or [{n}, G]" * several
+    if cells.dim() not in (1, 1 + several) or cells.shape[0] != n or 0 in cells.shape[1:]:
+        raise ValueError(f"{name} must be {shapes}, one cell for each maze, got {list(cells.shape)}")
+    if cells.device != device:
+        raise ValueError(f"{name} is on {cells.device}, the mazes are on {device}")
+
+
+def check_shares(name: str, share: float | Sequence[float]) -> tuple[float, float]:
+    """(lowest, highest) of a share given as a number or as a range, in [0, 1]."""
+    pair = share if isinstance(share, Sequence) and not isinstance(share, str) else (share, share)
+    if len(pair) != 2 or not all(isinstance(s, Real) and not isinstance(s, bool) for s in pair):
+        raise TypeError(f"{name} must be a number or a pair (lowest, highest), got {share!r}")
+    low, high = map(float, pair)
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"{name} must be in [0, 1], or (lowest, highest) there, got {share!r}")
+    return low, high
 
 
 def check_size(size: int | tuple[int, int]) -> tuple[int, int]:

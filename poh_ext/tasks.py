@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from poh_ext._checks import check_int, check_size, one_as_slice, work_device
-from poh_ext.mazes import MazeBatch, check_algorithm, generate_mazes
+from poh_ext._checks import check_alike, check_cells, check_dtype, check_int, check_size, which_items, work_device
+from poh_ext._sharing import compact
+from poh_ext.mazes import MazeBatch, check_algorithm, check_loops, generate_mazes
 from poh_ext.ops import maze
 from poh_ext.reference.philox import STREAM_CANDIDATE, below, words
 
@@ -27,41 +30,106 @@ STARTS: dict[str, str] = {
 
 
 class MazeTasks:
-    """n tasks on mazes of one size, usually made by `sample_tasks`.
+    """n tasks on mazes of one size, usually made by `sample_tasks` or read by `poh_ext.io`.
 
     Args:
-        mazes: MazeBatch of n mazes.
+        mazes: MazeBatch of n mazes; or of one maze, on which all tasks are then. It is not copied for each.
         start: int64 [n], the cell index of each start.
-        goal: int64 [n], the cell index of each goal.
-        path: int64 [n, L], the cells of a shortest path from start to goal, padded with -1. The path is not checked
-            against the mazes, because the as-published benchmark replaces the mazes by grids without walls.
-        length: int64 [n], the number of cells on the path, one more than its moves.
+        goal: int64 [n], the cell index of each goal; or [n, G], several goals of a task, any of which will do, padded
+            with -1.
+        path: int64 [n, L], the cells of a way from start to a goal, usually a shortest one, padded with -1. A row of -1
+            says that there is none. None: a shortest one is found, see `MazeBatch.shortest_paths`.
+        length: int64 [n], the number of cells on the path, one more than its moves. None: they are counted.
+        check: look at the values too: that cells are cells, and that a path leads from start to a goal by passages.
+            This reads the data, so it does not run inside torch.compile.
 
     Raises:
-        TypeError, ValueError: an argument has another dtype, shape or device than described above.
+        TypeError, ValueError: an argument has another dtype, shape or device than described above; or a path is none,
+            or has another length.
+        IndexError: a cell is out of range, or blocked.
 
     Example:
         >>> tasks = sample_tasks(100, 12, min_path=50)
         >>> tasks[:10].start.shape
         torch.Size([10])
+        >>> corridor = MazeBatch(torch.tensor([[[8, 12, 4]]], dtype=torch.uint8))
+        >>> MazeTasks(corridor, torch.tensor([0, 1]), torch.tensor([2, 2])).path
+        tensor([[ 0,  1,  2],
+                [ 1,  2, -1]])
     """
 
-    def __init__(self, mazes: MazeBatch, start: Tensor, goal: Tensor, path: Tensor, length: Tensor):
-        n = len(mazes)
-        for name, value, shape in (
-            ("start", start, (n,)),
-            ("goal", goal, (n,)),
-            ("path", path, (n, -1)),
-            ("length", length, (n,)),
-        ):
-            if not isinstance(value, Tensor) or value.dtype != torch.int64:
-                given = value.dtype if isinstance(value, Tensor) else type(value).__name__
-                raise TypeError(f"{name} must be an int64 tensor, got {given}")
-            if value.dim() != len(shape) or value.shape[0] != n:
-                raise ValueError(f"{name} must be {list(shape)}, got {list(value.shape)}")
-            if value.device != mazes.device:
-                raise ValueError(f"{name} is on {value.device}, the mazes are on {mazes.device}")
-        self.mazes, self.start, self.goal, self.path, self.length = mazes, start, goal, path, length
+    def __init__(
+        self,
+        mazes: MazeBatch,
+        start: Tensor,
+        goal: Tensor,
+        path: Tensor | None = None,
+        length: Tensor | None = None,
+        *,
+        check: bool = True,
+    ):
+        if not isinstance(mazes, MazeBatch):
+            raise TypeError(f"mazes must be a MazeBatch, got {type(mazes).__name__}")
+        check_dtype("start", start, torch.int64)
+        if len(mazes) == 1 and start.dim() == 1 and len(start) != 1:
+            mazes = mazes.expand(len(start))
+        n, device = len(mazes), mazes.device
+        check_cells("start", start, n, device)
+        check_cells("goal", goal, n, device, several=True)
+        check = check and not torch.compiler.is_compiling()
+        if check:
+            for name, cells in (("start", start), ("goal", goal)):
+                _check_free(name, cells, mazes)
+        if path is None:
+            path = mazes.shortest_paths(start, goal)
+        else:
+            check_dtype("path", path, torch.int64)
+            if path.dim() != 2 or path.shape[0] != n:
+                raise ValueError(f"path must be [{n}, L], got {list(path.shape)}")
+            if path.device != device:
+                raise ValueError(f"path is on {path.device}, the mazes are on {device}")
+            if check:
+                _check_paths(mazes, start, goal, path)
+        counted = (path >= 0).sum(1) if check or length is None else length
+        if length is not None:
+            check_cells("length", length, n, device)
+            if check and not torch.equal(length, counted):
+                task = int((length != counted).nonzero()[0, 0])
+                raise ValueError(f"length[{task}] = {int(length[task])}, but path[{task}] has {int(counted[task])} cells")
+        self.mazes, self.start, self.goal, self.path = mazes, start, goal, path
+        self.length = counted if length is None else length
+
+    @classmethod
+    def cat(cls, tasks: Sequence[MazeTasks]) -> MazeTasks:
+        """The tasks of several sets, on mazes of one size and on one device. Shorter paths are padded.
+
+        Raises:
+            TypeError: an item is no MazeTasks. ValueError: there is none, or their sizes or devices differ.
+
+        Example:
+            >>> both = MazeTasks.cat([sample_tasks(100, 12), sample_tasks(100, 12, algorithm="wilson")])
+        """
+        tasks = list(tasks)
+        check_alike("tasks", tasks, MazeTasks)
+        goals = [part.goal if part.goal.dim() == 2 else part.goal[:, None] for part in tasks]
+        goal = _padded(goals)
+        return cls(
+            MazeBatch.cat([part.mazes for part in tasks]),
+            torch.cat([part.start for part in tasks]),
+            goal if any(part.goal.dim() == 2 for part in tasks) else goal[:, 0],
+            _padded([part.path for part in tasks]),
+            torch.cat([part.length for part in tasks]),
+            check=False,
+        )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the mazes."""
+        return self.mazes.size
+
+    @property
+    def device(self) -> torch.device:
+        return self.mazes.device
 
     def __len__(self) -> int:
         return len(self.mazes)
@@ -69,15 +137,22 @@ class MazeTasks:
     def __repr__(self) -> str:
         return f"MazeTasks({self.mazes!r}, paths of up to {self.path.shape[1]} cells)"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: of a slice its own tasks alone."""
+        return compact(self.__dict__)
+
+    def _each(self, mazes: MazeBatch, change: Callable[[Tensor], Tensor]) -> MazeTasks:
+        fields = (self.start, self.goal, self.path, self.length)
+        return MazeTasks(mazes, *(change(field) for field in fields), check=False)
+
     def __getitem__(self, which: int | slice | Tensor | Sequence[int]) -> MazeTasks:
         """The tasks `which` as a batch. An int gives a batch of one; paths keep the width L."""
-        which = one_as_slice(which, len(self))
-        return MazeTasks(self.mazes[which], self.start[which], self.goal[which], self.path[which], self.length[which])
+        which = which_items(which, len(self))
+        return self._each(self.mazes[which], lambda t: t[which])
 
     def to(self, device: torch.device | str) -> MazeTasks:
         """The same tasks on `device`."""
-        fields = (self.start, self.goal, self.path, self.length)
-        return MazeTasks(self.mazes.to(device), *(field.to(device) for field in fields))
+        return self._each(self.mazes.to(device), lambda t: t.to(device))
 
     def keys(self) -> Tensor:
         """int64 [n]: MazeBatch.hash() of the mazes. Two sets share a maze if they share a key.
@@ -88,10 +163,68 @@ class MazeTasks:
         return self.mazes.hash()
 
 
+def _padded(rows: list[Tensor]) -> Tensor:
+    """int64 [sum of n, most columns] of several [n, columns], with -1."""
+    columns = max(row.shape[1] for row in rows)
+    return torch.cat([torch.nn.functional.pad(row, (0, columns - row.shape[1]), value=-1) for row in rows])
+
+
+def _check_free(name: str, cells: Tensor, mazes: MazeBatch) -> None:
+    """IndexError if one is no cell, or is blocked. Of a row of goals all but the first may be -1."""
+    bad = (cells < 0) | (cells >= mazes.n_cells)
+    if cells.dim() == 2:
+        bad[:, 1:] &= cells[:, 1:] != -1
+    if bad.any():
+        at = bad.nonzero()[0].tolist()
+        raise IndexError(f"{name}{at} = {int(cells[tuple(at)])} is out of range for {mazes.n_cells} cells")
+    columns = cells if cells.dim() == 2 else cells[:, None]
+    rows = torch.arange(len(mazes), device=cells.device)[:, None]
+    blocked = ~mazes.free().flatten(1)[rows, columns.clamp(min=0)] & (columns >= 0)
+    if blocked.any():
+        task, column = blocked.nonzero()[0].tolist()
+        at = [task, column] if cells.dim() == 2 else [task]
+        row, column = divmod(int(columns[task, column]), mazes.width)
+        raise IndexError(f"{name}{at} is the cell in row {row}, column {column}, which is blocked")
+
+
+def _check_paths(mazes: MazeBatch, start: Tensor, goal: Tensor, path: Tensor) -> None:
+    n = mazes.n_cells
+    filled = path >= 0
+    length = filled.sum(1)
+    goals = goal if goal.dim() == 2 else goal[:, None]
+    place = torch.arange(path.shape[1], device=path.device)
+    fault = (path < -1) | (path >= n) | (filled & (place >= length[:, None]))
+    if fault.any():
+        task, at = fault.nonzero()[0].tolist()
+        raise ValueError(
+            f"path[{task}, {at}] = {int(path[task, at])}: a path is cells in [0, {n}), then -1 to the end of the row"
+        )
+    some = (length > 0).nonzero()[:, 0]
+    if not len(some):
+        return
+    last = path[some].gather(1, length[some, None] - 1)
+    ends = (path[some, 0] == start[some]) & (last == goals[some]).any(1)
+    if not ends.all():
+        task = int(some[int((~ends).nonzero()[0, 0])])
+        raise ValueError(f"path[{task}] leads from {int(path[task, 0])} to {int(path[task, length[task] - 1])}, not from start to goal")
+    move = path[:, 1:] - path[:, :-1]
+    made = filled[:, 1:]
+    rows = torch.arange(len(mazes), device=path.device)[:, None]
+    way = mazes.passages.flatten(1)[rows, path[:, :-1].clamp(min=0)]
+    # In a grid one cell wide a step of one is up or down as well as left or right: any passage of that step will do.
+    steps = (-mazes.width, mazes.width, -1, 1)
+    taken = torch.stack([(move == step) & ((way >> bit) & 1 > 0) for bit, step in enumerate(steps)]).any(0)
+    if (astray := made & ~taken).any():
+        task, at = astray.nonzero()[0].tolist()
+        raise ValueError(
+            f"path[{task}] steps from cell {int(path[task, at])} to {int(path[task, at + 1])}, where no passage leads"
+        )
+
+
 def _solved(mazes: MazeBatch, start: Tensor, goal: Tensor) -> MazeTasks:
     path, length = maze.shortest_paths(mazes.passages, start, goal, mazes.n_cells)
     longest = int(length.max()) if len(mazes) else 0
-    return MazeTasks(mazes, start, goal, path[:, :longest].contiguous(), length)
+    return MazeTasks(mazes, start, goal, path[:, :longest].contiguous(), length, check=False)
 
 
 def _index(mazes: MazeBatch) -> Tensor:
@@ -100,23 +233,15 @@ def _index(mazes: MazeBatch) -> Tensor:
 
 
 def _endpoints(mazes: MazeBatch, seed: int, least: int, most: int, kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    """ops.maze.endpoints with starts of that kind."""
-    index = _index(mazes)
-    start, goal, seen = maze.endpoints(mazes.passages, index, seed, least, most)
+    """ops.maze.endpoints with starts of that kind, on free cells."""
+    allowed = None
     if kind != "any":
-        some = (start >= 0).nonzero()[:, 0]  # the search among some starts has no kernel: not where there is none
-        passages = mazes.passages[some].flatten(1)
+        passages = mazes.passages.flatten(1)
         ways = torch.stack([(passages >> bit) & 1 for bit in range(4)]).sum(0)
         allowed = {"dead-end": ways == 1, "corridor": ways == 2, "junction": ways >= 3}[kind]
-        start[some], goal[some], further = maze.endpoints(mazes.passages[some], index[some], seed, least, most, allowed)
-        seen[some] = torch.maximum(seen[some], further)
-    return start, goal, seen
-
-
-def _empty(size: tuple[int, int], algorithm: str, seed: int, device: torch.device) -> MazeTasks:
-    none = torch.zeros(0, dtype=torch.int64, device=device)
-    mazes = generate_mazes(0, size, algorithm=algorithm, seed=seed, device=device)
-    return MazeTasks(mazes, none, none, none.view(0, 0), none)
+    elif least == 1 and mazes.has_blocked:  # longer paths start at no cell without passages
+        allowed = mazes.free().flatten(1)
+    return maze.endpoints(mazes.passages, _index(mazes), seed, least, most, allowed)
 
 
 def sample_tasks(
@@ -126,6 +251,8 @@ def sample_tasks(
     min_path: int = 2,
     max_path: int | None = None,
     algorithm: str = "dfs",
+    density: float | tuple[float, float] | None = None,
+    braid: float | tuple[float, float] = 0.0,
     start: str = "any",
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -148,7 +275,7 @@ def sample_tasks(
         size: int, or (height, width), in cells, >= 1.
         min_path: fewest cells on the path, start and goal included, >= 1.
         max_path: most cells; None: no limit.
-        algorithm: one of poh_ext.GENERATORS.
+        algorithm, density, braid: as of `generate_mazes`.
         start: kind of start cell, one of poh_ext.tasks.STARTS.
         seed: in [0, 2^63).
         device: device of the tasks.
@@ -162,8 +289,10 @@ def sample_tasks(
         >>> tasks = sample_tasks(1000, 12, min_path=50, seed=3)
         >>> int(tasks.length.min()) >= 50
         True
+        >>> hard = sample_tasks(300, 30, algorithm="obstacles", min_path=111)  # of the kind of Maze-Hard
     """
     size, algorithm = check_size(size), check_algorithm(algorithm)
+    density, braid = check_loops(algorithm, density, braid)
     if start not in STARTS:
         raise ValueError(f"start {start!r} is unknown; accepted: {', '.join(STARTS)}")
     n, seed, min_path = check_int("n", n, 0), check_int("seed", seed, 0), check_int("min_path", min_path, 1)
@@ -174,19 +303,18 @@ def sample_tasks(
     if most < min_path:
         raise ValueError(f"max_path must be at least min_path = {min_path}, got {max_path}")
     if exclude is not None:
-        if not isinstance(exclude, Tensor) or exclude.dtype != torch.int64:
-            given = exclude.dtype if isinstance(exclude, Tensor) else type(exclude).__name__
-            raise TypeError(f"exclude must be an int64 tensor, as MazeTasks.keys() gives, got {given}")
+        check_dtype("exclude", exclude, torch.int64)
         if exclude.dim() != 1:
             raise ValueError(f"exclude must have shape [m], got {list(exclude.shape)}")
     work, limit = work_device(device), _GIVE_UP
     source = "" if start == "any" else f" from a {start} ({STARTS[start]})"
+    generate = functools.partial(_generate, size, algorithm, density, braid, seed, work)
     parts, found, done, last, longest = [], 0, 0, -1, 0
     while found < n:
         # As many mazes as the rate so far says are still needed. The split changes nothing but the time.
         wanted = math.ceil(1.05 * (n - found) * (done / max(found, 1) if done else 1)) + 16
         count = min(wanted, max(64, (1 << 22) // n_cells), limit if not found else wanted)
-        mazes = generate_mazes(count, size, algorithm=algorithm, seed=seed, start_index=done, device=work)
+        mazes = generate(count, done)
         origin, goal, seen = _endpoints(mazes, seed, min_path, most, start)
         fits = origin >= 0
         if exclude is not None:
@@ -206,15 +334,15 @@ def sample_tasks(
         last = int(keep[-1]) + done if len(keep) else last
         found, done = found + len(keep), done + count
     if not parts:
-        return _empty(size, algorithm, seed, work).to(device)
-    mazes = MazeBatch(
-        torch.cat([part[0].passages for part in parts]),
-        seed=seed,
-        algorithm=algorithm,
-        index=torch.cat([_index(part[0]) for part in parts]),
-        check=False,
-    )
-    return _solved(mazes, torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])).to(device)
+        none = torch.zeros(0, dtype=torch.int64, device=work)
+        return MazeTasks(generate(0, 0), none, none, none.view(0, 0), none).to(device)
+    mazes, starts, goals = zip(*parts, strict=True)
+    return _solved(MazeBatch.cat(mazes), torch.cat(starts), torch.cat(goals)).to(device)
+
+
+def _generate(size, algorithm, density, braid, seed, device, n: int, first: int) -> MazeBatch:
+    more = {"algorithm": algorithm, "density": density, "braid": braid, "seed": seed, "device": device}
+    return generate_mazes(n, size, start_index=first, **more)
 
 
 def sample_tasks_as_published(

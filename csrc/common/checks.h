@@ -51,8 +51,10 @@ struct Outside {
   int64_t at, value;
 };
 
-[[noreturn]] inline void cell_error(const char* name, int64_t at, int64_t value, int64_t cells) {
-  index_error(name, "[", at, "] = ", value, " is out of range for ", cells, " cells");
+// columns: of a tensor of two dimensions, 0 of one.
+[[noreturn]] inline void cell_error(const char* name, Outside bad, int64_t columns, int64_t cells) {
+  const std::string at = columns == 0 ? message(bad.at) : message(bad.at / columns, ", ", bad.at % columns);
+  index_error(name, "[", at, "] = ", bad.value, " is out of range for ", cells, " cells");
 }
 
 [[noreturn]] inline void neighbor_error(int64_t at, int64_t value, int64_t cells, int64_t listed) {

@@ -10,7 +10,7 @@
 namespace poh {
 
 // What a draw is for. Streams never overlap, so a maze and the task on it are independent.
-enum Stream : uint32_t { kStreamGenerate = 0, kStreamEndpoints = 1 };
+enum Stream : uint32_t { kStreamGenerate = 0, kStreamEndpoints = 1, kStreamShare = 4 };
 
 // Four consecutive draws, of block `block`. A loop of calls vectorises: there is nothing but 32-bit products.
 POH_HOST_DEVICE void philox4x32(uint32_t block, uint32_t stream, uint64_t index, uint64_t seed, uint32_t out[4]) {

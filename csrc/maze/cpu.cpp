@@ -9,16 +9,14 @@ namespace poh {
 namespace {
 
 struct CpuMazeOps : Cpu {
-  static void generate(const Tensor&, MazeAlgorithm algorithm, Grid grid, uint64_t seed, const int64_t* index,
-                       int64_t batch, uint8_t* out) {
-    constexpr void (*generators[])(const GridTables&, uint64_t, uint64_t, const MazeScratch&, uint8_t*) = {
-        maze_dfs, maze_wilson, maze_prim, maze_kruskal, maze_percolation};  // in the order of MazeAlgorithm
+  static void generate(const Tensor&, MazeAlgorithm algorithm, Grid grid, uint64_t seed, Share share,
+                       const int64_t* index, int64_t batch, uint8_t* out) {
     const int64_t n = grid.cells();
     const GridTableStore tables(grid);
     parallel(batch, std::max<int64_t>(1, 2048 / n), [&](int64_t begin, int64_t end) {
       MazeScratchStore scratch(grid);
       for (int64_t b = begin; b < end; ++b) {
-        generators[algorithm](tables.get(), seed, static_cast<uint64_t>(index[b]), scratch.get(), out + b * n);
+        make_maze(algorithm, tables.get(), seed, static_cast<uint64_t>(index[b]), share, scratch.get(), out + b * n);
       }
     });
   }
@@ -60,19 +58,20 @@ struct CpuMazeOps : Cpu {
     });
   }
 
-  static void distances(const Tensor&, const MazeBatch& batch, const int64_t* goal, int32_t* out) {
+  static void distances(const Tensor&, const MazeBatch& batch, Goals goal, int32_t* out) {
     const CpuMazes mazes(batch);
     const int64_t n = mazes.n;
     mazes.each(2048 / n, [&](int64_t begin, int64_t end) {
       std::vector<int32_t> queue(n);
       std::vector<uint8_t> open(n);
       for (int64_t b = begin; b < end; ++b) {
-        maze_search(mazes.view(b, open.data()), static_cast<int32_t>(goal[b]), -1, out + b * n, queue.data());
+        maze_search(mazes.view(b, open.data()), {goal.cells + b * goal.count, goal.count}, -1, out + b * n,
+                    queue.data());
       }
     });
   }
 
-  static void shortest_paths(const Tensor&, const MazeBatch& batch, const int64_t* start, const int64_t* goal,
+  static void shortest_paths(const Tensor&, const MazeBatch& batch, const int64_t* start, Goals goal,
                              int64_t length, int64_t* path, int64_t* count) {
     const CpuMazes mazes(batch);
     const int64_t n = mazes.n;
@@ -82,14 +81,14 @@ struct CpuMazeOps : Cpu {
       for (int64_t b = begin; b < end; ++b) {
         const MazeView maze = mazes.view(b, open.data());
         const int32_t first = static_cast<int32_t>(start[b]);
-        maze_search(maze, static_cast<int32_t>(goal[b]), first, distance.data(), queue.data());
+        maze_search(maze, {goal.cells + b * goal.count, goal.count}, first, distance.data(), queue.data());
         count[b] = maze_descend(maze, distance.data(), first, length, path + b * length);
       }
     });
   }
 
   static void endpoints(const Tensor&, const MazeBatch& batch, const int64_t* index, uint64_t seed, int64_t min_path,
-                        int64_t max_path, int64_t* start, int64_t* goal, int64_t* longest) {
+                        int64_t max_path, const uint8_t* allowed, int64_t* start, int64_t* goal, int64_t* longest) {
     const CpuMazes mazes(batch);
     const int64_t n = mazes.n;
     mazes.each(2048 / n, [&](int64_t begin, int64_t end) {
@@ -99,7 +98,7 @@ struct CpuMazeOps : Cpu {
       const EndpointScratch scratch{at, at + n, at + 2 * n, at + 3 * n, at + 4 * n};
       for (int64_t b = begin; b < end; ++b) {
         const Endpoints found = find_endpoints(mazes.view(b, open.data()), seed, static_cast<uint64_t>(index[b]),
-                                               min_path, max_path, scratch);
+                                               min_path, max_path, allowed ? allowed + b * n : nullptr, scratch);
         start[b] = found.start;
         goal[b] = found.goal;
         longest[b] = found.longest;
@@ -109,20 +108,21 @@ struct CpuMazeOps : Cpu {
 
   template <class T>
   static void rollout(const Tensor&, const MazeBatch& batch, const T* logits, bool moves, const int64_t* start,
-                      const int64_t* goal, int64_t max_steps, bool* reached, int64_t* path, int64_t* steps) {
+                      Goals goal, int64_t max_steps, bool* reached, int64_t* path, int64_t* steps) {
     const CpuMazes mazes(batch);
     const int64_t n = mazes.n, columns = moves ? 4 : n;
     mazes.each(2048 / n, [&](int64_t begin, int64_t end) {
-      std::vector<uint8_t> open(n), visited(n);
+      std::vector<uint8_t> open(n), marks(n);
       for (int64_t b = begin; b < end; ++b) {
         const T* table = logits + b * n * columns;
         const auto score = [&](int32_t cell, int direction, int32_t to) {
           return static_cast<Accumulate<T>>(table[cell * columns + (moves ? direction : to)]);
         };
         int64_t* row = path + b * (max_steps + 1);
-        steps[b] = maze_walk(mazes.view(b, open.data()), score, static_cast<int32_t>(start[b]),
-                             static_cast<int32_t>(goal[b]), max_steps, visited.data(), row);
-        reached[b] = row[steps[b]] == goal[b];
+        const Walked walked = maze_walk(mazes.view(b, open.data()), score, static_cast<int32_t>(start[b]),
+                                        {goal.cells + b * goal.count, goal.count}, max_steps, marks.data(), row);
+        steps[b] = walked.steps;
+        reached[b] = walked.reached;
       }
     });
   }

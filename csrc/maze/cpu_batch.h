@@ -19,7 +19,7 @@ struct CpuMazes : MazeBatch {
 
   // Maze b, its passages copied to open[N] without those that would lead out of the grid.
   MazeView view(int64_t b, uint8_t* open) const {
-    for (int64_t c = 0; c < n; ++c) open[c] = passages[b * n + c] & inside[c];
+    for (int64_t c = 0; c < n; ++c) open[c] = passages[b * stride + c] & inside[c];
     return {grid, open};
   }
 
@@ -66,7 +66,7 @@ class GridTableStore {
 class MazeScratchStore {
  public:
   explicit MazeScratchStore(Grid grid)
-      : words_(std::max(grid.walls() + 1, grid.cells()) + 4),
+      : words_(std::max(grid.walls(), grid.cells()) + 5),
         list_(std::max(grid.walls(), grid.cells()) + 4),
         stack_(grid.cells()),
         flags_(grid.cells() + 2 * grid.width + 2) {}

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads) write_valid_mask(MazeBatch mazes, ui
 
 struct Distances {
   MazeBatch mazes;
-  const int64_t* goal;
+  Goals goal;
   int32_t* out;
 
   static int64_t bytes(int64_t n) { return 2 * Scratch::bytes<int32_t>(n) + Scratch::bytes<uint8_t>(n); }
@@ -60,14 +60,15 @@ struct Distances {
     const int32_t n = mazes.grid.cells();
     int32_t *distance = s.take<int32_t>(n), *queue = s.take<int32_t>(n);
     const MazeView maze = view(mazes, b, s.take<uint8_t>(n));
-    maze_search(maze, checked_cell(goal, b, n), -1, distance, queue);
+    maze_search(maze, checked_goals(goal, b, n), -1, distance, queue);
     for (int32_t c = 0; c < n; ++c) out[b * n + c] = distance[c];
   }
 };
 
 struct ShortestPaths {
   MazeBatch mazes;
-  const int64_t *start, *goal;
+  const int64_t* start;
+  Goals goal;
   int64_t length;
   int64_t *path, *count;
 
@@ -75,7 +76,7 @@ struct ShortestPaths {
     const int32_t n = mazes.grid.cells(), first = checked_cell(start, b, n);
     int32_t *distance = s.take<int32_t>(n), *queue = s.take<int32_t>(n);
     const MazeView maze = view(mazes, b, s.take<uint8_t>(n));
-    maze_search(maze, checked_cell(goal, b, n), first, distance, queue);
+    maze_search(maze, checked_goals(goal, b, n), first, distance, queue);
     count[b] = maze_descend(maze, distance, first, length, path + b * length);
   }
 };
@@ -85,6 +86,7 @@ struct FindEndpoints {
   const int64_t* indices;
   uint64_t seed;
   int64_t min_path, max_path;
+  const uint8_t* allowed;
   int64_t *start, *goal, *longest;
 
   static int64_t bytes(int64_t n) { return 5 * Scratch::bytes<int32_t>(n) + Scratch::bytes<uint8_t>(n); }
@@ -94,7 +96,8 @@ struct FindEndpoints {
                                s.take<int32_t>(n)};
     const MazeView maze = view(mazes, b, s.take<uint8_t>(n));
     const uint64_t index = static_cast<uint64_t>(indices[b]);
-    const Endpoints found = find_endpoints(maze, seed, index, min_path, max_path, room);
+    const Endpoints found = find_endpoints(maze, seed, index, min_path, max_path,
+                                           allowed == nullptr ? nullptr : allowed + b * n, room);
     start[b] = found.start;
     goal[b] = found.goal;
     longest[b] = found.longest;
@@ -106,7 +109,8 @@ struct Walk {
   MazeBatch mazes;
   const T* logits;
   bool moves;
-  const int64_t *start, *goal;
+  const int64_t* start;
+  Goals goal;
   int64_t max_steps;
   bool* reached;
   int64_t *path, *steps;
@@ -120,17 +124,17 @@ struct Walk {
       return static_cast<Accumulate<T>>(table[static_cast<int64_t>(cell) * columns + (by_move ? direction : to)]);
     };
     int64_t* const row = path + b * (max_steps + 1);
-    const int64_t made = maze_walk(maze, score, checked_cell(start, b, n), checked_cell(goal, b, n), max_steps,
-                                   s.take<uint8_t>(n), row);
-    steps[b] = made;
-    reached[b] = row[made] == goal[b];
+    const Walked walked = maze_walk(maze, score, checked_cell(start, b, n), checked_goals(goal, b, n), max_steps,
+                                    s.take<uint8_t>(n), row);
+    steps[b] = walked.steps;
+    reached[b] = walked.reached;
   }
 };
 
 }  // namespace
 
-void generate_mazes(const Tensor& on, MazeAlgorithm algorithm, Grid grid, uint64_t seed, const int64_t* indices,
-                    int64_t batch, uint8_t* passages);  // in cuda_generate.cu
+void generate_mazes(const Tensor& on, MazeAlgorithm algorithm, Grid grid, uint64_t seed, Share share,
+                    const int64_t* indices, int64_t batch, uint8_t* passages);  // in cuda_generate.cu
 
 namespace {
 
@@ -146,25 +150,26 @@ struct CudaMazeOps : Cuda {
     launch(&write_valid_mask, on, Shape{blocks_for(on, bytes, kThreads * 16), kThreads}, mazes, out);
   }
 
-  static void distances(const Tensor& on, const MazeBatch& mazes, const int64_t* goal, int32_t* out) {
+  static void distances(const Tensor& on, const MazeBatch& mazes, Goals goal, int32_t* out) {
     launch_mazes(on, Distances{mazes, goal, out}, mazes.batch, Distances::bytes(mazes.n));
   }
 
-  static void shortest_paths(const Tensor& on, const MazeBatch& mazes, const int64_t* start, const int64_t* goal,
+  static void shortest_paths(const Tensor& on, const MazeBatch& mazes, const int64_t* start, Goals goal,
                              int64_t length, int64_t* path, int64_t* count) {
     const ShortestPaths job{mazes, start, goal, length, path, count};
     launch_mazes(on, job, mazes.batch, Distances::bytes(mazes.n));
   }
 
   static void endpoints(const Tensor& on, const MazeBatch& mazes, const int64_t* indices, uint64_t seed,
-                        int64_t min_path, int64_t max_path, int64_t* start, int64_t* goal, int64_t* longest) {
-    const FindEndpoints job{mazes, indices, seed, min_path, max_path, start, goal, longest};
+                        int64_t min_path, int64_t max_path, const uint8_t* allowed, int64_t* start, int64_t* goal,
+                        int64_t* longest) {
+    const FindEndpoints job{mazes, indices, seed, min_path, max_path, allowed, start, goal, longest};
     launch_mazes(on, job, mazes.batch, FindEndpoints::bytes(mazes.n));
   }
 
   template <class T>
   static void rollout(const Tensor& on, const MazeBatch& mazes, const T* logits, bool moves, const int64_t* start,
-                      const int64_t* goal, int64_t max_steps, bool* reached, int64_t* path, int64_t* steps) {
+                      Goals goal, int64_t max_steps, bool* reached, int64_t* path, int64_t* steps) {
     const Walk<T> job{mazes, logits, moves, start, goal, max_steps, reached, path, steps};
     launch_mazes(on, job, mazes.batch, 2 * Scratch::bytes<uint8_t>(mazes.n));
   }

@@ -9,15 +9,17 @@ namespace {
 struct Room {
   int64_t words, list, stack, flags;
 
-  Room(MazeAlgorithm algorithm, Grid grid) {
+  Room(MazeAlgorithm algorithm, Grid grid, Share share) {
     const int64_t n = grid.cells(), walls = grid.walls(), spared = n + 2 * int64_t{grid.width} + 2;
     switch (algorithm) {
       case kDfs: words = n, list = n, stack = 0, flags = spared; break;
       case kWilson: words = n, list = n, stack = n, flags = n; break;
       case kPrim: words = walls + 1, list = walls + 4, stack = 0, flags = spared; break;
       case kKruskal: words = walls, list = walls, stack = (n + 1) / 2, flags = 0; break;
-      case kPercolation: words = (walls + 31) / 32, list = stack = flags = 0; break;
+      case kPercolation: words = share.half() ? (walls + 31) / 32 : walls + 1, list = stack = flags = 0; break;
+      case kObstacles: words = n + 1, list = stack = flags = 0; break;
     }
+    if (algorithm < kPercolation && share.high > 0) words = std::max(words, walls + 1);
     words = (words + 3) / 4 * 4;  // whole Philox blocks
   }
   int64_t bytes(Grid grid) const {
@@ -63,6 +65,7 @@ struct Generate {
   GridTables tables;
   Room room;
   uint64_t seed;
+  Share share;
   const int64_t* indices;
   uint8_t* passages;
 
@@ -72,27 +75,23 @@ struct Generate {
     const int32_t n = tables.grid.cells();
     uint8_t* const maze = scratch.take<uint8_t>(n);
     const uint64_t index = static_cast<uint64_t>(indices[b]);
-    if constexpr (algorithm == kDfs) maze_dfs(tables, seed, index, s, maze);
-    if constexpr (algorithm == kWilson) maze_wilson(tables, seed, index, s, maze);
-    if constexpr (algorithm == kPrim) maze_prim(tables, seed, index, s, maze);
-    if constexpr (algorithm == kKruskal) maze_kruskal(tables, seed, index, s, maze);
-    if constexpr (algorithm == kPercolation) maze_percolation(tables, seed, index, s, maze);
+    make_maze(algorithm, tables, seed, index, share, s, maze);
     for (int32_t c = 0; c < n; ++c) passages[b * n + c] = maze[c];
   }
 };
 
 }  // namespace
 
-void generate_mazes(const Tensor& on, MazeAlgorithm algorithm, Grid grid, uint64_t seed, const int64_t* indices,
-                    int64_t batch, uint8_t* passages) {
+void generate_mazes(const Tensor& on, MazeAlgorithm algorithm, Grid grid, uint64_t seed, Share share,
+                    const int64_t* indices, int64_t batch, uint8_t* passages) {
   const int64_t bytes = TableStore::ints(grid) * 4 + grid.cells() + 64;
   const Tensor memory = empty(on, ScalarType::Int, (bytes + 3) / 4);
   const TableStore tables(grid, data<int32_t>(memory));
   launch(&fill_tables, on, Shape{blocks_for(on, grid.cells(), 256), 256}, grid, tables);
   const auto run = [&]<MazeAlgorithm which>() {
-    const Room room(which, grid);
+    const Room room(which, grid, share);
     const Generate<which> job{{grid, tables.inside, tables.next, tables.wall, tables.pick, tables.step},
-                              room, seed, indices, passages};
+                              room, seed, share, indices, passages};
     launch_mazes(on, job, batch, room.bytes(grid));
   };
   switch (algorithm) {
@@ -101,6 +100,7 @@ void generate_mazes(const Tensor& on, MazeAlgorithm algorithm, Grid grid, uint64
     case kPrim: run.template operator()<kPrim>(); break;
     case kKruskal: run.template operator()<kKruskal>(); break;
     case kPercolation: run.template operator()<kPercolation>(); break;
+    case kObstacles: run.template operator()<kObstacles>(); break;
   }
 }
 

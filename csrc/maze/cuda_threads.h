@@ -64,7 +64,7 @@ void launch_mazes(const Tensor& on, const Job& job, int64_t batch, int64_t scrat
 // Maze b, its passages copied to open[N] without those that would lead out of the grid.
 POH_HOST_DEVICE MazeView view(const MazeBatch& mazes, int64_t b, uint8_t* open) {
   const Grid grid = mazes.grid;
-  const uint8_t* const from = mazes.passages + b * grid.cells();
+  const uint8_t* const from = mazes.passages + b * mazes.stride;
   int32_t c = 0;
   for (int32_t row = 0; row < grid.height; ++row) {
     for (int32_t column = 0; column < grid.width; ++column, ++c) open[c] = from[c] & grid.inside(row, column);
@@ -76,6 +76,15 @@ POH_HOST_DEVICE MazeView view(const MazeBatch& mazes, int64_t b, uint8_t* open) 
 __device__ inline int32_t checked_cell(const int64_t* cells, int64_t b, int32_t n) {
   POH_DEVICE_CHECK(cells[b] >= 0 && cells[b] < n, "a start or goal is out of range for the cells of the maze");
   return static_cast<int32_t>(cells[b]);
+}
+
+__device__ inline Goals checked_goals(const Goals& goals, int64_t b, int32_t n) {
+  const int64_t* const cells = goals.cells + b * goals.count;
+  for (int64_t i = 0; i < goals.count; ++i) {
+    POH_DEVICE_CHECK((cells[i] >= 0 || (goals.count > 1 && cells[i] == -1)) && cells[i] < n,
+                     "a goal is out of range for the cells of the maze");
+  }
+  return {cells, goals.count};
 }
 
 }  // namespace poh::cuda

@@ -10,6 +10,8 @@
 
 namespace poh {
 
+enum MazeAlgorithm { kDfs, kWilson, kPrim, kKruskal, kPercolation, kObstacles };
+
 // What all mazes of a call share. The tables have N entries each unless said otherwise.
 struct GridTables {
   Grid grid;
@@ -22,7 +24,7 @@ struct GridTables {
 
 // Room for one maze, in elements.
 struct MazeScratch {
-  uint32_t* words;   // 4 * ceil((walls + 1) / 4), at least 4 * ceil(N / 4)
+  uint32_t* words;   // 4 * ceil((walls + 1) / 4), at least 4 * ceil((N + 1) / 4)
   int32_t* list;     // max(walls, N) + 4
   uint64_t* stack;   // N
   uint8_t* flags;    // N + 2 * width + 2
@@ -166,9 +168,70 @@ POH_HOST_DEVICE void maze_kruskal(const GridTables& t, uint64_t seed, uint64_t i
   }
 }
 
-POH_HOST_DEVICE void maze_percolation(const GridTables& t, uint64_t seed, uint64_t index, const MazeScratch& s,
-                                      uint8_t* out) {
+// The range of the share of walls or cells, in 2^-32, from which each maze draws its own.
+struct Share {
+  int64_t low, high;
+
+  // One bit a wall then decides, instead of 32.
+  POH_HOST_DEVICE bool half() const { return low == int64_t{1} << 31 && high == low; }
+};
+
+// Which of `count` walls or cells are: chosen(i) after a call of this, which draws the share by draw 0 and i by draw
+// 1 + i. s.words has room for 1 + count.
+struct Chosen {
+  const uint32_t* words;
+  int64_t share;
+
+  POH_HOST_DEVICE Chosen(uint64_t seed, uint64_t index, const Share& range, int32_t count, const MazeScratch& s)
+      : words(s.words) {
+    philox_words(kStreamShare, index, seed, philox_blocks(1 + count), s.words);
+    share = range.low + ((range.high - range.low) * int64_t{words[0] >> 2} >> 30);
+  }
+  POH_HOST_DEVICE uint32_t operator()(int32_t i) const { return words[1 + i] < share; }
+};
+
+// The walls that are chosen are opened.
+POH_HOST_DEVICE void maze_braid(const GridTables& t, uint64_t seed, uint64_t index, const Share& share,
+                                const MazeScratch& s, uint8_t* out) {
+  const int32_t walls = t.grid.walls();
+  const Chosen chosen(seed, index, share, walls, s);
+  for (int32_t w = 0; w < walls; ++w) {
+    const int direction = t.wall[w] & 3;
+    const int32_t cell = t.wall[w] >> 2;
+    out[cell] |= static_cast<uint8_t>(chosen(w) << direction);
+    out[cell + t.step[direction]] |= static_cast<uint8_t>(chosen(w) << (direction ^ 1));
+  }
+}
+
+// The cells that are chosen are blocked.
+POH_HOST_DEVICE void maze_obstacles(const GridTables& t, uint64_t seed, uint64_t index, const Share& share,
+                                    const MazeScratch& s, uint8_t* out) {
+  constexpr uint8_t kBlocked = 16;
+  const int32_t n = t.grid.cells(), width = t.grid.width;
+  const Chosen blocked(seed, index, share, n, s);
+  for (int32_t c = 0; c < n; ++c) out[c] = blocked(c) ? kBlocked : 0;
+  for (int32_t c = 0; c < n; ++c) {
+    if (out[c] & kBlocked) continue;
+    const uint8_t inside = t.inside[c];
+    if (inside & 2 && !(out[c + width] & kBlocked)) out[c] |= 2, out[c + width] |= 1;
+    if (inside & 8 && !(out[c + 1] & kBlocked)) out[c] |= 8, out[c + 1] |= 4;
+  }
+}
+
+POH_HOST_DEVICE void maze_percolation(const GridTables& t, uint64_t seed, uint64_t index, const Share& share,
+                                      const MazeScratch& s, uint8_t* out) {
   const int32_t n = t.grid.cells(), walls = t.grid.walls();
+  if (!share.half()) {
+    const Chosen stands(seed, index, share, walls, s);
+    for (int32_t c = 0; c < n; ++c) out[c] = 0;
+    for (int32_t w = 0; w < walls; ++w) {
+      const int direction = t.wall[w] & 3;
+      const int32_t cell = t.wall[w] >> 2;
+      out[cell] |= static_cast<uint8_t>((1 - stands(w)) << direction);
+      out[cell + t.step[direction]] |= static_cast<uint8_t>((1 - stands(w)) << (direction ^ 1));
+    }
+    return;
+  }
   philox_words(kStreamGenerate, index, seed, philox_blocks((walls + 31) / 32), s.words);
   for (int32_t c = 0; c < n; ++c) out[c] = 0;
   for (int32_t w = 0; w < walls; ++w) {
@@ -178,6 +241,19 @@ POH_HOST_DEVICE void maze_percolation(const GridTables& t, uint64_t seed, uint64
     out[cell] |= static_cast<uint8_t>(open << direction);
     out[cell + t.step[direction]] |= static_cast<uint8_t>(open << (direction ^ 1));
   }
+}
+
+POH_HOST_DEVICE void make_maze(MazeAlgorithm algorithm, const GridTables& t, uint64_t seed, uint64_t index,
+                               const Share& share, const MazeScratch& s, uint8_t* out) {
+  switch (algorithm) {
+    case kDfs: maze_dfs(t, seed, index, s, out); break;
+    case kWilson: maze_wilson(t, seed, index, s, out); break;
+    case kPrim: maze_prim(t, seed, index, s, out); break;
+    case kKruskal: maze_kruskal(t, seed, index, s, out); break;
+    case kPercolation: return maze_percolation(t, seed, index, share, s, out);
+    case kObstacles: return maze_obstacles(t, seed, index, share, s, out);
+  }
+  if (share.high > 0) maze_braid(t, seed, index, share, s, out);
 }
 
 }  // namespace poh

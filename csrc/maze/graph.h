@@ -17,17 +17,28 @@ struct MazeView {
   const uint8_t* open;
 };
 
-// Breadth-first search from `source` -> cells found, in order, in queue (cell * 16 + bits). Fills distance[N], -1 where
-// nothing was found. Stops when `stop` is found (-1: never); cells nearer than `stop` are then all found.
-POH_HOST_DEVICE int32_t maze_search(const MazeView& maze, int32_t source, int32_t stop, int32_t* distance,
+// The goals of one maze; a negative one is padding.
+struct Goals {
+  const int64_t* cells;
+  int64_t count;
+};
+
+// Breadth-first search from the nearest of `sources` -> cells found, in order, in queue (cell * 16 + bits). Fills
+// distance[N], -1 where nothing was found. Stops when `stop` is found (-1: never); cells nearer than `stop` are then
+// all found.
+POH_HOST_DEVICE int32_t maze_search(const MazeView& maze, const Goals& sources, int32_t stop, int32_t* distance,
                                     int32_t* queue) {
   const int32_t n = maze.grid.cells(), width = maze.grid.width;
   const int32_t step[4] = {-width, width, -1, 1};
   for (int32_t c = 0; c < n; ++c) distance[c] = -1;
-  distance[source] = 0;
-  queue[0] = source << 4 | maze.open[source];
-  int32_t found = 1;
-  if (source == stop) return found;
+  int32_t found = 0;
+  for (int64_t i = 0; i < sources.count; ++i) {
+    const int32_t source = static_cast<int32_t>(sources.cells[i]);
+    if (source < 0 || distance[source] == 0) continue;
+    distance[source] = 0;
+    queue[found++] = source << 4 | maze.open[source];
+    if (source == stop) return found;
+  }
   for (int32_t head = 0; head < found; ++head) {
     const int32_t cell = queue[head] >> 4, there = distance[cell] + 1;
     for (uint32_t bits = queue[head] & 15; bits != 0; bits &= bits - 1) {
@@ -41,6 +52,12 @@ POH_HOST_DEVICE int32_t maze_search(const MazeView& maze, int32_t source, int32_
     }
   }
   return found;
+}
+
+POH_HOST_DEVICE int32_t maze_search(const MazeView& maze, int32_t source, int32_t stop, int32_t* distance,
+                                    int32_t* queue) {
+  const int64_t one = source;
+  return maze_search(maze, Goals{&one, 1}, stop, distance, queue);
 }
 
 // Follows falling distances from `start`; of equal ones the first of up, down, left, right. Writes the first `length`
@@ -112,14 +129,14 @@ POH_HOST_DEVICE void bound_eccentricities(const MazeView& maze, const EndpointSc
 
 // Start: the first cell, in the order of a Fisher-Yates shuffle (draw t: its t-th swap), from which some path has
 // min_path cells or more. Goal: by draw N, one of the cells that fit it. Start -1: there is none. Longest: the longest
-// path seen on the way, in cells.
+// path seen on the way, in cells. allowed[N]: the cells that may be a start; nullptr: all.
 POH_HOST_DEVICE Endpoints find_endpoints(const MazeView& maze, uint64_t seed, uint64_t index, int64_t min_path,
-                                         int64_t max_path, const EndpointScratch& s) {
+                                         int64_t max_path, const uint8_t* allowed, const EndpointScratch& s) {
   const int32_t n = maze.grid.cells();
   Endpoints result{-1, -1, 0};
   for (int32_t c = 0; c < n; ++c) {
     s.order[c] = c;
-    s.bound[c] = n;
+    s.bound[c] = allowed == nullptr || allowed[c] ? n : -2;  // less than any path needs
   }
   for (int32_t attempt = 0; attempt < n; ++attempt) {
     const uint32_t word = philox_word(kStreamEndpoints, index, seed, static_cast<uint32_t>(attempt));
@@ -147,27 +164,36 @@ POH_HOST_DEVICE Endpoints find_endpoints(const MazeView& maze, uint64_t seed, ui
 }
 
 // Steps to the best-scored unvisited passable neighbour, else the best-scored passable one; ties go to the lower cell
-// index, NaN counts as -inf. score(cell, direction, to) is only asked for passable neighbours. visited[N] is scratch;
-// path[max_steps + 1]. Returns the moves made.
+// index, NaN counts as -inf. score(cell, direction, to) is only asked for passable neighbours. marks[N] is scratch;
+// path[max_steps + 1]. Returns the moves made, and whether a goal was reached.
+struct Walked {
+  int64_t steps;
+  bool reached;
+};
+
 template <class Score>
-POH_HOST_DEVICE int64_t maze_walk(const MazeView& maze, const Score& score, int32_t start, int32_t goal,
-                                  int64_t max_steps, uint8_t* visited, int64_t* path) {
+POH_HOST_DEVICE Walked maze_walk(const MazeView& maze, const Score& score, int32_t start, const Goals& goals,
+                                 int64_t max_steps, uint8_t* marks, int64_t* path) {
   using Value = decltype(score(0, 0, 0));
+  constexpr uint8_t kVisited = 1, kGoal = 2;
   const int32_t n = maze.grid.cells();
   const int order[4] = {0, 2, 3, 1};  // up, left, right, down: by rising cell index
-  for (int32_t c = 0; c < n; ++c) visited[c] = 0;
+  for (int32_t c = 0; c < n; ++c) marks[c] = 0;
+  for (int64_t i = 0; i < goals.count; ++i) {
+    if (goals.cells[i] >= 0) marks[goals.cells[i]] = kGoal;
+  }
   int32_t cell = start;
   int64_t steps = 0;
   path[0] = start;
-  for (; steps < max_steps && cell != goal && maze.open[cell] != 0; path[++steps] = cell) {
-    visited[cell] = 1;
+  for (; steps < max_steps && !(marks[cell] & kGoal) && maze.open[cell] != 0; path[++steps] = cell) {
+    marks[cell] |= kVisited;
     int32_t best = -1;
     bool best_fresh = false;
     Value best_score{};
     for (int direction : order) {
       if (!(maze.open[cell] >> direction & 1)) continue;
       const int32_t to = cell + maze.grid.step(direction);
-      const bool fresh = !visited[to];
+      const bool fresh = !(marks[to] & kVisited);
       if (best >= 0 && best_fresh && !fresh) continue;
       Value value = score(cell, direction, to);
       if (value != value) value = static_cast<Value>(-INFINITY);
@@ -180,7 +206,7 @@ POH_HOST_DEVICE int64_t maze_walk(const MazeView& maze, const Score& score, int3
     cell = best;
   }
   for (int64_t i = steps + 1; i <= max_steps; ++i) path[i] = -1;
-  return steps;
+  return {steps, (marks[cell] & kGoal) != 0};
 }
 
 }  // namespace poh

@@ -19,27 +19,31 @@ inline Grid checked_grid(int64_t height, int64_t width) {
   return {static_cast<int32_t>(height), static_cast<int32_t>(width)};
 }
 
-enum MazeAlgorithm { kDfs, kWilson, kPrim, kKruskal, kPercolation };
-
 inline MazeAlgorithm to_algorithm(const std::string& name) {
   if (name == "dfs") return kDfs;
   if (name == "wilson") return kWilson;
   if (name == "prim") return kPrim;
   if (name == "kruskal") return kKruskal;
-  check(name == "percolation", "algorithm '", name, "' is unknown");
-  return kPercolation;
+  if (name == "percolation") return kPercolation;
+  check(name == "obstacles", "algorithm '", name, "' is unknown");
+  return kObstacles;
 }
 
 // A batch of mazes. The bits of the passages are the caller's: those that would lead out of the grid do not count.
 struct MazeBatch {
   Grid grid;
-  int64_t batch, n;
+  int64_t batch, n, stride;  // stride: from maze to maze, 0 where all are one
   const uint8_t* passages;
 
   explicit MazeBatch(const Tensor& t) : passages(data<const uint8_t>(t)) {
     checked(t, "passages", ScalarType::Byte, 3, t);
     grid = checked_grid(t.size(1), t.size(2));
-    batch = t.size(0), n = grid.cells();
+    batch = t.size(0), n = stride = grid.cells();
+  }
+
+  // For tasks, one a maze or, where there is one maze, all on it. `cells` has one row for each.
+  MazeBatch(const Tensor& t, const Tensor& cells) : MazeBatch(t) {
+    if (batch == 1 && cells.dim() > 0) batch = cells.size(0), stride = 0;
   }
 
   // t, contiguous and on the device of `like`.
@@ -55,14 +59,16 @@ struct MazeBatch {
 // where to write its results.
 template <class Device>
 struct MazeOps {
-  static Tensor generate(const Tensor& indices, int64_t seed, int64_t height, int64_t width, std::string algorithm) {
+  static Tensor generate(const Tensor& indices, int64_t seed, int64_t height, int64_t width, std::string algorithm,
+                         int64_t low, int64_t high) {
     MazeBatch::checked(indices, "indices", ScalarType::Long, 1, indices);
     const Grid grid = checked_grid(height, width);
     const MazeAlgorithm which = to_algorithm(algorithm);
+    check(0 <= low && low <= high && high <= int64_t{1} << 32, "a share must be in [0, 2^32], got ", low, ", ", high);
     const Tensor out = empty(indices, ScalarType::Byte, indices.size(0), height, width);
     if (out.numel() > 0) {
-      Device::generate(indices, which, grid, static_cast<uint64_t>(seed), data<const int64_t>(indices),
-                       indices.size(0), data<uint8_t>(out));
+      Device::generate(indices, which, grid, static_cast<uint64_t>(seed), Share{low, high},
+                       data<const int64_t>(indices), indices.size(0), data<uint8_t>(out));
     }
     return out;
   }
@@ -82,8 +88,8 @@ struct MazeOps {
   }
 
   static Tensor distances(const Tensor& passages, const Tensor& goal) {
-    const MazeBatch mazes(passages);
-    const int64_t* const to = cells("goal", goal, mazes, passages);
+    const MazeBatch mazes(passages, goal);
+    const Goals to = goals(goal, mazes, passages);
     const Tensor out = empty(passages, ScalarType::Int, mazes.batch, mazes.n);
     Device::distances(passages, mazes, to, data<int32_t>(out));
     return out;
@@ -91,9 +97,9 @@ struct MazeOps {
 
   static std::tuple<Tensor, Tensor> shortest_paths(const Tensor& passages, const Tensor& start, const Tensor& goal,
                                                    int64_t length) {
-    const MazeBatch mazes(passages);
+    const MazeBatch mazes(passages, start);
     const int64_t* const from = cells("start", start, mazes, passages);
-    const int64_t* const to = cells("goal", goal, mazes, passages);
+    const Goals to = goals(goal, mazes, passages);
     check(length >= 1, "length must be >= 1, got ", length);
     const Tensor path = in_huge_pages(empty(passages, ScalarType::Long, mazes.batch, length));
     const Tensor count = empty(passages, ScalarType::Long, mazes.batch);
@@ -102,23 +108,29 @@ struct MazeOps {
   }
 
   static std::tuple<Tensor, Tensor, Tensor> endpoints(const Tensor& passages, const Tensor& indices, int64_t seed,
-                                                      int64_t min_path, int64_t max_path) {
+                                                      int64_t min_path, int64_t max_path,
+                                                      optional<Tensor> allowed) {
     const MazeBatch mazes(passages);
+    if (allowed) {
+      MazeBatch::checked(*allowed, "allowed", ScalarType::Bool, 2, passages);
+      check(allowed->size(0) == mazes.batch && allowed->size(1) == mazes.n, "allowed must be [", mazes.batch, ", ",
+            mazes.n, "]");
+    }
     MazeBatch::checked(indices, "indices", ScalarType::Long, 1, passages);
     check(indices.size(0) == mazes.batch, "indices must have ", mazes.batch, " entries, got ", indices.size(0));
     check(min_path >= 1 && max_path >= min_path, "min_path must be in [1, max_path], got ", min_path, ", ", max_path);
     const auto column = [&] { return empty(passages, ScalarType::Long, mazes.batch); };
     const Tensor start = column(), goal = column(), longest = column();
     Device::endpoints(passages, mazes, data<const int64_t>(indices), static_cast<uint64_t>(seed), min_path, max_path,
-                      data<int64_t>(start), data<int64_t>(goal), data<int64_t>(longest));
+                      data<const uint8_t>(allowed), data<int64_t>(start), data<int64_t>(goal), data<int64_t>(longest));
     return {start, goal, longest};
   }
 
   static std::tuple<Tensor, Tensor, Tensor> rollout(const Tensor& logits, const Tensor& passages, const Tensor& start,
                                                     const Tensor& goal, int64_t max_steps, bool moves) {
-    const MazeBatch mazes(passages);
+    const MazeBatch mazes(passages, start);
     const int64_t* const from = cells("start", start, mazes, passages);
-    const int64_t* const to = cells("goal", goal, mazes, passages);
+    const Goals to = goals(goal, mazes, passages);
     const int64_t columns = moves ? 4 : mazes.n;
     check(logits.is_contiguous(), "logits must be contiguous");
     check(logits.device() == passages.device(), "logits must be on the device of passages");
@@ -143,9 +155,22 @@ struct MazeOps {
     const int64_t batch = mazes.batch;
     check(t.size(0) == batch, name, " must be [", batch, "], one cell for each maze, got [", t.size(0), "]");
     if (Device::checks_indices()) {
-      if (const auto bad = Device::first_outside(t, 0, mazes.n, 0)) cell_error(name, bad->at, bad->value, mazes.n);
+      if (const auto bad = Device::first_outside(t, 0, mazes.n, 0)) cell_error(name, *bad, 0, mazes.n);
     }
     return data<const int64_t>(t);
+  }
+
+  // One goal for each maze, or several, padded with -1: as many as columns, and those of the first maze.
+  static Goals goals(const Tensor& t, const MazeBatch& mazes, const Tensor& passages) {
+    if (t.dim() != 2) return {cells("goal", t, mazes, passages), 1};
+    MazeBatch::checked(t, "goal", ScalarType::Long, 2, passages);
+    const int64_t batch = mazes.batch, columns = t.size(1);
+    check(t.size(0) == batch, "goal must be [", batch, ", G], a row for each maze, got [", t.size(0), ", ", columns,
+          "]");
+    if (Device::checks_indices()) {
+      if (const auto bad = Device::first_outside(t, 0, mazes.n, -1)) cell_error("goal", *bad, columns, mazes.n);
+    }
+    return {data<const int64_t>(t), columns};
   }
 };
 

@@ -1,6 +1,8 @@
 """Mazes: the compiled kernels where there are any, else the PyTorch reference.
 
-`passages` is uint8 [B, H, W]. Bits that would lead out of the grid are ignored.
+`passages` is uint8 [B, H, W]. Bits that would lead out of the grid are ignored. Where there are starts or goals, one
+maze may be shared by all n of them: kernels get it once, as [1, H, W], the reference expanded. `goal` is int64 [n], or
+[n, G] padded with -1.
 """
 
 from __future__ import annotations
@@ -9,17 +11,31 @@ import torch
 from torch import Tensor
 
 from poh_ext._backend import has_kernel
+from poh_ext._sharing import is_shared
 from poh_ext.reference import maze_generate as generate
 from poh_ext.reference import maze_graph as graph
 
-__all__ = ["distances", "endpoints", "generate_mazes", "greedy_rollout", "neighbors", "shortest_paths", "valid_mask"]
+__all__ = ["BLOCKED", "distances", "endpoints", "generate_mazes", "greedy_rollout", "neighbors", "shortest_paths", "valid_mask"]
 
 
-def generate_mazes(indices: Tensor, seed: int, height: int, width: int, algorithm: str) -> Tensor:
-    """Mazes `indices` int64 [B] of `seed` -> passages uint8 [B, H, W]."""
+BLOCKED = generate.BLOCKED
+
+
+def _once(passages: Tensor) -> Tensor:
+    """A shared maze as a batch of one."""
+    return passages[:1] if is_shared(passages) else passages.contiguous()
+
+
+def generate_mazes(indices: Tensor, seed: int, height: int, width: int, algorithm: str, low: float, high: float) -> Tensor:
+    """Mazes `indices` int64 [B] of `seed` -> passages uint8 [B, H, W]; a cell that is blocked is BLOCKED.
+
+    low, high: the range of the share of walls that stand (percolation), of blocked cells (obstacles), or of the
+    remaining walls that are opened (the others).
+    """
+    levels = round(low * 2**32), round(high * 2**32)
     if has_kernel(indices.device):
-        return torch.ops.poh_ext.generate_mazes(indices.contiguous(), seed, height, width, algorithm)
-    return generate.generate_mazes(indices, seed, height, width, algorithm)
+        return torch.ops.poh_ext.generate_mazes(indices.contiguous(), seed, height, width, algorithm, *levels)
+    return generate.generate_mazes(indices, seed, height, width, algorithm, *levels)
 
 
 def neighbors(passages: Tensor) -> Tensor:
@@ -37,16 +53,16 @@ def valid_mask(passages: Tensor) -> Tensor:
 
 
 def distances(passages: Tensor, goal: Tensor) -> Tensor:
-    """int32 [B, N], -1 out of reach; goal int64 [B]."""
+    """int32 [B, N]: moves to the nearest goal, -1 out of reach."""
     if has_kernel(passages.device):
-        return torch.ops.poh_ext.maze_distances(passages.contiguous(), goal.contiguous())
+        return torch.ops.poh_ext.maze_distances(_once(passages), goal.contiguous())
     return graph.distances(passages, goal)
 
 
 def shortest_paths(passages: Tensor, start: Tensor, goal: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Paths int64 [B, length] padded with -1 or cut, and their full length in cells int64 [B], 0 out of reach."""
     if has_kernel(passages.device):
-        contiguous = (passages.contiguous(), start.contiguous(), goal.contiguous())
+        contiguous = (_once(passages), start.contiguous(), goal.contiguous())
         return torch.ops.poh_ext.maze_shortest_paths(*contiguous, length)
     return graph.shortest_paths(passages, start, goal, length)
 
@@ -57,10 +73,11 @@ def endpoints(
     """Start and goal int64 [B] of a path of min_path to max_path cells, -1 where there is none, and the cells of the
     longest path seen in the search int64 [B]. Start: uniform over the cells from which some goal fits; goal: uniform
     over the cells that fit it. Draws are those of maze `indices` int64 [B] of `seed`. `allowed` bool [B, N] limits the
-    starts; there is no kernel for that."""
-    if has_kernel(passages.device) and allowed is None:
+    starts."""
+    if has_kernel(passages.device):
+        allowed = None if allowed is None else allowed.contiguous()
         contiguous = (passages.contiguous(), indices.contiguous())
-        return torch.ops.poh_ext.maze_endpoints(*contiguous, seed, min_path, max_path)
+        return torch.ops.poh_ext.maze_endpoints(*contiguous, seed, min_path, max_path, allowed)
     return graph.endpoints(passages, indices, seed, min_path, max_path, allowed)
 
 
@@ -70,7 +87,7 @@ def greedy_rollout(
     """Reached bool [n], path int64 [n, max_steps + 1] padded with -1, steps int64 [n]; logits [n, N, 4] of the moves if
     `moves`, else [n, N, N] of the cells to step to."""
     if has_kernel(passages.device):
-        contiguous = (t.contiguous() for t in (logits, passages, start, goal))
+        contiguous = (logits.contiguous(), _once(passages), start.contiguous(), goal.contiguous())
         return torch.ops.poh_ext.greedy_rollout(*contiguous, max_steps, moves)
     return graph.greedy_rollout(logits, passages, start, goal, max_steps, moves)
 
@@ -78,7 +95,7 @@ def greedy_rollout(
 if has_kernel(torch.device("cpu")):
 
     @torch.library.register_fake("poh_ext::generate_mazes")
-    def _(indices, seed, height, width, algorithm):
+    def _(indices, seed, height, width, algorithm, low, high):
         return indices.new_empty((indices.shape[0], height, width), dtype=torch.uint8)
 
     @torch.library.register_fake("poh_ext::maze_neighbors")
@@ -93,21 +110,20 @@ if has_kernel(torch.device("cpu")):
 
     @torch.library.register_fake("poh_ext::maze_distances")
     def _(passages, goal):
-        batch, height, width = passages.shape
-        return passages.new_empty((batch, height * width), dtype=torch.int32)
+        height, width = passages.shape[1:]
+        return passages.new_empty((goal.shape[0], height * width), dtype=torch.int32)
 
     @torch.library.register_fake("poh_ext::maze_shortest_paths")
     def _(passages, start, goal, length):
-        batch = passages.shape[0]
-        return passages.new_empty((batch, length), dtype=torch.int64), start.new_empty(batch)
+        return start.new_empty((start.shape[0], length)), start.new_empty(start.shape[0])
 
     @torch.library.register_fake("poh_ext::maze_endpoints")
-    def _(passages, indices, seed, min_path, max_path):
+    def _(passages, indices, seed, min_path, max_path, allowed):
         batch = passages.shape[0]
         return tuple(passages.new_empty(batch, dtype=torch.int64) for _ in range(3))
 
     @torch.library.register_fake("poh_ext::greedy_rollout")
     def _(logits, passages, start, goal, max_steps, moves):
-        batch = passages.shape[0]
-        path = passages.new_empty((batch, max_steps + 1), dtype=torch.int64)
-        return passages.new_empty(batch, dtype=torch.bool), path, start.new_empty(batch)
+        batch = start.shape[0]
+        path = start.new_empty((batch, max_steps + 1))
+        return start.new_empty(batch, dtype=torch.bool), path, start.new_empty(batch)

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from poh_ext.reference.philox import STREAM_GENERATE, below, words
+from poh_ext.reference.philox import STREAM_GENERATE, STREAM_SHARE, below, words
 
-__all__ = ["ALGORITHMS", "generate_mazes", "neighbor_table"]
+__all__ = ["BLOCKED", "generate_mazes", "neighbor_table"]
 
+BLOCKED = 16  # the bit of a blocked cell, in what is generated
 _BITS = (1, 2, 4, 8)  # up, down, left, right
 _OPPOSITE = (2, 1, 8, 4)
 _CHUNK = 8192  # mazes in step with each other; bounds the memory for draws
@@ -176,34 +177,80 @@ def _kruskal(indices: Tensor, seed: int, height: int, width: int) -> Tensor:
     return passages
 
 
-def _percolation(indices: Tensor, seed: int, height: int, width: int) -> Tensor:
-    """Bit e % 32 of draw e / 32 opens wall e."""
-    n = height * width
-    cells, directions = _edges(height, width, indices.device)
-    edge = torch.arange(len(cells), device=indices.device)
-    draws = words(seed, STREAM_GENERATE, indices, (len(cells) + 31) // 32)
-    is_open = (draws[:, edge // 32] >> (edge % 32)) & 1
-    bits = torch.tensor((_BITS, _OPPOSITE), device=indices.device)
-    passages = indices.new_zeros(len(indices), n)
+def _chosen(indices: Tensor, seed: int, count: int, low: int, high: int) -> Tensor:
+    """bool [B, count]: which of `count` walls or cells are, each with the share that its maze draws.
+
+    Draw 0 of STREAM_SHARE: where between low and high, in 2^-32, the share is, by its upper 30 bits. Draw 1 + i: i is
+    chosen where the draw is less than the share.
+    """
+    draws = words(seed, STREAM_SHARE, indices, 1 + count)
+    share = low + (((high - low) * (draws[:, :1] >> 2)) >> 30)
+    return draws[:, 1:] < share
+
+
+def _opened(passages: Tensor, which: Tensor, height: int, width: int) -> Tensor:
+    """Passages int64 [B, N] with the walls bool [B, walls] opened, in the order of _edges."""
+    cells, directions = _edges(height, width, passages.device)
+    bits = torch.tensor((_BITS, _OPPOSITE), device=passages.device)
+    to = neighbor_table(height, width, passages.device)[cells, directions]
     # Every bit of a cell is set by one wall, so a sum is an or.
+    added = torch.zeros_like(passages)
+    added.index_add_(1, cells, which * bits[0][directions])
+    added.index_add_(1, to, which * bits[1][directions])
+    return passages | added
+
+
+def _percolation(indices: Tensor, seed: int, height: int, width: int, low: int, high: int) -> Tensor:
+    """Where the share is 1/2, bit e % 32 of draw e / 32 opens wall e, else see _chosen: those walls stand."""
+    walls = 2 * height * width - height - width
+    if low == high == 2**31:
+        edge = torch.arange(walls, device=indices.device)
+        draws = words(seed, STREAM_GENERATE, indices, (walls + 31) // 32)
+        is_open = (draws[:, edge // 32] >> (edge % 32)) & 1 == 1
+    else:
+        is_open = ~_chosen(indices, seed, walls, low, high)
+    return _opened(indices.new_zeros(len(indices), height * width), is_open, height, width)
+
+
+def _obstacles(indices: Tensor, seed: int, height: int, width: int, low: int, high: int) -> Tensor:
+    """Cell c is blocked where _chosen says so."""
+    n = height * width
+    blocked = _chosen(indices, seed, n, low, high)
+    cells, directions = _edges(height, width, indices.device)
     to = neighbor_table(height, width, indices.device)[cells, directions]
-    passages.index_add_(1, cells, is_open * bits[0][directions])
-    passages.index_add_(1, to, is_open * bits[1][directions])
-    return passages
+    passages = _opened(indices.new_zeros(len(indices), n), ~(blocked[:, cells] | blocked[:, to]), height, width)
+    return passages.masked_fill(blocked, BLOCKED)
 
 
-ALGORITHMS: dict[str, Callable[[Tensor, int, int, int], Tensor]] = {
+PERFECT: dict[str, Callable[[Tensor, int, int, int], Tensor]] = {
     "dfs": _dfs,
     "wilson": _wilson,
     "prim": _prim,
     "kruskal": _kruskal,
+}
+WITH_DENSITY: dict[str, Callable[[Tensor, int, int, int, int, int], Tensor]] = {
     "percolation": _percolation,
+    "obstacles": _obstacles,
 }
 
 
-def generate_mazes(indices: Tensor, seed: int, height: int, width: int, algorithm: str) -> Tensor:
-    """Mazes `indices` int64 [B] of `seed` -> passages uint8 [B, H, W]."""
-    make, n = ALGORITHMS[algorithm], height * width
-    parts = [make(part, seed, height, width)[:, :n] for part in indices.split(_CHUNK)]
+def generate_mazes(
+    indices: Tensor, seed: int, height: int, width: int, algorithm: str, low: int = 0, high: int = 0
+) -> Tensor:
+    """Mazes `indices` int64 [B] of `seed` -> passages uint8 [B, H, W]; a blocked cell is BLOCKED.
+
+    low, high: the share, in 2^-32, of walls that stand, of cells that are blocked, or of a perfect maze's remaining
+    walls that are opened: each of all walls is drawn, and opening an open one changes nothing.
+    """
+    n = height * width
+    parts = []
+    for part in indices.split(_CHUNK):
+        if algorithm in WITH_DENSITY:
+            passages = WITH_DENSITY[algorithm](part, seed, height, width, low, high)
+        else:
+            passages = PERFECT[algorithm](part, seed, height, width)[:, :n]
+            if high > 0:
+                passages = _opened(passages, _chosen(part, seed, 2 * n - height - width, low, high), height, width)
+        parts.append(passages)
     passages = torch.cat(parts) if parts else indices.new_zeros(0, n)
     return passages.to(torch.uint8).view(-1, height, width)

@@ -11,7 +11,7 @@ from torch import Tensor
 from poh_ext.reference.maze_generate import neighbor_table
 from poh_ext.reference.philox import STREAM_ENDPOINTS, below, words
 
-__all__ = ["check_cells", "choose_move", "distances", "endpoints", "greedy_rollout", "neighbors", "shortest_paths",
+__all__ = ["at_goals", "check_cells", "choose_move", "distances", "endpoints", "greedy_rollout", "neighbors", "shortest_paths",
            "valid_mask", "walk"]  # fmt: skip
 
 # up, left, right, down: by rising cell index, so that the first of equal scores is the lower index.
@@ -22,10 +22,20 @@ def check_cells(name: str, cells: Tensor, n_cells: int) -> None:
     """IndexError naming the first entry of `cells` outside [0, n_cells); not checked inside a compiled graph."""
     if torch.compiler.is_compiling():
         return
-    bad = ((cells < 0) | (cells >= n_cells)).nonzero()
-    if len(bad):
-        first = int(bad[0, 0])
-        raise IndexError(f"{name}[{first}] = {int(cells[first])} is out of range for {n_cells} cells")
+    outside = (cells < 0) | (cells >= n_cells)
+    if cells.dim() == 2:  # goals of a maze, padded with -1
+        outside &= cells != -1
+    if outside.any():
+        at = outside.nonzero()[0].tolist()
+        place = ", ".join(map(str, at))
+        raise IndexError(f"{name}[{place}] = {int(cells[tuple(at)])} is out of range for {n_cells} cells")
+
+
+def at_goals(goal: Tensor, n_cells: int) -> Tensor:
+    """bool [n, N]: which cells are goals, [n] or [n, G]."""
+    columns = goal if goal.dim() == 2 else goal[:, None]
+    marks = torch.zeros(len(goal), n_cells + 1, dtype=torch.bool, device=goal.device)
+    return marks.scatter(1, torch.where(columns < 0, n_cells, columns), True)[:, :n_cells]
 
 
 def neighbors(passages: Tensor) -> Tensor:
@@ -51,9 +61,8 @@ def distances(passages: Tensor, goal: Tensor) -> Tensor:
     check_cells("goal", goal, n)
     bits = torch.arange(4, device=passages.device, dtype=torch.uint8).view(4, 1, 1, 1)
     up, down, left, right = ((passages >> bits) & 1 != 0).unbind()
-    distance = torch.full((batch, n), -1, dtype=torch.int32, device=passages.device)
-    distance = distance.scatter(1, goal[:, None], 0).view(batch, height, width)
-    front = distance == 0
+    front = at_goals(goal, n).view(batch, height, width)
+    distance = front.int() - 1
     for step in range(1, n):
         new = torch.zeros_like(front)
         new[:, :-1] |= (front & up)[:, 1:]
@@ -115,7 +124,7 @@ def endpoints(
     order = torch.arange(n, device=indices.device).repeat(batch, 1)
     bound = torch.full((batch, n), n, dtype=torch.int32, device=indices.device)
     if allowed is not None:
-        bound = bound.masked_fill(~allowed, -1)
+        bound = bound.masked_fill(~allowed, -2)  # less than any path needs, of one cell too
     todo = torch.arange(batch, device=indices.device)
     for attempt in range(n):
         if not len(todo):
@@ -173,7 +182,7 @@ def walk(
     batch, n = len(passages), passages.shape[1] * passages.shape[2]
     check_cells("start", start, n)
     check_cells("goal", goal, n)
-    around, position = neighbors(passages), start.clone()
+    around, position, at_goal = neighbors(passages), start.clone(), at_goals(goal, n)
     path = start.new_full((batch, max_steps + 1), -1)
     path[:, 0] = start
     visited = torch.zeros(batch, n, dtype=torch.bool, device=passages.device)
@@ -181,7 +190,7 @@ def walk(
     steps = torch.zeros_like(start)
     active = torch.arange(batch, device=passages.device)
     for step in range(max_steps):
-        going = (position[active] != goal[active]) & (around[active, position[active]] >= 0).any(1)
+        going = ~at_goal[active, position[active]] & (around[active, position[active]] >= 0).any(1)
         active = active[going]
         if not len(active):
             break
@@ -194,7 +203,7 @@ def walk(
         visited[active, to] = True
         path[active, step + 1] = to
         steps[active] = step + 1
-    return position == goal, path, steps
+    return at_goal.gather(1, position[:, None])[:, 0], path, steps
 
 
 def greedy_rollout(

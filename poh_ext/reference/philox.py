@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["STREAM_CANDIDATE", "STREAM_ENDPOINTS", "STREAM_GENERATE", "STREAM_POLICY", "below", "philox4x32", "words"]
+__all__ = ["STREAM_CANDIDATE", "STREAM_ENDPOINTS", "STREAM_GENERATE", "STREAM_POLICY", "STREAM_SHARE", "below", "philox4x32", "words"]
 
 # What a draw is for. Streams never overlap, so a maze and the task on it are independent.
-STREAM_GENERATE, STREAM_ENDPOINTS, STREAM_CANDIDATE, STREAM_POLICY = range(4)
+STREAM_GENERATE, STREAM_ENDPOINTS, STREAM_CANDIDATE, STREAM_POLICY, STREAM_SHARE = range(5)
 
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85

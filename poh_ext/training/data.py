@@ -197,7 +197,7 @@ class OnlineBatches:
                 tasks = found[kept]
                 if self.anywhere:
                     path = tasks.shortest_paths(*ends)
-                    tasks = MazeTasks(tasks, *ends, path, (path >= 0).sum(1))
+                    tasks = MazeTasks(tasks, *ends, path, check=False)
                 return Step(tasks, passes, int(kept[-1]) + 1 - self.batch_size)
             if drawn > 1000 * self.batch_size:
                 raise ConfigError(
@@ -284,7 +284,7 @@ def make_data(config: BenchmarkConfig, seed: int, *, test: MazeTasks | None = No
 def without_walls(tasks: MazeTasks) -> MazeTasks:
     """The same starts, goals and paths on open grids."""
     mazes = MazeBatch.open(len(tasks), tasks.mazes.size, device=tasks.mazes.device)
-    return MazeTasks(mazes, tasks.start, tasks.goal, tasks.path, tasks.length)
+    return MazeTasks(mazes, tasks.start, tasks.goal, tasks.path, tasks.length, check=False)
 
 
 def _validation(config: BenchmarkConfig, seed: int, exclude: Tensor) -> MazeTasks | None:
