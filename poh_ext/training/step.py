@@ -13,7 +13,7 @@ from poh_ext.models.base import Planner
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.presets import protocol_of
-from poh_ext.training.targets import UNSUPERVISED, Passes, moves_targets, moves_weights, term_weights
+from poh_ext.training.targets import Passes, moves_targets, moves_weights, term_weights
 from poh_ext.training.workers import autocast
 
 __all__ = ["Objective", "moves_loss", "planning_loss"]
@@ -83,25 +83,26 @@ def moves_loss(
     label_smoothing: float = 0.0,
     reduction: str = "mean",
 ) -> Tensor:
-    """Cross-entropy of the supervised cells, 0 if there are none.
+    """Minus the log of the summed probability of all right moves, of the supervised cells; 0 if there are none.
+
+    Where one move is right this is cross-entropy. A shortest way of a maze with loops may begin with several: which
+    of them the planner prefers is its own choice.
 
     Args:
         logits: [B, N, 4], of the moves.
-        targets: int64 [B, N], moves; UNSUPERVISED cells do not count.
+        targets: bool [B, N, 4], the right moves; cells without any do not count.
         allowed: bool [B, N, 4]: the softmax runs over these moves alone; every supervised move is one. None: all are.
         label_smoothing: probability mass spread evenly over the allowed moves.
         reduction: "mean" over the supervised cells, or "sum".
     """
-    supervised = targets != UNSUPERVISED
+    supervised = targets.any(-1)
     scores, wanted = logits[supervised].float(), targets[supervised]
-    if allowed is None:
-        loss = F.cross_entropy(scores, wanted, label_smoothing=label_smoothing, reduction="sum")
-    else:
-        open_ = allowed[supervised]
-        log_p = scores.masked_fill(~open_, -torch.inf).log_softmax(-1)
-        hit = log_p.gather(1, wanted[:, None]).sum()
-        even = (log_p.masked_fill(~open_, 0).sum(-1) / open_.sum(-1)).sum()
-        loss = -(1 - label_smoothing) * hit - label_smoothing * even
+    open_ = torch.ones_like(wanted) if allowed is None else allowed[supervised]
+    log_p = scores.masked_fill(~open_, -torch.inf).log_softmax(-1)
+    hit = log_p.masked_fill(~wanted, -torch.inf).logsumexp(-1).sum()
+    loss = -(1 - label_smoothing) * hit
+    if label_smoothing > 0:
+        loss = loss - label_smoothing * (log_p.masked_fill(~open_, 0).sum(-1) / open_.sum(-1)).sum()
     return loss if reduction == "sum" else loss / max(1, len(wanted))
 
 

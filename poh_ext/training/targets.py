@@ -25,6 +25,7 @@ __all__ = [
     "moves_weights",
     "next_move_targets",
     "on_paths",
+    "optimal_move_targets",
     "part_weights",
     "passes_to_know",
     "passes_to_know_paths",
@@ -83,21 +84,35 @@ def next_move_targets(mazes: MazeBatch, goal: Tensor, *, reach: int, dead_ends: 
     Raises:
         ValueError: reach < 1. Of goal: as `MazeBatch.distances`.
     """
-    return _next_moves(mazes, goal, mazes.neighbors(), (reach,), dead_ends)[0]
+    optimal = optimal_move_targets(mazes, goal, reach=reach, dead_ends=dead_ends)
+    return optimal.to(torch.uint8).argmax(-1).masked_fill(~optimal.any(-1), UNSUPERVISED)
 
 
-def _next_moves(
+def optimal_move_targets(mazes: MazeBatch, goal: Tensor, *, reach: int, dead_ends: bool = False) -> Tensor:
+    """bool [B, N, 4]: the moves (up, down, left, right) with which a shortest way to the goal begins.
+
+    In a maze without loops that is one move, that of `next_move_targets`; with loops several may be as good. Nothing is
+    True where `next_move_targets` is UNSUPERVISED. Arguments and errors are its own.
+
+    Example:
+        >>> optimal_move_targets(MazeBatch.open(1, 2), torch.tensor([0]), reach=2)[0, 3]  # from the opposite corner
+        tensor([ True, False,  True, False])
+    """
+    return _optimal_moves(mazes, goal, mazes.neighbors(), (reach,), dead_ends)[0]
+
+
+def _optimal_moves(
     mazes: MazeBatch, goal: Tensor, neighbors: Tensor, reaches: Sequence[int], dead_ends: bool
 ) -> list[Tensor]:
-    """`next_move_targets` of several rising reaches."""
+    """`optimal_move_targets` of several rising reaches."""
     if reaches[0] < 1:
         raise ValueError(f"reach must be at least 1, got {reaches[0]}")
     distance = mazes.distances(goal).long()
     around = distance.gather(1, neighbors.clamp(min=0).flatten(1)).view_as(neighbors)
-    # A passable neighbour of a cell with a way to the goal has one too, so that -1 never wins where it counts.
-    moves = around.masked_fill(neighbors < 0, mazes.n_cells).argmin(-1)
+    # A passable neighbour of a cell with a way to the goal has one too, so that -1 never counts as nearer.
+    nearer = (neighbors >= 0) & (around == distance.unsqueeze(-1) - 1) & (distance > 0).unsqueeze(-1)
     needed = _passes_to_know(distance, neighbors, goal, most=reaches[-1]) if dead_ends else distance
-    return [moves.masked_fill((distance <= 0) | (needed > reach), UNSUPERVISED) for reach in reaches]
+    return [nearer & (needed <= reach).unsqueeze(-1) for reach in reaches]
 
 
 def passes_to_know(mazes: MazeBatch, goal: Tensor, *, most: int | None = None) -> Tensor:
@@ -145,16 +160,16 @@ def passes_to_know_paths(tasks: MazeTasks) -> Tensor:
 
 
 def on_paths(targets: Tensor, tasks: MazeTasks) -> Tensor:
-    """The targets [B, N] of the cells on the tasks' paths; all other cells become UNSUPERVISED."""
+    """The targets bool [B, N, 4] of the cells on the tasks' paths; all other cells get none."""
     walked = torch.zeros(len(tasks), tasks.mazes.n_cells + 1, dtype=torch.bool, device=targets.device)
     walked.scatter_(1, tasks.path % (tasks.mazes.n_cells + 1), True)  # padding goes to the last column
-    return targets.masked_fill(~walked[:, :-1], UNSUPERVISED)
+    return targets & walked[:, :-1, None]
 
 
 def moves_targets(
     tasks: MazeTasks, config: BenchmarkConfig, passes: Passes, neighbors: Tensor | None = None
 ) -> list[Tensor]:
-    """int64 [B, N] for each supervised state: the moves that it should give.
+    """bool [B, N, 4] for each supervised state: the moves of which it should give any (`optimal_move_targets`).
 
     --supervision all: of all cells, with --reach passes or seen of those only whose goal, or move, is within reach of
     the passes that led to the state; path: of the cells of the path, whatever the passes. `neighbors`: those of the
@@ -162,8 +177,8 @@ def moves_targets(
     """
     neighbors = tasks.mazes.neighbors() if neighbors is None else neighbors
     if config.supervision == "all" and config.reach != "all":
-        return _next_moves(tasks.mazes, tasks.goal, neighbors, passes.after, config.reach == "seen")
-    (targets,) = _next_moves(tasks.mazes, tasks.goal, neighbors, (tasks.mazes.n_cells,), False)
+        return _optimal_moves(tasks.mazes, tasks.goal, neighbors, passes.after, config.reach == "seen")
+    (targets,) = _optimal_moves(tasks.mazes, tasks.goal, neighbors, (tasks.mazes.n_cells,), False)
     if config.supervision == "path":
         targets = on_paths(targets, tasks)
     return [targets] * len(passes.after)
@@ -171,7 +186,7 @@ def moves_targets(
 
 def moves_weights(targets: list[Tensor]) -> Tensor:
     """float32 [states]: of the sum over a state's supervised cells, so that all make the mean over states of means."""
-    counts = torch.stack([(wanted != UNSUPERVISED).sum() for wanted in targets])
+    counts = torch.stack([wanted.any(-1).sum() for wanted in targets])
     return 1.0 / (len(targets) * counts.clamp(min=1).float())
 
 

@@ -7,10 +7,17 @@ from collections import deque
 import pytest
 import torch
 
-from poh_ext import generate_mazes, sample_tasks
+from poh_ext import MazeBatch, generate_mazes, sample_tasks
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.step import moves_loss
-from poh_ext.training.targets import UNSUPERVISED, next_move_targets, on_paths, passes_to_know, passes_to_know_paths
+from poh_ext.training.targets import (
+    UNSUPERVISED,
+    next_move_targets,
+    on_paths,
+    optimal_move_targets,
+    passes_to_know,
+    passes_to_know_paths,
+)
 
 STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))  # up, down, left, right
 
@@ -29,18 +36,19 @@ def search(passages: list[list[int]], goal: int) -> dict[int, int]:
     return distance
 
 
-@pytest.mark.parametrize("algorithm", ["dfs", "wilson", "percolation"])
+@pytest.mark.parametrize("algorithm", ["dfs", "wilson", "percolation", "obstacles"])
 @pytest.mark.parametrize("reach", [1, 4, 1000])
 @pytest.mark.parametrize("size", [(5, 7), (1, 6), (2, 2)])
 def test_targets_are_the_first_step_closer_within_reach(algorithm, reach, size):
     mazes = generate_mazes(6, size, algorithm=algorithm, seed=9)
     goal = torch.arange(6) % mazes.n_cells
     targets = next_move_targets(mazes, goal, reach=reach).tolist()
-    for passages, at, row in zip(mazes.passages.tolist(), goal.tolist(), targets, strict=True):
+    every = optimal_move_targets(mazes, goal, reach=reach).tolist()
+    for passages, at, row, best in zip(mazes.passages.tolist(), goal.tolist(), targets, every, strict=True):
         distance = search(passages, at)
         for cell in range(mazes.n_cells):
             if not 0 < distance.get(cell, 0) <= reach:
-                assert row[cell] == UNSUPERVISED
+                assert row[cell] == UNSUPERVISED and not any(best[cell])
                 continue
             r, c = divmod(cell, size[1])
             closer = [
@@ -49,6 +57,7 @@ def test_targets_are_the_first_step_closer_within_reach(algorithm, reach, size):
                 if passages[r][c] >> move & 1 and distance[(r + down) * size[1] + c + right] == distance[cell] - 1
             ]
             assert row[cell] == closer[0]
+            assert [move for move in range(4) if best[cell][move]] == closer
 
 
 def test_targets_agree_with_the_shortest_paths():
@@ -83,7 +92,7 @@ def depth(neighbors, cell, came_from, goal):
     return deepest
 
 
-@pytest.mark.parametrize("algorithm", ["dfs", "wilson", "percolation"])
+@pytest.mark.parametrize("algorithm", ["dfs", "wilson", "percolation", "obstacles"])
 @pytest.mark.parametrize("size", [(5, 7), (1, 6), (2, 2), (9, 9)])
 def test_a_move_is_known_when_the_goal_or_the_ends_of_all_other_ways_are_seen(algorithm, size):
     mazes = generate_mazes(6, size, algorithm=algorithm, seed=4)
@@ -103,7 +112,7 @@ def test_a_move_is_known_when_the_goal_or_the_ends_of_all_other_ways_are_seen(al
     assert early > 3 or size == (2, 2)
     starts = torch.arange(6).flip(0) % mazes.n_cells
     path = mazes.shortest_paths(starts, goal)
-    tasks = MazeTasks(mazes, starts, goal, path, (path >= 0).sum(1))
+    tasks = MazeTasks(mazes, starts, goal, path, check=False)  # some are blocked, some without a way
     for found, row, walked in zip(passes_to_know_paths(tasks), needed, path, strict=True):
         assert found == max([int(row[cell]) for cell in walked if cell >= 0], default=0)
     for most in (0, 1, 4):
@@ -126,26 +135,34 @@ def test_reach_must_be_positive():
 
 def test_loss_is_the_mean_over_supervised_cells():
     logits = torch.randn(2, 5, 4, dtype=torch.bfloat16, requires_grad=True)
-    targets = torch.full((2, 5), UNSUPERVISED)
-    targets[0, 1], targets[1, 4] = 3, 0
+    targets = torch.zeros(2, 5, 4, dtype=torch.bool)
+    targets[0, 1, 3] = targets[1, 4, 0] = targets[1, 4, 2] = True
     loss = moves_loss(logits, targets)
-    log_p = logits.detach().double().log_softmax(-1)
-    assert loss.item() == pytest.approx(-(log_p[0, 1, 3] + log_p[1, 4, 0]).item() / 2, rel=1e-6)
+    p = logits.detach().double().softmax(-1)
+    assert loss.item() == pytest.approx(-(p[0, 1, 3].log() + (p[1, 4, 0] + p[1, 4, 2]).log()).item() / 2, rel=1e-6)
     loss.backward()
-    assert ((logits.grad != 0).any(-1) == (targets != UNSUPERVISED)).all()
+    assert ((logits.grad != 0).any(-1) == targets.any(-1)).all()
+
+
+def test_a_move_that_is_as_good_as_another_costs_nothing():
+    targets = optimal_move_targets(MazeBatch.open(1, 3), torch.tensor([0]), reach=4)
+    for first in (0, 2):  # up or left, both right wherever both lead nearer
+        logits = torch.where(targets, 0.0, -50.0)
+        logits[..., first] += 40
+        assert moves_loss(logits, targets & targets.sum(-1, keepdim=True).eq(2)).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("shift", [0.0, -2e4])
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_walled_moves_get_no_mass_where_only_allowed_ones_count(smoothing, shift):
     mazes = generate_mazes(5, 4, seed=2)
-    targets = next_move_targets(mazes, torch.arange(5), reach=6)
+    targets = optimal_move_targets(mazes, torch.arange(5), reach=6)
     allowed = mazes.neighbors() >= 0
     logits = torch.randn(5, 16, 4, generator=torch.Generator().manual_seed(1)) + shift
     total = []
-    for b, n in (targets != UNSUPERVISED).nonzero().tolist():
+    for b, n, move in targets.nonzero().tolist():  # without loops, one of a cell
         log_p = logits[b, n, allowed[b, n]].double().log_softmax(0)
-        hit = int(allowed[b, n, : targets[b, n]].sum())
+        hit = int(allowed[b, n, :move].sum())
         total.append(-(1 - smoothing) * log_p[hit] - smoothing * log_p.mean())
     found = moves_loss(logits, targets, allowed=allowed, label_smoothing=smoothing)
     assert found.item() == pytest.approx(sum(total).item() / len(total), rel=1e-5)
@@ -163,15 +180,15 @@ def test_walled_moves_get_no_mass_where_only_allowed_ones_count(smoothing, shift
 
 def test_a_loss_of_no_cell_is_zero_with_a_gradient_of_zeros():
     logits = torch.randn(2, 4, 4, requires_grad=True)
-    moves_loss(logits, torch.full((2, 4), UNSUPERVISED)).backward()
+    moves_loss(logits, torch.zeros(2, 4, 4, dtype=torch.bool)).backward()
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
 def test_targets_of_the_path_alone_are_its_moves():
     tasks = sample_tasks(12, 5, min_path=4, algorithm="percolation", seed=3)
-    targets = on_paths(next_move_targets(tasks.mazes, tasks.goal, reach=25), tasks)
+    targets = on_paths(optimal_move_targets(tasks.mazes, tasks.goal, reach=25), tasks)
     neighbors = tasks.mazes.neighbors()
     for i in range(12):
         path = [cell for cell in tasks.path[i].tolist() if cell >= 0]
-        assert sorted((targets[i] != UNSUPERVISED).nonzero().flatten().tolist()) == sorted(path[:-1])
-        assert all(neighbors[i, a, targets[i, a]] == b for a, b in itertools.pairwise(path))
+        assert sorted(targets[i].any(-1).nonzero().flatten().tolist()) == sorted(path[:-1])
+        assert all(b in neighbors[i, a, targets[i, a]] for a, b in itertools.pairwise(path))
