@@ -412,6 +412,14 @@ DENSITY: dict[str, tuple[float, float]] = {"percolation": (0.5, 0.5), "obstacles
 """The default density of the generators that have one."""
 
 
+KINDS: dict[str, dict[str, Any]] = {
+    **{name: {"algorithm": name} for name in GENERATORS},
+    "braid": {"algorithm": "dfs", "braid": (0.0, 0.3)},
+}
+"""What the programs call a kind of mazes: each generator with its defaults, and dfs mazes with loops. By name, the
+arguments of `generate_mazes` and `sample_tasks`."""
+
+
 def check_loops(
     algorithm: str, density: float | Sequence[float] | None, braid: float | Sequence[float]
 ) -> tuple[tuple[float, float] | None, tuple[float, float]]:

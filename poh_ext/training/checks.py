@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, Literal
 
-from poh_ext.mazes import GENERATORS
+from poh_ext.mazes import KINDS
 from poh_ext.models.config import OptionError
 from poh_ext.results import CONTROLS
 from poh_ext.training.presets import SOLVERS, with_presets
@@ -104,9 +104,8 @@ def check(config) -> None:
         published and config.train == "online",
         "--train online contradicts --protocol as-published: it has a small fixed set",
     )
-    _refuse(
-        config.algorithm not in GENERATORS, f"--algorithm {config.algorithm}: must be one of {', '.join(GENERATORS)}"
-    )
+    for kind in config.kinds:
+        _refuse(kind not in KINDS, f"--algorithm {kind}: must be one or more of {', '.join(KINDS)}")
     _check_rows(config)
     _check_training(config)
     _check_experiments(config)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from poh_ext.mazes import DENSITY
 from poh_ext.models import SHAPES, PlannerShape
 from poh_ext.models.config import PlannerOptions
 from poh_ext.results import CONTROLS
@@ -184,9 +185,12 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
     maze_size: int = 12
     """Side of the square mazes [cells]."""
     algorithm: str = "dfs"
-    """Maze generator, one of poh_ext.GENERATORS (dfs, wilson, prim, kruskal, ...)."""
+    """Kinds of mazes, separated by commas: dfs, wilson, prim, kruskal, percolation, obstacles (blocked cells), or braid
+    (dfs with up to 30 % of the remaining walls open). Of several, each step draws one, and the test mazes are of
+    all, equally many."""
     min_path: float = 0.35
-    """Least length of the shortest path from start to goal [fraction of the maze's cells, 0 to 1]."""
+    """Least length of the shortest path from start to goal [fraction of the maze's cells, 0 to 1]. In percolation and
+    obstacles, whose paths are short, 0.4 times as many cells are asked for."""
     protocol: Literal["default", "as-published"] = "default"
     """default: the planners see the walls. as-published: the protocol behind the published figures. Planners, validity
     mask and rollout get a grid without walls, and few mazes are tested; wherever random is a row, random_table and
@@ -256,9 +260,14 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
         """Least number of cells on a shortest path, both ends counted."""
         return self.min_path_at(self.maze_size)
 
-    def min_path_at(self, size: int) -> int:
-        """`min_path_cells` in mazes of side `size`."""
-        return max(2, math.ceil(self.min_path * size**2))
+    def min_path_at(self, size: int, kind: str = "dfs") -> int:
+        """`min_path_cells` in mazes of side `size`, of that kind."""
+        return max(2, math.ceil(self.min_path * size**2 * (0.4 if kind in DENSITY else 1)))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of mazes of --algorithm, each once."""
+        return tuple(dict.fromkeys(name.strip() for name in self.algorithm.split(",")))
 
     @property
     def shapes(self) -> dict[str, PlannerShape]:

@@ -6,7 +6,7 @@ What a step draws is a function of the seed and the step alone, so that a traini
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poh_ext.mazes import MazeBatch, generate_mazes
+from poh_ext.mazes import KINDS, MazeBatch, generate_mazes
 from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
 from poh_ext.training.checks import ConfigError
 from poh_ext.training.config import BenchmarkConfig
@@ -36,6 +36,7 @@ __all__ = [
 
 TEST_SEED_OFFSET = 10_000  # --seeds is at most this, so that no seeds meet
 VALIDATION_SEED_OFFSET = 20_000
+KIND_STREAM = 0x6B696E64  # what names the draws of kinds
 CANDIDATES_PER_MAZE = 3  # as published: this many mazes are drawn for each one asked for
 
 Span = tuple[int, int]  # lowest and highest
@@ -125,10 +126,10 @@ class OnlineBatches:
         size: side of the mazes, or the (lowest, highest) from which each step draws it, or a function that says these
             of a step.
         passes: likewise, the number of passes.
-        min_path: least number of cells on a shortest path, or a function that says it of a side.
-        algorithm: one of poh_ext.GENERATORS.
+        min_path: least number of cells on a shortest path, or a function that says it of a side and a kind.
+        algorithm: one of poh_ext.mazes.KINDS, or several, of which each step draws one.
         anywhere: start and goal are any two cells of any maze (the same cell, or without a way between them, too);
-            min_path is of no effect.
+            min_path is of no effect. In obstacles they are free cells, two at least and with a way between them.
 
     Raises:
         ConfigError: by `run`: so few mazes are not held out that no batch can be made of them.
@@ -142,15 +143,16 @@ class OnlineBatches:
         exclude: Tensor,
         *,
         size: int | Span | Callable[[int], Span],
-        min_path: int | Callable[[int], int],
-        algorithm: str,
+        min_path: int | Callable[[int, str], int],
+        algorithm: str | Sequence[str],
         anywhere: bool = False,
         passes: int | Span | Callable[[int], Span] = 1,
     ) -> None:
         self.batch_size, self.per_epoch, self.seed = batch_size, per_epoch, seed
-        self.exclude, self.algorithm, self.anywhere = exclude, algorithm, anywhere
+        self.exclude, self.anywhere = exclude, anywhere
+        self.kinds = (algorithm,) if isinstance(algorithm, str) else tuple(algorithm)
         self.sizes, self.passes = _of_step(size), _of_step(passes)
-        self.min_path = min_path if callable(min_path) else lambda _: min_path
+        self.min_path = min_path if callable(min_path) else lambda *_: min_path
         self.mazes_per_epoch = batch_size * per_epoch
 
     @classmethod
@@ -162,7 +164,7 @@ class OnlineBatches:
             seed,
             exclude,
             size=lambda step: config.size_range_at(step, total),
-            algorithm=config.algorithm,
+            algorithm=config.kinds,
             passes=lambda step: config.pass_range(step, total),
             min_path=config.min_path_at,
             anywhere=config.supervision == "all",
@@ -187,15 +189,15 @@ class OnlineBatches:
     def draw(self, step: int, size: int | None = None) -> Step:
         """The step, made now; `size` replaces the side that is drawn."""
         own, passes, generator = draw(self.seed, step, self.sizes(step), self.passes(step))
-        size, drawn = size or own, self.batch_size
+        size, drawn, kind = size or own, self.batch_size, self.kind(step)
         ends = torch.randint(size * size, (2, self.batch_size), generator=generator) if self.anywhere else None
         while True:
-            found = self._stream(step, size, drawn)  # a longer draw begins with the shorter one
-            keys = found.hash() if self.anywhere else found.keys()
+            found = self._stream(step, kind, size, drawn)  # a longer draw begins with the shorter one
+            keys = found.hash() if isinstance(found, MazeBatch) else found.keys()
             kept = (~torch.isin(keys, self.exclude)).nonzero().flatten()[: self.batch_size]
             if len(kept) == self.batch_size:
                 tasks = found[kept]
-                if self.anywhere:
+                if isinstance(tasks, MazeBatch):
                     path = tasks.shortest_paths(*ends)
                     tasks = MazeTasks(tasks, *ends, path, check=False)
                 return Step(tasks, passes, int(kept[-1]) + 1 - self.batch_size)
@@ -206,12 +208,18 @@ class OnlineBatches:
                 )
             drawn += 2 * (self.batch_size - len(kept))
 
-    def _stream(self, step: int, size: int, n: int):
+    def kind(self, step: int) -> str:
+        """The kind of the step's mazes. What else a step draws does not depend on how many kinds there are."""
+        return self.kinds[stream_seed(self.seed ^ KIND_STREAM, step) % len(self.kinds)]
+
+    def _stream(self, step: int, kind: str, size: int, n: int) -> MazeBatch | MazeTasks:
         """The first n mazes of the step's stream: tasks, or with `anywhere` the bare mazes."""
-        seed = stream_seed(self.seed, step)
-        if self.anywhere:
-            return generate_mazes(n, size, algorithm=self.algorithm, seed=seed)
-        return sample_tasks(n, size, min_path=self.min_path(size), algorithm=self.algorithm, seed=seed)
+        seed, options = stream_seed(self.seed, step), KINDS[kind]
+        if not self.anywhere:
+            return sample_tasks(n, size, min_path=self.min_path(size, kind), seed=seed, **options)
+        if kind == "obstacles":  # most pairs of its cells would be no task
+            return sample_tasks(n, size, min_path=2, seed=seed, **options)
+        return generate_mazes(n, size, seed=seed, **options)
 
 
 Batches = FixedBatches | OnlineBatches
@@ -303,15 +311,16 @@ def _sample(config: BenchmarkConfig, which: str, n: int, seed: int, exclude: Ten
             return tasks
         problem = f"none of {drawn} mazes drawn has a path of {config.min_path_cells} cells; ask for more mazes"
     else:
+        kinds, sets = config.kinds, []
+        counts = [n // len(kinds) + (i < n % len(kinds)) for i in range(len(kinds))]
         try:
-            return sample_tasks(
-                n,
-                config.maze_size,
-                min_path=config.min_path_cells,
-                algorithm=config.algorithm,
-                seed=seed,
-                exclude=exclude,
-            )
+            for kind, count in zip(kinds, counts, strict=True):
+                least = config.min_path_at(config.maze_size, kind)
+                options = KINDS[kind]
+                sets.append(
+                    sample_tasks(count, config.maze_size, min_path=least, seed=seed, exclude=exclude, **options)
+                )
+            return sets[0] if len(sets) == 1 else MazeTasks.cat(sets)
         except ValueError as error:
             problem = str(error)
     raise ConfigError(f"--{which} {n} with --maze-size {config.maze_size} --min-path {config.min_path}: {problem}")
