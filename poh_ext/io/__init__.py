@@ -77,7 +77,7 @@ def _read_movingai(path: Path) -> MazeTasks | MazeBatch:
 
 
 def _parse_movingai(source: Source) -> MazeTasks | MazeBatch:
-    if source.lines and source.lines[0].startswith("version"):
+    if source.name.lower().endswith(".scen") or "".join(source.lines[:1]).startswith("version"):
         return parse_scenarios(source).tasks
     return parse_map(source)
 
