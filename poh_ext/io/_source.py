@@ -48,10 +48,11 @@ class Source:
         return FormatError(f"{place}: {reason}")
 
     def grid(self, rows: list[str], first: int, accepted: str, ragged: str = "") -> np.ndarray:
-        """uint8 [H, W]: the characters of rows of one length, all of them accepted (in ASCII).
+        """uint8 [H, W]: the characters of rows of one length, all of them accepted.
 
         Args:
             first: the line of the first row.
+            accepted: characters of ASCII other than '?', which stands for all others.
             ragged: what else to say where rows differ in length.
         """
         width = len(rows[0])
@@ -66,7 +67,7 @@ class Source:
         codes = np.frombuffer("".join(rows).encode("ascii", "replace"), dtype=np.uint8).reshape(len(rows), width)
         known = np.zeros(256, dtype=bool)
         known[list(accepted.encode())] = True
-        if "?" not in accepted and not known[codes].all():
+        if not known[codes].all():
             row, column = divmod(int((~known[codes]).argmax()), width)
             raise self.error(unknown(rows[row][column], accepted), first + row, column)
         return codes

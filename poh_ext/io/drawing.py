@@ -21,7 +21,7 @@ from poh_ext.io._source import FormatError, Source, read_source
 from poh_ext.mazes import MazeBatch
 from poh_ext.tasks import MazeTasks
 
-__all__ = ["draw_cells", "draw_walls", "parse", "read_drawings", "read_micromouse", "text", "write_micromouse"]
+__all__ = ["draw", "draw_cells", "draw_walls", "parse", "read_drawings", "read_micromouse", "text", "write_micromouse"]
 
 CELLS = "# .SGo"
 _DRAWN = re.compile(r"\+|o-")  # the first line of a drawing with walls between cells
@@ -81,7 +81,12 @@ def text(mazes_or_tasks: MazeBatch | MazeTasks, *, paths: Tensor | None = None) 
         |           |
         +---+---+---+
     """
-    cells = cells_of(mazes_or_tasks, paths)
+    return draw(mazes_or_tasks, paths)
+
+
+def draw(mazes_or_tasks: MazeBatch | MazeTasks, paths: Tensor | None, place: str = "") -> str:
+    """As `text`. place: with which an error begins."""
+    cells = cells_of(mazes_or_tasks, paths, place)
     mazes = mazes_or_tasks.mazes if isinstance(mazes_or_tasks, MazeTasks) else mazes_or_tasks
     drawings = draw_walls(mazes, cells) if has_walls(mazes) else draw_cells(cells)
     return "\n".join(drawings)
@@ -230,7 +235,7 @@ def write_micromouse(path: str | os.PathLike, mazes_or_tasks: MazeBatch | MazeTa
         OSError: the file cannot be written. TypeError: mazes_or_tasks is neither a MazeBatch nor MazeTasks.
         FormatError: there are several mazes, or blocked cells, or a task starts on its goal.
     """
-    cells = cells_of(mazes_or_tasks, None)
+    cells = cells_of(mazes_or_tasks, None, f"{path}: ")
     mazes = mazes_or_tasks.mazes if isinstance(mazes_or_tasks, MazeTasks) else mazes_or_tasks
     if len(mazes) != 1:
         raise FormatError(f"{path}: there are {len(mazes)} mazes; the format micromouse has one")

@@ -139,6 +139,7 @@ def test_sizes_that_are_refused(tmp_path, monkeypatch):
 
 
 ALONE = MazeTasks(MazeBatch.from_free(torch.tensor([[[True, False, True]] * 3])), torch.tensor([0]), torch.tensor([2]))
+LARGE = MazeTasks(MazeBatch.open(1, 363), torch.tensor([0]), torch.tensor([2]))
 THERE = MazeTasks(MazeBatch.open(1, 3), torch.tensor([4]), torch.tensor([4]))
 
 
@@ -154,7 +155,10 @@ THERE = MazeTasks(MazeBatch.open(1, 3), torch.tensor([4]), torch.tensor([4]))
     ("a.map", MAP, "a map has no starts and goals; write tasks.mazes, or the tasks to a .scen"),
     ("a.scen", io.as_blocked(GOALS[:1]), "task 0 has several goals; the format movingai has one"),
     ("a.scen", ALONE, "task 0 has no path"),
-    ("a.txt", THERE, "task 0 starts on a goal"),
+    ("a.csv", BLOCKED[:0], "there are no tasks; the format hrm has at least one"),
+    ("a.csv", LARGE, "a grid of 363 x 363 has more characters than csv readers take in a field"),
+    ("a.txt", THERE, "a.txt: task 0 starts on a goal"),
+    ("a.txt", WALLS[:0], "there are no mazes; a file of drawings has at least one"),
 ])  # fmt: skip
 def test_what_a_format_cannot_hold(name, what, message, tmp_path):
     with pytest.raises(io.FormatError, match=message):
