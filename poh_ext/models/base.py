@@ -46,7 +46,7 @@ class Planner(nn.Module):
         self.config = config
         self.n_cells = height * width
         self.passes, self.valid_heads = config.R, int(config.valid_heads)
-        self.norm, self.reinject = config.norm_used, config.reinject_used
+        self.norm, self.reinject, self.rest = config.norm_used, config.reinject_used, float(config.rest)
         self.moves, absolute = config.head == "moves", config.positions == "absolute"
         # Without a parameter per cell, mazes of any size will do.
         self.any_size = self.moves and not absolute
@@ -169,6 +169,7 @@ class Planner(nn.Module):
         if self.encoder is not None:
             tokens = tokens + self.encoder(mazes.raster()).unsqueeze(1)
         state, found, graph, step = self._begin(tokens), [], torch.is_grad_enabled(), 0
+        tolerance = max(tolerance, self.rest)
         if not graph and (fast := self._without_graph(state, tokens, neighbors, 0, after, tolerance)) is not None:
             self._end(fast[0])
             return fast[1]
@@ -176,7 +177,7 @@ class Planner(nn.Module):
         for n in after:
             while step < n:
                 with torch.set_grad_enabled(graph and (grad_passes is None or n - step <= grad_passes)):
-                    kept = 0.0 if torch.is_grad_enabled() else tolerance
+                    kept = self.rest if torch.is_grad_enabled() else tolerance
                     end = n if grad_passes is None or not graph else max(step + 1, n - grad_passes)
                     if (fast := self._without_graph(state, tokens, neighbors, step, (end,), kept)) is not None:
                         state, step, with_graph = fast[0], end, False
@@ -233,10 +234,10 @@ class Planner(nn.Module):
             passes: the number of passes. None: the model's own number (`loops` or `R`).
             grad_passes: the number of passes, counted from the last, that gradients flow through; the passes before
                 them run without a graph. None: all.
-            tolerance: largest change of a state that counts as none, in passes without a graph. A cell that changes by
-                no more in every feature keeps its state and rests until a neighbour changes; PoH's routing weights are
-                treated alike. If all heads see only neighbours, the CPU kernel skips cells at rest. 0: every pass
-                computes every cell.
+            tolerance: largest change of a state that counts as none, in passes without a graph; at least the planner's
+                own `rest`. A cell that changes by no more in every feature keeps its state and rests until a neighbour
+                changes; PoH's routing weights are treated alike. If all heads see only neighbours, the CPU kernel skips
+                cells at rest. 0: every pass computes every cell.
 
         Raises:
             TypeError: mazes is no MazeBatch, start or goal is not an int64 tensor, or passes is no int.

@@ -109,6 +109,11 @@ class PlannerOptions:
     reinject: Literal["published", "on", "off"] = "published"
     """Add the embedded maze to the state again before each pass after the first. published: on in the looped baseline,
     off in PoH."""
+    rest: float = 0.0
+    """A cell that a pass would change by no more than this, in every feature, keeps its state, in training as at test
+    [units of the state; its features have about 1]. So a cell that knows its move holds it, whatever its neighbours
+    learn later, and if all heads see only neighbours, cells at rest cost nothing. PoH's routing weights rest likewise.
+    0: every pass changes every cell."""
     dropout: float = 0.1
     """Dropout of the planners [probability, below 1]: after each sublayer, in it, and of the attention weights."""
 
@@ -227,6 +232,10 @@ class PlannerConfig(PlannerOptions):
                 number(name, value, flag_words=words, finite=False)
                 if not 0 <= value < 1:  # NaN, which compares false, is refused
                     raise _OptionValue(f"{name} must be in [0, 1), got {value}", name, words)
+        words = "must be a finite number, at least 0"
+        number("rest", self.rest, flag_words=words)
+        if self.rest < 0:
+            raise _OptionValue(f"rest must be at least 0, got {self.rest}", "rest", words)
         if self.d_model % self.n_heads:
             raise _OptionValue(
                 f"d_model must be divisible by n_heads, got d_model={self.d_model}, n_heads={self.n_heads}",

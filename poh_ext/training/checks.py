@@ -62,7 +62,7 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
 # What the published planners and their training do not have.
 _NOT_PUBLISHED = ("valid_heads", "norm", "head", "positions", "cell_features", "reinject", "residual", "route_scale",
                   "routing", "supervision", "train_R", "grad_passes", "test_R", "deep_supervision", "ema",
-                  "tolerance", "state_noise")  # fmt: skip
+                  "tolerance", "state_noise", "rest")  # fmt: skip
 
 
 def require_package(name: str, package: str, extra: str) -> None:
@@ -271,7 +271,7 @@ def ineffective(config) -> list[str]:
         found.append("--reach does nothing without --supervision all")
     passes = [
         name
-        for name in ("train_R", "grad_passes", "test_R", "deep_supervision", "tolerance", "state_noise", "R")
+        for name in ("train_R", "grad_passes", "test_R", "deep_supervision", "tolerance", "state_noise", "rest", "R")
         if _chosen(config, name)
     ]
     if passes and not looped:
@@ -308,6 +308,10 @@ def _ineffective_passes(config, rows: set[str], chosen: list[str]) -> list[str]:
                 set(chosen) - {"R"} and "baseline" in rows,
                 "the baseline runs one pass whatever the options of passes say: on the same mazes and targets, it is "
                 "the control without a loop; the looped baseline is the recurrent one",
+            ),
+            (
+                config.tolerance and config.tolerance <= config.rest,
+                f"--tolerance {config.tolerance:g} does nothing: --rest {config.rest:g} is no less",
             ),
             (
                 config.tolerance and config.R == 1,

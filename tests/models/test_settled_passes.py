@@ -315,3 +315,33 @@ def test_direct_calls_of_the_fused_passes_are_guarded():
         wrong = candidates.clone()
         wrong[1, 2, 3] = 9
         op(*arguments(candidates=wrong))
+
+
+@pytest.mark.parametrize("name", ["baseline", "pooled", "token"])
+def test_a_planner_with_rest_settles_with_a_graph_and_without(name, monkeypatch):
+    plain, model = planner(name, ONE_BLOCK), planner(name, ONE_BLOCK, rest=0.05)
+    model.load_state_dict(plain.state_dict())
+    args = problem(2, 8)
+    expected, put_back = by_definition(plain, *args, 9, 0.05)
+    assert 0 < put_back < 9 * 2 * 64
+    graph = model.hidden_passes(*args, after=(1, 5, 9))
+    torch.testing.assert_close(graph, [expected[i - 1] for i in (1, 5, 9)])
+    late = model.hidden_passes(*args, after=(9,), grad_passes=2, tolerance=0.01)[0]
+    torch.testing.assert_close(late, expected[8], rtol=0, atol=1e-3)
+    torch.testing.assert_close(without_kernel(monkeypatch, model, *args, after=(9,)), [expected[8]])
+    graph[-1].sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    # More than the planner's own may be asked for where there is no graph.
+    more, _ = by_definition(plain, *args, 9, 0.2)
+    torch.testing.assert_close(without_kernel(monkeypatch, model, *args, after=(9,), tolerance=0.2), [more[8]])
+
+
+def test_rest_is_checked_and_kept_with_the_planner():
+    assert planner("baseline", ONE_BLOCK, rest=0.1).config.keywords()["rest"] == 0.1
+    for wrong, error, words in (
+        (-0.1, ValueError, "rest must be at least 0, got -0.1"),
+        (float("nan"), ValueError, "rest must be finite, got nan"),
+        (True, TypeError, "rest must be a number, got True"),
+    ):
+        with pytest.raises(error, match=words):
+            planner("baseline", ONE_BLOCK, rest=wrong)

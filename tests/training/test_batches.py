@@ -144,3 +144,33 @@ def test_an_online_run_end_to_end(tmp_path, capsys):
     again = dataclasses.replace(config, output=tmp_path / "again")
     assert benchmark.run_benchmark(again) == 0
     assert Results.load(tmp_path / "again" / "results.json").rows[0].curve == row.curve
+
+
+def test_steps_draw_their_kind_from_a_mixture():
+    kinds = ("dfs", "obstacles", "braid")
+    none = torch.zeros(0, dtype=torch.int64)
+    make = {"size": 6, "min_path": 5, "anywhere": True}
+    mixed = OnlineBatches(4, 10, 7, none, algorithm=kinds, **make)
+    alone = {kind: OnlineBatches(4, 10, 7, none, algorithm=kind, **make) for kind in kinds}
+    seen = [mixed.kind(step) for step in range(60)]
+    assert all(10 <= seen.count(kind) <= 30 for kind in kinds)  # of 20 expected, 3 standard deviations are 11
+    steps = [seen.index(kind) for kind in kinds]
+    for kind, step in zip(kinds, steps, strict=True):  # a step is that of a training on its kind alone
+        batch = mixed.draw(step).batch
+        assert equal(batch, alone[kind].draw(step).batch)
+        ways = (batch.mazes.neighbors() >= 0).sum((1, 2)) // 2
+        assert (ways == 35).all() == (kind == "dfs") and batch.mazes.has_blocked == (kind == "obstacles")
+    obstacles = mixed.draw(steps[1]).batch
+    assert (obstacles.length >= 2).all() and obstacles.mazes.free().flatten(1).gather(1, obstacles.goal[:, None]).all()
+
+
+def test_the_test_mazes_are_of_all_kinds():
+    data = make_data(tiny(algorithm="dfs, obstacles,dfs", test=5, maze_size=6, min_path=0.3), 1)
+    first, rest = data.test[:3], data.test[3:]
+    assert (first.length >= 11).all() and ((first.mazes.neighbors() >= 0).sum((1, 2)) == 70).all()
+    assert len(rest) == 2 and (rest.length >= 5).all() and not rest.mazes.free().all()
+    assert len(data.train) == len(data.batches.tasks)
+    with pytest.raises(
+        ConfigError, match="--algorithm walls: must be one or more of dfs, wilson, .*, obstacles, braid"
+    ):
+        tiny(algorithm="dfs,walls").check()
