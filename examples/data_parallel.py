@@ -6,6 +6,8 @@ The loss is computed in the forward of the head. DDP wants it inside the model t
 weight of a head there: outside, head.weight is a DTensor, of which a process holds a part, and the losses refuse it.
 """
 
+import gc
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -75,4 +77,5 @@ if __name__ == "__main__":
                 f"{fused[-1]:.6f} with poh_ext.linear_cross_entropy"
             )
         torch.testing.assert_close(fused, plain, rtol=1e-3, atol=1e-3)
+    gc.collect()  # models in cycles of references would hold their groups, whose threads must end before Python does
     dist.destroy_process_group()

@@ -8,6 +8,7 @@ learning curve is that of one process, up to the order of sums and the numbers t
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -175,4 +176,7 @@ def joined(config: BenchmarkConfig) -> Iterator[Workers]:
             workers.dismiss()
         raise
     finally:  # after any other error the others may be amid an exchange: torchrun ends them
+        # A model in a cycle of references holds its group, whose threads must end before Python does: they may hold
+        # tensors, and to free one then aborts the process.
+        gc.collect()
         dist.destroy_process_group()

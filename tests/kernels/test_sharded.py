@@ -3,6 +3,7 @@
 The two processes are started once. Each gives the results of all cases, by name.
 """
 
+import gc
 import os
 import pickle
 import subprocess
@@ -184,6 +185,7 @@ def _process(folder: str) -> None:
     mesh = init_device_mesh("cpu", (2,))
     results = {"refused": _refused(mesh), "fully_sharded": _fully_sharded(mesh), "local": _local(mesh)}
     Path(folder, f"{dist.get_rank()}.pickle").write_bytes(pickle.dumps(results))
+    gc.collect()  # see training/workers.py
     dist.destroy_process_group()
 
 
