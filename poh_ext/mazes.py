@@ -425,9 +425,10 @@ DENSITY: dict[str, tuple[float, float]] = {"percolation": (0.5, 0.5), "obstacles
 KINDS: dict[str, dict[str, Any]] = {
     **{name: {"algorithm": name} for name in GENERATORS},
     "braid": {"algorithm": "dfs", "braid": (0.0, 0.3)},
+    "few-loops": {"algorithm": "dfs", "braid": (0.0, 0.05)},
 }
-"""What the programs call a kind of mazes: each generator with its defaults, and dfs mazes with loops. By name, the
-arguments of `generate_mazes` and `sample_tasks`."""
+"""What the programs call a kind of mazes: each generator with its defaults, and dfs mazes with loops, many of them or
+few and long ones. By name, the arguments of `generate_mazes` and `sample_tasks`."""
 
 
 def check_loops(

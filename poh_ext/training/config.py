@@ -185,9 +185,9 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
     maze_size: int = 12
     """Side of the square mazes [cells]."""
     algorithm: str = "dfs"
-    """Kinds of mazes, separated by commas: dfs, wilson, prim, kruskal, percolation, obstacles (blocked cells), or braid
-    (dfs with up to 30 % of the remaining walls open). Of several, each step draws one, and the test mazes are of
-    all, equally many."""
+    """Kinds of mazes, separated by commas: dfs, wilson, prim, kruskal, percolation, obstacles, braid (dfs
+    with up to 30 % of the remaining walls open) and few-loops (up to 5 %). Of several, each step draws one, and the
+    test mazes are of all, equally many."""
     min_path: float = 0.35
     """Least length of the shortest path from start to goal [fraction of the maze's cells, 0 to 1]. In percolation and
     obstacles, whose paths are short, 0.4 times as many cells are asked for."""

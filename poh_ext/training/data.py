@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poh_ext.mazes import KINDS, MazeBatch, generate_mazes
+from poh_ext.mazes import DENSITY, KINDS, MazeBatch, generate_mazes
 from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
 from poh_ext.training.checks import ConfigError
 from poh_ext.training.config import BenchmarkConfig
@@ -129,7 +129,8 @@ class OnlineBatches:
         min_path: least number of cells on a shortest path, or a function that says it of a side and a kind.
         algorithm: one of poh_ext.mazes.KINDS, or several, of which each step draws one.
         anywhere: start and goal are any two cells of any maze (the same cell, or without a way between them, too);
-            min_path is of no effect. In obstacles they are free cells, two at least and with a way between them.
+            min_path is of no effect. In percolation and obstacles there is a way between
+            them.
 
     Raises:
         ConfigError: by `run`: so few mazes are not held out that no batch can be made of them.
@@ -217,7 +218,7 @@ class OnlineBatches:
         seed, options = stream_seed(self.seed, step), KINDS[kind]
         if not self.anywhere:
             return sample_tasks(n, size, min_path=self.min_path(size, kind), seed=seed, **options)
-        if kind == "obstacles":  # most pairs of its cells would be no task
+        if kind in DENSITY:  # most pairs of cells would be no task
             return sample_tasks(n, size, min_path=2, seed=seed, **options)
         return generate_mazes(n, size, seed=seed, **options)
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from poh_ext.models.inference import SETTLED
-
 __all__ = [
     "QUICK_12X12",
     "QUICK_SCALING",
@@ -60,9 +58,13 @@ SOLVE: dict[str, Any] = {
     "supervision": "all",
     "R": 220,
     "train_R": (4, 40),
-    "train_R_growth": 100,
+    "train_R_growth": 120,
     "grad_passes": 12,
-    "tolerance": SETTLED,
+    "deep_supervision": 3,
+    "state_noise": 0.1,
+    "rest": 0.1,
+    "algorithm": "dfs,obstacles,braid,few-loops,percolation",
+    "precision": "float32",
     "lr": 2e-3,
     "warmup_steps": 50,
     "ema": 0.999,
