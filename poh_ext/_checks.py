@@ -35,7 +35,7 @@ def which_items(which, length: int):
         raise TypeError(f"an index must be an int, a slice, a tensor or a list of ints, got {which!r}")
     if isinstance(which, (slice, range)):
         return which if isinstance(which, slice) else list(which)
-    if hasattr(which, "__array__") and not isinstance(which, Tensor) and getattr(which, "ndim", 0):
+    if hasattr(which, "__array__") and not isinstance(which, Tensor) and getattr(which, "ndim", None):
         which = torch.as_tensor(which)  # of NumPy
     if isinstance(which, list):
         which = torch.tensor(which) if which else torch.zeros(0, dtype=torch.int64)

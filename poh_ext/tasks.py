@@ -95,7 +95,9 @@ class MazeTasks:
             check_cells("length", length, n, device)
             if check and not torch.equal(length, counted):
                 task = int((length != counted).nonzero()[0, 0])
-                raise ValueError(f"length[{task}] = {int(length[task])}, but path[{task}] has {int(counted[task])} cells")
+                raise ValueError(
+                    f"length[{task}] = {int(length[task])}, but path[{task}] has {int(counted[task])} cells"
+                )
         self.mazes, self.start, self.goal, self.path = mazes, start, goal, path
         self.length = counted if length is None else length
 
@@ -206,7 +208,8 @@ def _check_paths(mazes: MazeBatch, start: Tensor, goal: Tensor, path: Tensor) ->
     ends = (path[some, 0] == start[some]) & (last == goals[some]).any(1)
     if not ends.all():
         task = int(some[int((~ends).nonzero()[0, 0])])
-        raise ValueError(f"path[{task}] leads from {int(path[task, 0])} to {int(path[task, length[task] - 1])}, not from start to goal")
+        ways = f"{int(path[task, 0])} to {int(path[task, length[task] - 1])}"
+        raise ValueError(f"path[{task}] leads from {ways}, not from start to a goal")
     move = path[:, 1:] - path[:, :-1]
     made = filled[:, 1:]
     rows = torch.arange(len(mazes), device=path.device)[:, None]
@@ -336,8 +339,8 @@ def sample_tasks(
     if not parts:
         none = torch.zeros(0, dtype=torch.int64, device=work)
         return MazeTasks(generate(0, 0), none, none, none.view(0, 0), none).to(device)
-    mazes, starts, goals = zip(*parts, strict=True)
-    return _solved(MazeBatch.cat(mazes), torch.cat(starts), torch.cat(goals)).to(device)
+    kept, starts, goals = zip(*parts, strict=True)
+    return _solved(MazeBatch.cat(kept), torch.cat(starts), torch.cat(goals)).to(device)
 
 
 def _generate(size, algorithm, density, braid, seed, device, n: int, first: int) -> MazeBatch:

@@ -15,7 +15,16 @@ from poh_ext._sharing import is_shared
 from poh_ext.reference import maze_generate as generate
 from poh_ext.reference import maze_graph as graph
 
-__all__ = ["BLOCKED", "distances", "endpoints", "generate_mazes", "greedy_rollout", "neighbors", "shortest_paths", "valid_mask"]
+__all__ = [
+    "BLOCKED",
+    "distances",
+    "endpoints",
+    "generate_mazes",
+    "greedy_rollout",
+    "neighbors",
+    "shortest_paths",
+    "valid_mask",
+]
 
 
 BLOCKED = generate.BLOCKED
@@ -26,7 +35,9 @@ def _once(passages: Tensor) -> Tensor:
     return passages[:1] if is_shared(passages) else passages.contiguous()
 
 
-def generate_mazes(indices: Tensor, seed: int, height: int, width: int, algorithm: str, low: float, high: float) -> Tensor:
+def generate_mazes(
+    indices: Tensor, seed: int, height: int, width: int, algorithm: str, low: float, high: float
+) -> Tensor:
     """Mazes `indices` int64 [B] of `seed` -> passages uint8 [B, H, W]; a cell that is blocked is BLOCKED.
 
     low, high: the range of the share of walls that stand (percolation), of blocked cells (obstacles), or of the

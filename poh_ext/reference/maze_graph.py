@@ -11,8 +11,18 @@ from torch import Tensor
 from poh_ext.reference.maze_generate import neighbor_table
 from poh_ext.reference.philox import STREAM_ENDPOINTS, below, words
 
-__all__ = ["at_goals", "check_cells", "choose_move", "distances", "endpoints", "greedy_rollout", "neighbors", "shortest_paths",
-           "valid_mask", "walk"]  # fmt: skip
+__all__ = [
+    "at_goals",
+    "check_cells",
+    "choose_move",
+    "distances",
+    "endpoints",
+    "greedy_rollout",
+    "neighbors",
+    "shortest_paths",
+    "valid_mask",
+    "walk",
+]
 
 # up, left, right, down: by rising cell index, so that the first of equal scores is the lower index.
 _CELL_ORDER = (0, 2, 3, 1)

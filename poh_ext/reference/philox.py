@@ -10,7 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["STREAM_CANDIDATE", "STREAM_ENDPOINTS", "STREAM_GENERATE", "STREAM_POLICY", "STREAM_SHARE", "below", "philox4x32", "words"]
+__all__ = [
+    "STREAM_CANDIDATE",
+    "STREAM_ENDPOINTS",
+    "STREAM_GENERATE",
+    "STREAM_POLICY",
+    "STREAM_SHARE",
+    "below",
+    "philox4x32",
+    "words",
+]
 
 # What a draw is for. Streams never overlap, so a maze and the task on it are independent.
 STREAM_GENERATE, STREAM_ENDPOINTS, STREAM_CANDIDATE, STREAM_POLICY, STREAM_SHARE = range(5)

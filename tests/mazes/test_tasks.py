@@ -70,8 +70,8 @@ def test_infeasible_filters_name_the_longest_path_seen():
 
 
 @pytest.mark.parametrize("exclude, error, message", [
-    (torch.zeros(3, dtype=torch.int32), TypeError, r"exclude must be an int64 tensor, .*, got torch.int32"),
-    ([1, 2], TypeError, r"exclude must be an int64 tensor, .*, got list"),
+    (torch.zeros(3, dtype=torch.int32), TypeError, "exclude must be an int64 tensor, got int32"),
+    ([1, 2], TypeError, "exclude must be an int64 tensor, got list"),
     (torch.zeros(2, 3, dtype=torch.int64), ValueError, r"exclude must have shape \[m\], got \[2, 3\]"),
 ])  # fmt: skip
 def test_keys_that_could_not_exclude_are_refused(exclude, error, message):
@@ -134,9 +134,9 @@ def test_bad_input():
     tasks = sample_tasks(3, 4)
     fields = {"start": tasks.start, "goal": tasks.goal, "path": tasks.path, "length": tasks.length}
     for name in fields:
-        with pytest.raises(TypeError, match=f"{name} must be an int64 tensor, got torch.float32"):
+        with pytest.raises(TypeError, match=f"{name} must be an int64 tensor, got float32"):
             MazeTasks(tasks.mazes, **{**fields, name: fields[name].float()})
-        with pytest.raises(ValueError, match=rf"{name} must be \[3.*\], got \[2"):
+        with pytest.raises(ValueError, match=rf"{name} must be \[3.*\].*, got \[2"):
             MazeTasks(tasks.mazes, **{**fields, name: fields[name][:2]})
         with pytest.raises(ValueError, match=f"{name} is on meta"):
             MazeTasks(tasks.mazes, **{**fields, name: fields[name].to("meta")})
