@@ -19,6 +19,7 @@ from poh_ext._checks import (
     MAX_CELLS,
     check_alike,
     check_cells,
+    check_device,
     check_dtype,
     check_int,
     check_shares,
@@ -26,7 +27,7 @@ from poh_ext._checks import (
     which_items,
     work_device,
 )
-from poh_ext._sharing import compact, is_shared, moved, of_each, packed
+from poh_ext._sharing import compact, is_shared, moved, of_each, packed, picked
 from poh_ext.ops import maze
 from poh_ext.reference.philox import philox4x32
 
@@ -116,14 +117,15 @@ class MazeBatch:
             device: where they are wanted.
 
         Raises:
-            TypeError: n or size is no int. ValueError: out of range.
+            TypeError: n or size is no int. ValueError: out of range, or the device is not available.
 
         Example:
             >>> MazeBatch.open(1, (2, 3)).passages[0].tolist()  # 2 down + 8 right = 10, ...
             [[10, 14, 6], [9, 13, 5]]
         """
         height, width = check_size(size)
-        passages = torch.full((check_int("n", n, 0), height, width), 15, dtype=torch.uint8, device=device)
+        n, device = check_int("n", n, 0), check_device(device)
+        passages = torch.full((n, height, width), 15, dtype=torch.uint8, device=device)
         for edge, bit in ((passages[:, 0], 1), (passages[:, -1], 2), (passages[:, :, 0], 4), (passages[:, :, -1], 8)):
             edge -= bit
         return cls(passages, check=False)
@@ -239,7 +241,9 @@ class MazeBatch:
 
     def free(self) -> Tensor:
         """bool [B, H, W]: True where a cell is free, False where it is blocked."""
-        return torch.ones_like(self.passages, dtype=torch.bool) if self._free is None else self._free
+        if self._free is not None:
+            return self._free
+        return of_each(self.passages, lambda p: torch.ones_like(p, dtype=torch.bool))
 
     def _check(self) -> None:
         p = self.passages[:1] if is_shared(self.passages) else self.passages
@@ -312,7 +316,7 @@ class MazeBatch:
             TypeError: which is anything else. IndexError: out of range.
         """
         which = which_items(which, len(self))
-        return self._each(lambda t: t[which])
+        return self._each(lambda t: picked(t, which))
 
     def to(self, device: torch.device | str) -> MazeBatch:
         """The same mazes on `device`."""

@@ -105,13 +105,13 @@ POH_HOST_DEVICE int32_t farthest_cell(const int32_t* distance, const int32_t* qu
 // found, so that those are not searched in vain. See _eccentricity_bound in the reference.
 POH_HOST_DEVICE void bound_eccentricities(const MazeView& maze, const EndpointScratch& s, int32_t found,
                                           int32_t* longest) {
-  const int32_t n = maze.grid.cells(), reach = s.distance[s.queue[found - 1] >> 4];
+  const int32_t reach = s.distance[s.queue[found - 1] >> 4];
   int32_t passages = 0;
   for (int32_t i = 0; i < found; ++i) passages += count_bits(maze.open[s.queue[i] >> 4]);
   if (passages != 2 * (found - 1)) {
-    for (int32_t c = 0; c < n; ++c) {
-      const int32_t by_start = s.distance[c] + reach;
-      if (s.distance[c] >= 0 && by_start < s.bound[c]) s.bound[c] = by_start;
+    for (int32_t i = 0; i < found; ++i) {
+      const int32_t c = s.queue[i] >> 4, by_start = s.distance[c] + reach;
+      s.bound[c] = by_start < s.bound[c] ? by_start : s.bound[c];
     }
     return;
   }
@@ -121,9 +121,9 @@ POH_HOST_DEVICE void bound_eccentricities(const MazeView& maze, const EndpointSc
   const int32_t seen = s.distance[other_end] + 1;
   *longest = seen > *longest ? seen : *longest;
   maze_search(maze, other_end, -1, s.other, s.queue);
-  for (int32_t c = 0; c < n; ++c) {
-    const int32_t exact = s.distance[c] > s.other[c] ? s.distance[c] : s.other[c];
-    if (s.distance[c] >= 0 && exact < s.bound[c]) s.bound[c] = exact;
+  for (int32_t i = 0; i < found; ++i) {
+    const int32_t c = s.queue[i] >> 4, exact = s.distance[c] > s.other[c] ? s.distance[c] : s.other[c];
+    s.bound[c] = exact < s.bound[c] ? exact : s.bound[c];
   }
 }
 
@@ -136,7 +136,9 @@ POH_HOST_DEVICE Endpoints find_endpoints(const MazeView& maze, uint64_t seed, ui
   Endpoints result{-1, -1, 0};
   for (int32_t c = 0; c < n; ++c) {
     s.order[c] = c;
-    s.bound[c] = allowed == nullptr || allowed[c] ? n : -2;  // less than any path needs
+    s.bound[c] = maze.open[c] ? n : 0;
+    if (allowed != nullptr && !allowed[c]) s.bound[c] = -2;  // less than any path needs
+    if (s.bound[c] == 0) result.longest = 1;
   }
   for (int32_t attempt = 0; attempt < n; ++attempt) {
     const uint32_t word = philox_word(kStreamEndpoints, index, seed, static_cast<uint32_t>(attempt));

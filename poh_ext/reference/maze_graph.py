@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from poh_ext._sharing import of_each
 from poh_ext.reference.maze_generate import neighbor_table
 from poh_ext.reference.philox import STREAM_ENDPOINTS, below, words
 
@@ -130,11 +131,11 @@ def endpoints(
     batch, n = len(passages), passages.shape[1] * passages.shape[2]
     draws = words(seed, STREAM_ENDPOINTS, indices, n + 1)
     start, goal = torch.full_like(indices, -1), torch.full_like(indices, -1)
-    longest = torch.zeros_like(indices)
     order = torch.arange(n, device=indices.device).repeat(batch, 1)
-    bound = torch.full((batch, n), n, dtype=torch.int32, device=indices.device)
+    bound = n * (neighbors(passages) >= 0).any(2).int()  # no way leads from a cell without passages
     if allowed is not None:
         bound = bound.masked_fill(~allowed, -2)  # less than any path needs, of one cell too
+    longest = (bound == 0).any(1).long()
     todo = torch.arange(batch, device=indices.device)
     for attempt in range(n):
         if not len(todo):
@@ -192,7 +193,7 @@ def walk(
     batch, n = len(passages), passages.shape[1] * passages.shape[2]
     check_cells("start", start, n)
     check_cells("goal", goal, n)
-    around, position, at_goal = neighbors(passages), start.clone(), at_goals(goal, n)
+    around, position, at_goal = of_each(passages, neighbors), start.clone(), at_goals(goal, n)
     path = start.new_full((batch, max_steps + 1), -1)
     path[:, 0] = start
     visited = torch.zeros(batch, n, dtype=torch.bool, device=passages.device)

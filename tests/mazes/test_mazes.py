@@ -8,25 +8,10 @@ import torch
 from poh_ext import GENERATORS, MazeBatch, generate_mazes
 from poh_ext.mazes import DENSITY
 from tests.cases.device import DEVICE
+from tests.cases.search import plain_distances, plain_path
 
 PERFECT = [name for name in GENERATORS if name not in DENSITY]
 SIZES = [1, 2, (1, 7), (7, 1), (3, 5), 12]
-
-
-def brute_distances(mazes: MazeBatch, maze: int, goal: int) -> list[int]:
-    """Breadth-first search, one maze, in plain Python."""
-    height, width = mazes.size
-    steps = ((1, -1, 0), (2, 1, 0), (4, 0, -1), (8, 0, 1))
-    distance, queue = {goal: 0}, [goal]
-    for cell in queue:
-        row, column = divmod(cell, width)
-        for bit, down, right in steps:
-            if int(mazes.passages[maze, row, column]) & bit:
-                to = (row + down) * width + column + right
-                if to not in distance:
-                    distance[to] = distance[cell] + 1
-                    queue.append(to)
-    return [distance.get(cell, -1) for cell in range(height * width)]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -101,16 +86,9 @@ def test_distances_and_paths_against_brute_force(algorithm):
     start, goal = torch.arange(12), torch.arange(29, 5, -2)
     distances, paths = mazes.distances(goal), mazes.shortest_paths(start, goal)
     assert distances.dtype == torch.int32 and paths.dtype == torch.int64
-    around = mazes.neighbors()
     for maze in range(12):
-        expected = brute_distances(mazes, maze, int(goal[maze]))
-        assert distances[maze].tolist() == expected
-        path, cell = [], int(start[maze])
-        if expected[cell] >= 0:
-            path = [cell]
-            while expected[cell] > 0:
-                cell = next(c for c in around[maze, cell].tolist() if c >= 0 and expected[c] == expected[cell] - 1)
-                path.append(cell)
+        assert distances[maze].tolist() == plain_distances(mazes.passages[maze], [int(goal[maze])])
+        path = plain_path(mazes.passages[maze], int(start[maze]), [int(goal[maze])])
         assert paths[maze].tolist() == path + [-1] * (paths.shape[1] - len(path))
     assert paths.shape[1] == max((paths >= 0).sum(1))
 
