@@ -134,12 +134,14 @@ POH_HOST_DEVICE Endpoints find_endpoints(const MazeView& maze, uint64_t seed, ui
                                          int64_t max_path, const uint8_t* allowed, const EndpointScratch& s) {
   const int32_t n = maze.grid.cells();
   Endpoints result{-1, -1, 0};
+  int32_t alone = 0;  // from a cell without passages no way leads
+  for (int32_t c = 0; c < n; ++c) s.order[c] = c;
   for (int32_t c = 0; c < n; ++c) {
-    s.order[c] = c;
-    s.bound[c] = maze.open[c] ? n : 0;
-    if (allowed != nullptr && !allowed[c]) s.bound[c] = -2;  // less than any path needs
-    if (s.bound[c] == 0) result.longest = 1;
+    const int32_t bound = maze.open[c] ? n : 0;
+    s.bound[c] = allowed == nullptr || allowed[c] ? bound : -2;  // less than any path needs
+    alone |= s.bound[c] == 0;
   }
+  result.longest = alone;
   for (int32_t attempt = 0; attempt < n; ++attempt) {
     const uint32_t word = philox_word(kStreamEndpoints, index, seed, static_cast<uint32_t>(attempt));
     const int32_t place = attempt + below(word, n - attempt), start = s.order[place];
