@@ -448,7 +448,7 @@ def generate_mazes(
     indices are split into batches and whatever the number of threads. The draws are for one algorithm and size:
     the mazes of two sizes have nothing to do with each other.
 
-    Without the kernels, dfs, prim and kruskal are made cell by cell: some minutes at 300 x 300, which a warning says once.
+    Without the kernels, dfs, prim and kruskal are made cell by cell: some minutes at 300 x 300. A warning says so once.
 
     In a process forked after this one has used its threads the call would wait for ever, as every torch operation with
     threads does. Start processes with "spawn", use the workers of a DataLoader, or call torch.set_num_threads(1) first
