@@ -35,7 +35,7 @@ def which_items(which, length: int):
         raise TypeError(f"an index must be an int, a slice, a tensor or a list of ints, got {which!r}")
     if isinstance(which, (slice, range)):
         return which if isinstance(which, slice) else list(which)
-    if hasattr(which, "__array__") and not isinstance(which, Tensor) and getattr(which, "ndim", 0):
+    if hasattr(which, "__array__") and not isinstance(which, Tensor) and getattr(which, "ndim", None):
         which = torch.as_tensor(which)  # of NumPy
     if isinstance(which, list):
         which = torch.tensor(which) if which else torch.zeros(0, dtype=torch.int64)
@@ -127,9 +127,27 @@ def check_int(name: str, value: int, low: int, high: int = 2**63 - 1) -> int:
     return value
 
 
+def check_device(device: torch.device | str) -> torch.device:
+    """`device` as a torch.device, if it is there."""
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise type(error)(f"device must be a torch.device or its name, got {device!r}") from None
+    module: Any = getattr(torch, wanted.type, None)
+    if wanted.type == "cpu" or not hasattr(module, "is_available") or torch.compiler.is_compiling():
+        return wanted  # or one that torch itself knows nothing of, as "meta"
+    count = module.device_count() if module.is_available() else 0
+    if (wanted.index or 0) >= count:
+        others = [f"{wanted.type}:{i}" for i in range(count)]
+        for name in ("cuda", "mps"):
+            others += [name] * (name != wanted.type and getattr(torch, name).is_available())
+        raise ValueError(f"device {str(wanted)!r} is not available; available: {', '.join(['cpu', *others])}")
+    return wanted
+
+
 def work_device(device: torch.device | str) -> torch.device:
     """Where mazes for `device` are made: kernels on the CPU beat the PyTorch reference on any accelerator."""
-    device = torch.device(device)
+    device = check_device(device)
     return torch.device("cpu") if not has_kernel(device) and has_kernel(torch.device("cpu")) else device
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["compact", "is_shared", "moved", "of_each", "packed"]
+__all__ = ["compact", "is_shared", "moved", "of_each", "packed", "picked"]
 
 
 def is_shared(t: Tensor) -> bool:
@@ -27,6 +27,14 @@ def of_each(t: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
 def packed(t: Tensor) -> Tensor:
     """Contiguous, but for the sharing."""
     return of_each(t, Tensor.contiguous)
+
+
+def picked(t: Tensor, which: Any) -> Tensor:
+    """t[which], of a shared item without copies."""
+    if isinstance(which, slice) or not is_shared(t):
+        return t[which]
+    places = torch.arange(t.shape[0], device=t.device)[which]
+    return t[:1].expand(len(places), *t.shape[1:])
 
 
 def moved(t: Tensor, device: torch.device | str) -> Tensor:

@@ -19,6 +19,7 @@ from poh_ext._checks import (
     MAX_CELLS,
     check_alike,
     check_cells,
+    check_device,
     check_dtype,
     check_int,
     check_shares,
@@ -26,7 +27,7 @@ from poh_ext._checks import (
     which_items,
     work_device,
 )
-from poh_ext._sharing import compact, is_shared, moved, of_each, packed
+from poh_ext._sharing import compact, is_shared, moved, of_each, packed, picked
 from poh_ext.ops import maze
 from poh_ext.reference.philox import philox4x32
 
@@ -116,14 +117,15 @@ class MazeBatch:
             device: where they are wanted.
 
         Raises:
-            TypeError: n or size is no int. ValueError: out of range.
+            TypeError: n or size is no int. ValueError: out of range, or the device is not available.
 
         Example:
             >>> MazeBatch.open(1, (2, 3)).passages[0].tolist()  # 2 down + 8 right = 10, ...
             [[10, 14, 6], [9, 13, 5]]
         """
         height, width = check_size(size)
-        passages = torch.full((check_int("n", n, 0), height, width), 15, dtype=torch.uint8, device=device)
+        n, device = check_int("n", n, 0), check_device(device)
+        passages = torch.full((n, height, width), 15, dtype=torch.uint8, device=device)
         for edge, bit in ((passages[:, 0], 1), (passages[:, -1], 2), (passages[:, :, 0], 4), (passages[:, :, -1], 8)):
             edge -= bit
         return cls(passages, check=False)
@@ -319,7 +321,7 @@ class MazeBatch:
             TypeError: which is anything else. IndexError: out of range.
         """
         which = which_items(which, len(self))
-        return self._each(lambda t: t[which])
+        return self._each(lambda t: picked(t, which))
 
     def to(self, device: torch.device | str) -> MazeBatch:
         """The same mazes on `device`."""
@@ -462,6 +464,8 @@ def generate_mazes(
     Counter-based (Philox4x32-10): maze i of a seed is the same bit for bit on every device and backend, however the
     indices are split into batches and whatever the number of threads. The draws are for one algorithm and size:
     the mazes of two sizes have nothing to do with each other.
+
+    Without the kernels, dfs, prim and kruskal are made cell by cell: some minutes at 300 x 300. A warning says so once.
 
     In a process forked after this one has used its threads the call would wait for ever, as every torch operation with
     threads does. Start processes with "spawn", use the workers of a DataLoader, or call torch.set_num_threads(1) first

@@ -11,7 +11,7 @@ from torch import Tensor
 from poh_ext._checks import FLOATS, check_int, work_device
 from poh_ext.mazes import MazeBatch
 from poh_ext.ops import maze
-from poh_ext.reference.maze_graph import walk
+from poh_ext.reference.maze_graph import at_goals, walk
 from poh_ext.reference.philox import STREAM_POLICY, philox4x32
 from poh_ext.tasks import MazeTasks
 
@@ -32,7 +32,7 @@ class Rollout(NamedTuple):
     """The outcome of n walks, as `greedy_rollout` and `recondition_rollout` return it.
 
     Attributes:
-        reached: bool [n], True if the walk reached the goal.
+        reached: bool [n], True if the walk reached the goal; of several goals any.
         optimal: bool [n], True if it did so in at most 1.05 x the moves of the task's path: see `is_optimal`.
         path: int64 [n, S], the cells walked, with the start, padded with -1; S = max_steps + 1.
         steps: int64 [n], the number of moves made.
@@ -130,7 +130,7 @@ def recondition_rollout(
     Args:
         policy: policy(mazes, position [m], goal [m]) returns scores [m, N] of the cells to step to, or [m, 4] of the
             moves up, down, left, right. It is called once a step, without gradients, for the m mazes still walking. On
-            mazes of 4 cells, [m, 4] is taken for moves.
+            mazes of 4 cells, [m, 4] is taken for moves. Where the tasks have several goals, goal is [m, G].
         tasks, max_steps: as in `greedy_rollout`.
 
     Returns:
@@ -177,7 +177,7 @@ def best_neighbors(table: Tensor, mazes: MazeBatch) -> Tensor:
 
 
 def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
-    """bool [n]: True if the best-scored passable move of each cell, followed from the start, reaches the goal in as few
+    """bool [n]: True if the best-scored passable move of each cell, followed from the start, reaches a goal in as few
     moves as possible.
 
     The walk has no memory. (`greedy_rollout` prefers cells that it has not visited, so it cannot go wrong in a
@@ -193,8 +193,8 @@ def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
     _check_tasks(tasks)
     following, at, moves = best_neighbors(table, tasks.mazes), tasks.start, tasks.length - 1
     for step in range(int(moves.max()) if len(tasks) else 0):
-        at = torch.where(step < moves, following.gather(1, at[:, None]).squeeze(1), at)
-    return at == tasks.goal
+        at = torch.where((step < moves) & (at >= 0), following.gather(1, at.clamp(min=0)[:, None]).squeeze(1), at)
+    return at_goals(tasks.goal, tasks.mazes.n_cells).gather(1, at.clamp(min=0)[:, None])[:, 0] & (at >= 0)
 
 
 def random_rollout(tasks: MazeTasks, seed: int, *, max_steps: int | None = None) -> Rollout:
@@ -226,16 +226,25 @@ def random_rollout(tasks: MazeTasks, seed: int, *, max_steps: int | None = None)
 def beeline_policy(tasks: MazeTasks) -> Tensor:
     """Scores [n, N, 4] of a policy that always steps nearer to the goal and ignores walls.
 
-    A move scores 1 if it comes nearer to the goal by rows or columns, else -1. On a grid without walls
-    (`MazeBatch.open`) its `greedy_rollout` is a shortest path. It is the row "beeline policy" of the benchmarks.
+    A move scores 1 if it comes nearer to the goal by rows or columns, else -1. Of several goals that of fewest rows and
+    columns counts, seen from each cell; of equal ones the first. On a grid without walls (`MazeBatch.open`) its
+    `greedy_rollout` is a shortest path. It is the row "beeline policy" of the benchmarks.
 
     Returns:
         float32 [n, N, 4] of the moves up, down, left, right, on the device of the tasks.
     """
     _check_tasks(tasks)
     width = tasks.mazes.width
-    cell, goal = torch.arange(tasks.mazes.n_cells, device=tasks.mazes.device), tasks.goal[:, None]
-    down, right = (goal // width - cell // width).sign(), (goal % width - cell % width).sign()
+    cell = torch.arange(tasks.mazes.n_cells, device=tasks.mazes.device)
+    goals = tasks.goal if tasks.goal.dim() == 2 else tasks.goal[:, None]
+    down = right = torch.zeros_like(cell).expand(len(tasks), -1)
+    nearest = torch.full_like(down, tasks.mazes.n_cells + 1)
+    for goal in goals.unbind(1):
+        rows, columns = (goal // width)[:, None] - cell // width, (goal % width)[:, None] - cell % width
+        apart = rows.abs() + columns.abs()
+        nearer = (apart < nearest) & (goal >= 0)[:, None]
+        down, right = torch.where(nearer, rows.sign(), down), torch.where(nearer, columns.sign(), right)
+        nearest = torch.where(nearer, apart, nearest)
     return torch.stack(
         [
             torch.where(down < 0, 1, -1),

@@ -215,9 +215,8 @@ def _check_paths(mazes: MazeBatch, start: Tensor, goal: Tensor, path: Tensor) ->
     ends = (path[some, 0] == start[some]) & (last == goals[some]).any(1)
     if not ends.all():
         task = int(some[int((~ends).nonzero()[0, 0])])
-        raise ValueError(
-            f"path[{task}] leads from {int(path[task, 0])} to {int(path[task, length[task] - 1])}, not from start to goal"
-        )
+        ways = f"{int(path[task, 0])} to {int(path[task, length[task] - 1])}"
+        raise ValueError(f"path[{task}] leads from {ways}, not from start to a goal")
     move = path[:, 1:] - path[:, :-1]
     made = filled[:, 1:]
     rows = torch.arange(len(mazes), device=path.device)[:, None]
@@ -293,8 +292,9 @@ def sample_tasks(
         exclude: int64 [m] of MazeTasks.keys(): mazes to leave out, for a test set without mazes of the training set.
 
     Raises:
-        TypeError: a wrong type. ValueError: a value out of range or unknown; or a filter that 10,000 mazes in a row do
-            not fit, naming the longest path seen; or min_path > H * W, which no maze can have.
+        TypeError: a wrong type. ValueError: a value out of range or unknown; a device that is not available; a filter
+            that 10,000 mazes in a row do not fit, naming the longest path seen and how many of them `exclude` left out;
+            or min_path > H * W, which no maze can have.
 
     Example:
         >>> tasks = sample_tasks(1000, 12, min_path=50, seed=3)
@@ -321,6 +321,7 @@ def sample_tasks(
     source = "" if start == "any" else f" from a {start} ({STARTS[start]})"
     generate = functools.partial(_generate, size, algorithm, density, braid, seed, work)
     parts, found, done, last, longest = [], 0, 0, -1, 0
+    left_out: list[Tensor] = []  # of all mazes so far, those that would do but are to be excluded
     while found < n:
         # As many mazes as the rate so far says are still needed. The split changes nothing but the time.
         wanted = math.ceil(1.05 * (n - found) * (done / max(found, 1) if done else 1)) + 16
@@ -329,17 +330,22 @@ def sample_tasks(
         origin, goal, seen = _endpoints(mazes, seed, min_path, most, start)
         fits = origin >= 0
         if exclude is not None:
-            fits = fits & ~torch.isin(mazes.hash(), exclude.to(work))
+            left_out.append(fits & torch.isin(mazes.hash(), exclude.to(work)))
+            fits = fits & ~left_out[-1]
         keep = fits.nonzero()[:, 0][: n - found]
         longest = max(longest, int(seen.max()))
         # The mazes kept, after the last kept before and, unless these are all, before the first not seen yet.
         end = [] if found + len(keep) == n else [done + count]
         marks = torch.cat((keep.new_tensor([last]), keep + done, keep.new_tensor(end)))
         if int(marks.diff().max()) > limit:
+            first = int(marks[int((marks.diff() > limit).nonzero()[0, 0])]) + 1
+            excluded = int(torch.cat(left_out)[first : first + limit].sum()) if left_out else 0
+            tried = f"{limit} {algorithm} mazes of {size[0]} x {size[1]} cells in a row"
+            if excluded == limit:
+                raise ValueError(f"exclude leaves out all of {tried}")
             raise ValueError(
-                f"no path of at least min_path = {min_path} cells{source} in {limit} {algorithm} mazes of {size[0]} x "
-                f"{size[1]} cells in a row; the longest path seen has {longest} cells"
-                + ("" if exclude is None else " (mazes in `exclude` are left out)")
+                f"no path of at least min_path = {min_path} cells{source} in {tried}; the longest path seen has "
+                f"{longest} cells" + (f"; exclude leaves out {excluded} of them that have one" if excluded else "")
             )
         parts.append((mazes[keep], origin[keep], goal[keep]))
         last = int(keep[-1]) + done if len(keep) else last
@@ -347,8 +353,8 @@ def sample_tasks(
     if not parts:
         none = torch.zeros(0, dtype=torch.int64, device=work)
         return MazeTasks(generate(0, 0), none, none, none.view(0, 0), none).to(device)
-    mazes, starts, goals = zip(*parts, strict=True)
-    return _solved(MazeBatch.cat(mazes), torch.cat(starts), torch.cat(goals)).to(device)
+    kept, starts, goals = zip(*parts, strict=True)
+    return _solved(MazeBatch.cat(kept), torch.cat(starts), torch.cat(goals)).to(device)
 
 
 def _generate(size, algorithm, density, braid, seed, device, n: int, first: int) -> MazeBatch:

@@ -72,9 +72,9 @@ POH_HOST_DEVICE MazeView view(const MazeBatch& mazes, int64_t b, uint8_t* open) 
   return {grid, open};
 }
 
-// A start or goal; the kernel stops where it is no cell.
+// A start; the kernel stops where it is no cell.
 __device__ inline int32_t checked_cell(const int64_t* cells, int64_t b, int32_t n) {
-  POH_DEVICE_CHECK(cells[b] >= 0 && cells[b] < n, "a start or goal is out of range for the cells of the maze");
+  POH_DEVICE_CHECK(cells[b] >= 0 && cells[b] < n, "a start is out of range for the cells of the maze");
   return static_cast<int32_t>(cells[b]);
 }
 

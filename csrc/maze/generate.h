@@ -207,14 +207,17 @@ POH_HOST_DEVICE void maze_braid(const GridTables& t, uint64_t seed, uint64_t ind
 POH_HOST_DEVICE void maze_obstacles(const GridTables& t, uint64_t seed, uint64_t index, const Share& share,
                                     const MazeScratch& s, uint8_t* out) {
   constexpr uint8_t kBlocked = 16;
-  const int32_t n = t.grid.cells(), width = t.grid.width;
+  const int32_t n = t.grid.cells();
   const Chosen blocked(seed, index, share, n, s);
   for (int32_t c = 0; c < n; ++c) out[c] = blocked(c) ? kBlocked : 0;
+  // Without branches, which nobody could foresee.
   for (int32_t c = 0; c < n; ++c) {
-    if (out[c] & kBlocked) continue;
-    const uint8_t inside = t.inside[c];
-    if (inside & 2 && !(out[c + width] & kBlocked)) out[c] |= 2, out[c + width] |= 1;
-    if (inside & 8 && !(out[c + 1] & kBlocked)) out[c] |= 8, out[c + 1] |= 4;
+    const int32_t below = t.next[4 * int64_t{c} + 1], right = t.next[4 * int64_t{c} + 3];  // c itself at an edge
+    const uint32_t down = t.inside[c] >> 1 & ~((out[c] | out[below]) / kBlocked) & 1;
+    const uint32_t along = t.inside[c] >> 3 & ~((out[c] | out[right]) / kBlocked) & 1;
+    out[below] |= static_cast<uint8_t>(down);
+    out[right] |= static_cast<uint8_t>(along << 2);
+    out[c] |= static_cast<uint8_t>(down << 1 | along << 3);
   }
 }
 

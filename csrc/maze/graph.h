@@ -105,13 +105,13 @@ POH_HOST_DEVICE int32_t farthest_cell(const int32_t* distance, const int32_t* qu
 // found, so that those are not searched in vain. See _eccentricity_bound in the reference.
 POH_HOST_DEVICE void bound_eccentricities(const MazeView& maze, const EndpointScratch& s, int32_t found,
                                           int32_t* longest) {
-  const int32_t n = maze.grid.cells(), reach = s.distance[s.queue[found - 1] >> 4];
+  const int32_t reach = s.distance[s.queue[found - 1] >> 4];
   int32_t passages = 0;
   for (int32_t i = 0; i < found; ++i) passages += count_bits(maze.open[s.queue[i] >> 4]);
   if (passages != 2 * (found - 1)) {
-    for (int32_t c = 0; c < n; ++c) {
-      const int32_t by_start = s.distance[c] + reach;
-      if (s.distance[c] >= 0 && by_start < s.bound[c]) s.bound[c] = by_start;
+    for (int32_t i = 0; i < found; ++i) {
+      const int32_t c = s.queue[i] >> 4, by_start = s.distance[c] + reach;
+      s.bound[c] = by_start < s.bound[c] ? by_start : s.bound[c];
     }
     return;
   }
@@ -121,9 +121,9 @@ POH_HOST_DEVICE void bound_eccentricities(const MazeView& maze, const EndpointSc
   const int32_t seen = s.distance[other_end] + 1;
   *longest = seen > *longest ? seen : *longest;
   maze_search(maze, other_end, -1, s.other, s.queue);
-  for (int32_t c = 0; c < n; ++c) {
-    const int32_t exact = s.distance[c] > s.other[c] ? s.distance[c] : s.other[c];
-    if (s.distance[c] >= 0 && exact < s.bound[c]) s.bound[c] = exact;
+  for (int32_t i = 0; i < found; ++i) {
+    const int32_t c = s.queue[i] >> 4, exact = s.distance[c] > s.other[c] ? s.distance[c] : s.other[c];
+    s.bound[c] = exact < s.bound[c] ? exact : s.bound[c];
   }
 }
 
@@ -134,10 +134,14 @@ POH_HOST_DEVICE Endpoints find_endpoints(const MazeView& maze, uint64_t seed, ui
                                          int64_t max_path, const uint8_t* allowed, const EndpointScratch& s) {
   const int32_t n = maze.grid.cells();
   Endpoints result{-1, -1, 0};
+  int32_t alone = 0;  // from a cell without passages no way leads
+  for (int32_t c = 0; c < n; ++c) s.order[c] = c;
   for (int32_t c = 0; c < n; ++c) {
-    s.order[c] = c;
-    s.bound[c] = allowed == nullptr || allowed[c] ? n : -2;  // less than any path needs
+    const int32_t bound = maze.open[c] ? n : 0;
+    s.bound[c] = allowed == nullptr || allowed[c] ? bound : -2;  // less than any path needs
+    alone |= s.bound[c] == 0;
   }
+  result.longest = alone;
   for (int32_t attempt = 0; attempt < n; ++attempt) {
     const uint32_t word = philox_word(kStreamEndpoints, index, seed, static_cast<uint32_t>(attempt));
     const int32_t place = attempt + below(word, n - attempt), start = s.order[place];

@@ -1,7 +1,7 @@
 // Many passes of post-norm transformer blocks whose heads are all neighbour attention, without a graph: the mirror of
 // poh_ext/models/blocks.py, whose weights poh_ext/ops/planner_inference.py hands over. Each thread takes whole mazes
 // through all passes, so that a maze stays in its cache, and every product is followed by what is done with its rows
-// while they are there.
+// while they are there. Threads that no maze is left for help with its tiles.
 //
 // With a tolerance, a cell that moved by no more keeps its state, and cells that would only repeat themselves are not
 // computed (PassFront).
@@ -13,6 +13,15 @@ namespace poh {
 namespace {
 
 using A = float;
+
+// How many mazes are taken through all passes by a thread each. The rest, fewer than threads, are taken one after the
+// other by all threads together, where that is faster: if they have the cells, and fewer mazes wait than threads help.
+int64_t mazes_alone(const PassCall& call) {
+  const int64_t threads = torch::stable::get_num_threads(), rest = call.shape.B % threads;
+  const int64_t pairs = call.shape.N / (2 * PassMaze::kTileRows);
+  const int64_t help = std::min(threads, call.settles() ? std::min<int64_t>(pairs, 4) : pairs);
+  return rest < help ? call.shape.B - rest : call.shape.B;
+}
 
 std::tuple<Tensor, Tensor, Tensor> neighbor_passes(
     const Tensor& x_in, const Tensor& tokens_in, const Tensor& candidates, const Tensor& weights_in, int64_t heads,
@@ -69,16 +78,19 @@ std::tuple<Tensor, Tensor, Tensor> neighbor_passes(
   }
   A *const found = data<A>(out), *const states = data<A>(state), *const weights_used = data<A>(used);
   with_sizes(vectors_for<A>(shape.D), shape.slots(), [&](auto nv, auto s) {
-    parallel_blocks(
-        N > 0 && depth > 0 ? B : 0, 1, [&] { return PassMaze(call); },
-        [&](int64_t begin, int64_t end, PassMaze& maze) {
-          for (int64_t b = begin; b < end; ++b) {
-            const int64_t at = b * N * d;
-            maze.run<nv(), s()>(b, data<A>(x) + at, data<A>(tokens) + at, found + at, B * N * d,
-                                states + b * call.router_state, B * call.router_state, weights_used + b * heads,
-                                B * heads);
-          }
-        });
+    const auto run = [&](int64_t begin, int64_t end, PassMaze& maze) {
+      for (int64_t b = begin; b < end; ++b) {
+        const int64_t at = b * N * d;
+        maze.run<nv(), s()>(b, data<A>(x) + at, data<A>(tokens) + at, found + at, B * N * d,
+                            states + b * call.router_state, B * call.router_state, weights_used + b * heads, B * heads);
+      }
+    };
+    if (N == 0 || depth == 0) return;
+    const int64_t alone = mazes_alone(call);
+    parallel_blocks(alone, 1, [&] { return PassMaze(call, 1); }, run);
+    if (alone == B) return;
+    PassMaze together(call, torch::stable::get_num_threads());
+    run(alone, B, together);
   });
   return {out, state, used};
 }

@@ -1,7 +1,9 @@
-// Which cells of a maze a pass computes, once some of them no longer change: what a cell does depends on itself, its
-// candidates and the weights of the heads alone, so a cell none of which changed would only repeat itself. What is left
-// is the front of the news, some tens of cells however large the maze is.
+// A maze on its way through the passes, and which of its cells a pass computes once some of them no longer change: what
+// a cell does depends on itself, its candidates and the weights of the heads alone, so a cell none of which changed would
+// only repeat itself. What is left is the front of the news, some tens of cells however large the maze is.
 #pragma once
+
+#include <numeric>
 
 #include "neighbor_attention/cpu_head.h"
 #include "neighbor_attention/cpu_lanes.h"
@@ -85,22 +87,31 @@ struct PassCall {
   bool settles() const { return tolerance > 0; }
 };
 
-// A maze on its way, and what a thread works in.
+// A maze on its way, and what the threads work in that take it through a pass together: tiles of its cells, which are
+// the same whatever their number.
 class PassMaze {
   using A = float;
   static constexpr int64_t W = kLanes<A>;
-  static constexpr int64_t kTileRows = 32;  // rows of all but the attention
+
+  // What a thread works in.
+  struct Room {
+    std::vector<A> scores, input, wide, first, second;
+
+    explicit Room(const PassCall& c)
+        : scores((c.shape.slots() + 1) * W + vectors_for<A>(c.shape.D) * W), input(kTileRows * c.d),
+          wide(kTileRows * std::max(c.blocks.front().qkv.stride, c.blocks.front().expand.stride)),
+          first(kTileRows * c.blocks.front().out.stride), second(kTileRows * c.blocks.front().contract.stride) {}
+  };
 
  public:
-  explicit PassMaze(const PassCall& call)
+  static constexpr int64_t kTileRows = 32;  // whole vectors of cells
+
+  PassMaze(const PassCall& call, int64_t threads)
       : c(call), s(call.shape), d(call.d), padded(vectors_for<A>(s.D) * W), qkv_(3 * s.H * s.N * padded + W),
-        attended_(s.N * d), scores_((s.slots() + 1) * W + padded), input_(kTileRows * d),
-        front_(call.neighbors, call.shape) {
-    const PassBlock& block = c.blocks.front();
-    wide_.resize(kTileRows * std::max(block.qkv.stride, block.expand.stride));
-    first_.resize(kTileRows * block.out.stride);
-    second_.resize(kTileRows * block.contract.stride);
+        attended_(s.N * d), rooms_(threads, Room(call)), front_(call.neighbors, call.shape), every_(s.N) {
+    std::iota(every_.begin(), every_.end(), 0);
     gates_.resize(s.H);
+    if (c.settles()) moved_.resize(s.N);
     if (!c.routers.empty()) router_room_.resize(c.routers.front().room() + d + s.H);
   }
 
@@ -150,9 +161,12 @@ class PassMaze {
   const PassCall& c;
   const AttentionShape& s;
   int64_t d, padded;
-  std::vector<A> qkv_, attended_, scores_, input_, wide_, first_, second_, gates_, router_room_;
+  std::vector<A> qkv_, attended_, gates_, router_room_;
+  std::vector<Room> rooms_;
   PassFront front_;
+  std::vector<int32_t> every_;    // cell
   std::vector<int32_t> changed_;  // by the last pass
+  std::vector<uint8_t> moved_;    // which of the cells that a pass computed moved by more than the tolerance
   std::vector<double> sum_, token_sum_;
   bool sum_valid_ = false;
   int64_t b_ = 0;
@@ -188,74 +202,95 @@ class PassMaze {
     return moved;
   }
 
+  // f(first, rows, room) for tiles of `count` rows, by as many threads as have two of them.
+  template <class F>
+  void tiles(int64_t count, const F& f) {
+    const int64_t all = (count + kTileRows - 1) / kTileRows;
+    const int64_t threads = std::clamp<int64_t>(all / 2, 1, static_cast<int64_t>(rooms_.size()));
+    parallel(threads, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t t = begin; t < end; ++t) {
+        for (int64_t tile = all * t / threads; tile < all * (t + 1) / threads; ++tile) {
+          const int64_t first = tile * kTileRows;
+          f(first, std::min(kTileRows, count - first), rooms_[t]);
+        }
+      }
+    });
+  }
+
   // Through a block: of all cells or of the front; q, k and v of the cells that changed, or of all if they are stale.
   template <int NV, int S>
   void pass(const PassBlock& block, const A* added, const A* gates, bool all, bool stale) {
     const int64_t rows = s.N * padded;
-    const auto cell_of = [&](int64_t i) { return all ? i : front_.active[i]; };
-    const auto fresh_cell = [&](int64_t i) { return stale ? i : changed_[i]; };
-    const int64_t fresh = stale ? s.N : static_cast<int64_t>(changed_.size());
-    for (int64_t i = 0; i < fresh; i += kTileRows) {
-      const int64_t n = std::min(kTileRows, fresh - i);
-      for (int64_t r = 0; r < n; ++r) input(fresh_cell(i + r), added, input_.data() + r * d);
-      block.qkv.apply(input_.data(), d, n, wide_.data());
+    const std::vector<int32_t>& renewed = stale ? every_ : changed_;
+    tiles(static_cast<int64_t>(renewed.size()), [&](int64_t i, int64_t n, Room& room) {
+      for (int64_t r = 0; r < n; ++r) input(renewed[i + r], added, room.input.data() + r * d);
+      block.qkv.apply(room.input.data(), d, n, room.wide.data());
       for (int64_t r = 0; r < n; ++r) {
-        const A* const from = wide_.data() + r * block.qkv.stride;
-        A* const to = qkv_.data() + fresh_cell(i + r) * padded;
+        const A* const from = room.wide.data() + r * block.qkv.stride;
+        A* const to = qkv_.data() + renewed[i + r] * padded;
         for (int64_t part = 0; part < 3 * s.H; ++part) load_row(from + part * s.D, 1, s.D, to + part * rows);
       }
-    }
-    if (all) {
-      attend<NV, S, false>(block, c.neighbors.block(b_, 0), nullptr, s.N);
-    } else {
-      front_.advance(changed_);
-      attend<NV, S, true>(block, front_.lists.data(), front_.active.data(), static_cast<int64_t>(front_.active.size()));
-    }
-    const int64_t count = all ? s.N : static_cast<int64_t>(front_.active.size());
-    changed_.clear();
-    for (int64_t i = 0; i < count; i += kTileRows) {
-      const int64_t n = std::min(kTileRows, count - i), n1 = block.out.stride, n2 = block.contract.stride;
-      A* const heads = attended_.data() + i * d;
+    });
+    if (!all) front_.advance(changed_);
+    const std::vector<int32_t>& active = all ? every_ : front_.active;
+    const int32_t* const lists = all ? c.neighbors.block(b_, 0) : front_.lists.data();
+    tiles(static_cast<int64_t>(active.size()), [&](int64_t i, int64_t n, Room& room) {
+      const int64_t n1 = block.out.stride, n2 = block.contract.stride;
+      A *const heads = attended_.data() + i * d, *const first = room.first.data(), *const wide = room.wide.data();
+      attend<NV, S>(block, lists + i * s.C, active.data() + i, n, heads, room.scores.data());
       for (int64_t k = 0; gates != nullptr && k < n * d; ++k) heads[k] *= gates[k / s.D % s.H];
-      block.out.apply(heads, d, n, first_.data());
+      block.out.apply(heads, d, n, first);
       for (int64_t r = 0; r < n; ++r) {
-        input(cell_of(i + r), added, input_.data());
-        block.norm1.apply(first_.data() + r * n1, input_.data(), first_.data() + r * n1);
+        input(active[i + r], added, room.input.data());
+        block.norm1.apply(first + r * n1, room.input.data(), first + r * n1);
       }
-      block.expand.apply(first_.data(), n1, n, wide_.data());
+      block.expand.apply(first, n1, n, wide);
 #pragma omp simd
-      for (int64_t j = 0; j < n * block.expand.stride; ++j) wide_[j] = wide_[j] < 0 ? A(0) : wide_[j];  // NaN stays
-      block.contract.apply(wide_.data(), block.expand.stride, n, second_.data());
+      for (int64_t j = 0; j < n * block.expand.stride; ++j) wide[j] = wide[j] < 0 ? A(0) : wide[j];  // NaN stays
+      block.contract.apply(wide, block.expand.stride, n, room.second.data());
       for (int64_t r = 0; r < n; ++r) {
-        A *const from = second_.data() + r * n2, *const to = x_ + cell_of(i + r) * d;
-        block.norm2.apply(from, first_.data() + r * n1, c.settles() ? from : to);
-        if (c.settles()) settle(from, to, cell_of(i + r));
+        const A* const from = room.second.data() + r * n2;
+        A* const cell = x_ + active[i + r] * d;
+        A* const to = c.settles() ? heads + r * d : cell;  // the heads are done with
+        block.norm2.apply(from, first + r * n1, to);
+        if (c.settles()) moved_[i + r] = moved(to, cell);
       }
-    }
+    });
+    if (c.settles()) settle(active);
   }
 
-  void settle(const A* from, A* to, int64_t cell) {
+  bool moved(const A* from, const A* to) const {
     int moved = 0;  // NaN counts as moved
     for (int64_t j = 0; j < d; ++j) moved |= !(std::abs(from[j] - to[j]) <= c.tolerance);
-    if (!moved) return;
-    changed_.push_back(static_cast<int32_t>(cell));
-    if (sum_valid_) {
-      for (int64_t j = 0; j < d; ++j) sum_[j] += static_cast<double>(from[j]) - to[j];
-    }
-    std::copy(from, from + d, to);
+    return moved;
   }
 
-  // The heads of `count` cells, in the order of the list, to attended_.
-  template <int NV, int S, bool listed>
-  void attend(const PassBlock& block, const int32_t* lists, const int32_t* cells, int64_t count) {
+  // Cells that moved take what `attended_` holds now; in the order of the list, on which the sum depends.
+  void settle(const std::vector<int32_t>& active) {
+    changed_.clear();
+    for (size_t i = 0; i < active.size(); ++i) {
+      if (!moved_[i]) continue;
+      const A* const from = attended_.data() + static_cast<int64_t>(i) * d;
+      A* const to = x_ + active[i] * d;
+      changed_.push_back(active[i]);
+      if (sum_valid_) {
+        for (int64_t j = 0; j < d; ++j) sum_[j] += static_cast<double>(from[j]) - to[j];
+      }
+      std::copy(from, from + d, to);
+    }
+  }
+
+  // The heads of `count` cells, in the order of the list.
+  template <int NV, int S>
+  void attend(const PassBlock& block, const int32_t* lists, const int32_t* cells, int64_t count, A* out, A* room) const {
     const int64_t rows = s.N * padded, table = s.slots() * padded;
     for (int64_t h = 0; h < s.H; ++h) {
       const auto part = [&](int64_t which) { return Rows<A>{qkv_.data() + (which * s.H + h) * rows, padded}; };
-      const Head<A, NV, S, listed> head{s, vectors_for<A>(s.D), padded, part(0), part(1), part(2),
-                                        block.bias.data() + h * s.slots(), block.key_offset.data() + h * table,
-                                        block.value_offset.data() + h * table, lists, attention_scale<A>(s.D), count,
-                                        cells};
-      head.forward(attended_.data() + h * s.D, d, nullptr, scores_.data());
+      const Head<A, NV, S, true> head{s, vectors_for<A>(s.D), padded, part(0), part(1), part(2),
+                                      block.bias.data() + h * s.slots(), block.key_offset.data() + h * table,
+                                      block.value_offset.data() + h * table, lists, attention_scale<A>(s.D), count,
+                                      cells};
+      head.forward(out + h * s.D, d, nullptr, room);
     }
   }
 };

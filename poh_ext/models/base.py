@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from poh_ext._sharing import of_each
 from poh_ext.models.config import PlannerConfig, positive
 from poh_ext.models.embedding import CellEmbedding, MazeEncoder, passage_bits
 from poh_ext.ops import maze
@@ -75,17 +76,21 @@ class Planner(nn.Module):
             if not isinstance(cells, Tensor) or cells.dtype != torch.int64:
                 given = cells.dtype if isinstance(cells, Tensor) else type(cells).__name__
                 raise TypeError(f"{name} must be an int64 tensor, got {given}")
-            if cells.shape != passages.shape[:1]:
-                raise ValueError(f"{name} must have shape ({len(passages)},), got {tuple(cells.shape)}")
+            several = name == "goal" and cells.dim() == 2 and cells.shape[1] > 0
+            if cells.shape[:1] != passages.shape[:1] or (cells.dim() != 1 and not several):
+                accepted = f"({len(passages)},)" + f" or ({len(passages)}, G)" * (name == "goal")
+                raise ValueError(f"{name} must have shape {accepted}, got {tuple(cells.shape)}")
             if cells.device != passages.device:
                 raise ValueError(f"{name} is on {cells.device}, mazes are on {passages.device}")
             # Elsewhere the scatter in CellEmbedding checks the range on the device, without a synchronisation. On CUDA,
             # POH_EXT_CHECKS=1 asks for the look.
             if cells.device.type in ("cpu", "cuda") and readable(cells):
-                wrong = ((cells < 0) | (cells >= n_cells)).nonzero()
-                if len(wrong):
-                    i = int(wrong[0])
-                    raise IndexError(f"{name}[{i}] is {int(cells[i])}, but cells are 0 to {n_cells - 1}")
+                wrong = (cells < 0) | (cells >= n_cells)
+                if several:
+                    wrong[:, 1:] &= cells[:, 1:] != -1
+                if wrong.any():
+                    at = wrong.nonzero()[0].tolist()
+                    raise IndexError(f"{name}{at} is {int(cells[tuple(at)])}, but cells are 0 to {n_cells - 1}")
 
     def hidden(
         self,
@@ -164,7 +169,7 @@ class Planner(nn.Module):
     ) -> list[Tensor]:
         """`hidden_passes` without its checks, which read values: for tensors that have shapes only."""
         if self.valid_heads and neighbors is None:
-            neighbors = maze.neighbors(mazes.passages)
+            neighbors = of_each(mazes.passages, maze.neighbors)
         tokens = self.embed(mazes.passages, start, goal)
         if self.encoder is not None:
             tokens = tokens + self.encoder(mazes.raster()).unsqueeze(1)
@@ -230,7 +235,9 @@ class Planner(nn.Module):
 
         Args:
             mazes: MazeBatch of B mazes on the model's device, of the model's size (of any size if `any_size`).
-            start, goal: int64 [B], cell numbers in row-major order.
+            start, goal: int64 [B], cell numbers in row-major order. goal may be [B, G], several goals of a maze, any of
+                which will do, padded with -1 after the first: each cell of them gets the mark of the goal. The shipped
+                planners are trained with one.
             passes: the number of passes. None: the model's own number (`loops` or `R`).
             grad_passes: the number of passes, counted from the last, that gradients flow through; the passes before
                 them run without a graph. None: all.

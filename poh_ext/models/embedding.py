@@ -38,6 +38,8 @@ class CellEmbedding(nn.Module):
     "is the start" and "is the goal", in place of the marks' own embeddings. cell_features=1 is the published input,
     one number per cell: 0 where the cell can be entered, 1 where it is walled in on all four sides. An all-open grid
     gives zeros, and so does every perfect maze: this input does not show the walls.
+
+    A blocked cell has no mark of its own. It shows as a cell without passages, into which no passage leads.
     """
 
     def __init__(self, n_cells: int, d_model: int, cell_features: int, *, positions: bool = True):
@@ -59,7 +61,9 @@ class CellEmbedding(nn.Module):
         # One product does the cell, start and goal embeddings: a 2-row embedding looked up for every cell
         # would add its gradient row by row, on one thread.
         at_start = torch.zeros_like(features[..., :1]).scatter(1, start.view(-1, 1, 1), 1)
-        at_goal = torch.zeros_like(at_start).scatter(1, goal.view(-1, 1, 1), 1)
+        # Padding says the first goal again: the scatter checks the range of all others.
+        goals = goal[:, None] if goal.dim() == 1 else torch.where(goal == -1, goal[:, :1], goal)
+        at_goal = torch.zeros_like(at_start).scatter(1, goals[..., None], 1)
         if self.start is None:
             tokens = self.cell(torch.cat([features, at_start, at_goal], dim=-1))
             return tokens if self.position is None else tokens + self.position.weight

@@ -7,6 +7,9 @@ maze may be shared by all n of them: kernels get it once, as [1, H, W], the refe
 
 from __future__ import annotations
 
+import functools
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -28,6 +31,8 @@ __all__ = [
 
 
 BLOCKED = generate.BLOCKED
+_CELL_BY_CELL = ("dfs", "prim", "kruskal")  # what the reference makes in as many steps as cells
+_MANY_CELLS = 40_000
 
 
 def _once(passages: Tensor) -> Tensor:
@@ -46,7 +51,19 @@ def generate_mazes(
     levels = round(low * 2**32), round(high * 2**32)
     if has_kernel(indices.device):
         return torch.ops.poh_ext.generate_mazes(indices.contiguous(), seed, height, width, algorithm, *levels)
+    if height * width > _MANY_CELLS and algorithm in _CELL_BY_CELL and len(indices):
+        _warn_of_slow_generator(height, width, algorithm)
     return generate.generate_mazes(indices, seed, height, width, algorithm, *levels)
+
+
+@functools.cache  # once
+def _warn_of_slow_generator(height: int, width: int, algorithm: str) -> None:
+    warnings.warn(
+        f"poh_ext: the PyTorch reference makes {algorithm} mazes of {height} x {width} cell by cell, in minutes where "
+        "the kernels take milliseconds; wilson has no such loop. `python -m poh_ext` tells why they are not used.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 def neighbors(passages: Tensor) -> Tensor:

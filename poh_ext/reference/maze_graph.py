@@ -8,11 +8,22 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from poh_ext._sharing import of_each
 from poh_ext.reference.maze_generate import neighbor_table
 from poh_ext.reference.philox import STREAM_ENDPOINTS, below, words
 
-__all__ = ["at_goals", "check_cells", "choose_move", "distances", "endpoints", "greedy_rollout", "neighbors", "shortest_paths",
-           "valid_mask", "walk"]  # fmt: skip
+__all__ = [
+    "at_goals",
+    "check_cells",
+    "choose_move",
+    "distances",
+    "endpoints",
+    "greedy_rollout",
+    "neighbors",
+    "shortest_paths",
+    "valid_mask",
+    "walk",
+]
 
 # up, left, right, down: by rising cell index, so that the first of equal scores is the lower index.
 _CELL_ORDER = (0, 2, 3, 1)
@@ -120,11 +131,11 @@ def endpoints(
     batch, n = len(passages), passages.shape[1] * passages.shape[2]
     draws = words(seed, STREAM_ENDPOINTS, indices, n + 1)
     start, goal = torch.full_like(indices, -1), torch.full_like(indices, -1)
-    longest = torch.zeros_like(indices)
     order = torch.arange(n, device=indices.device).repeat(batch, 1)
-    bound = torch.full((batch, n), n, dtype=torch.int32, device=indices.device)
+    bound = n * (neighbors(passages) >= 0).any(2).int()  # no way leads from a cell without passages
     if allowed is not None:
         bound = bound.masked_fill(~allowed, -2)  # less than any path needs, of one cell too
+    longest = (bound == 0).any(1).long()
     todo = torch.arange(batch, device=indices.device)
     for attempt in range(n):
         if not len(todo):
@@ -182,7 +193,7 @@ def walk(
     batch, n = len(passages), passages.shape[1] * passages.shape[2]
     check_cells("start", start, n)
     check_cells("goal", goal, n)
-    around, position, at_goal = neighbors(passages), start.clone(), at_goals(goal, n)
+    around, position, at_goal = of_each(passages, neighbors), start.clone(), at_goals(goal, n)
     path = start.new_full((batch, max_steps + 1), -1)
     path[:, 0] = start
     visited = torch.zeros(batch, n, dtype=torch.bool, device=passages.device)

@@ -19,6 +19,7 @@ from poh_ext import maze_drawing
 from poh_ext._files import write_atomically
 from poh_ext._optional import require
 from poh_ext.maze_drawing import GOAL, PAPER, START, WALKED, WALL, Layout
+from poh_ext.reference.maze_graph import at_goals
 from poh_ext.rollout import Rollout, best_neighbors
 from poh_ext.tasks import MazeTasks
 
@@ -48,10 +49,11 @@ def passes_shown(farthest: int, passes: int) -> list[int]:
 def leads_to_goal(scores: Tensor, task: MazeTasks) -> Tensor:
     """bool [n, N]: True for cells from which the best-scored passable moves (scores [n, N, 4]) lead to the goal."""
     cells, then = torch.arange(task.mazes.n_cells, device=scores.device), best_neighbors(scores, task.mazes)
-    then = torch.where((then < 0) | (cells == task.goal[:, None]), cells, then)  # the goal, and a cell without a way
+    goals = at_goals(task.goal, task.mazes.n_cells)
+    then = torch.where((then < 0) | goals, cells, then)  # a goal, and a cell without a way
     for _ in range(task.mazes.n_cells.bit_length()):  # each time twice as many moves
         then = then.gather(1, then)
-    return then == task.goal[:, None]
+    return goals.gather(1, then)
 
 
 def animate(

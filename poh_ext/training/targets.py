@@ -77,7 +77,7 @@ def next_move_targets(mazes: MazeBatch, goal: Tensor, *, reach: int, dead_ends: 
 
     Args:
         mazes: B mazes of N cells.
-        goal: int64 [B], cell indices.
+        goal: int64 [B], cell indices; or [B, G], as of MazeTasks: the way is then to the nearest.
         reach: most moves to the goal, >= 1.
         dead_ends: cells farther from it count too if they need no more than `reach` of `passes_to_know`.
 
@@ -124,7 +124,7 @@ def passes_to_know(mazes: MazeBatch, goal: Tensor, *, most: int | None = None) -
 
     Args:
         mazes: B mazes of N cells.
-        goal: int64 [B], cell indices.
+        goal: int64 [B], cell indices; or [B, G], as of MazeTasks.
         most: higher numbers are not told apart from having no way: both are 2^30. None: all are found.
 
     Raises:
@@ -136,8 +136,9 @@ def passes_to_know(mazes: MazeBatch, goal: Tensor, *, most: int | None = None) -
 def _passes_to_know(distance: Tensor, neighbors: Tensor, goal: Tensor, most: int | None) -> Tensor:
     # From here on the cells of all mazes in one row.
     first = torch.arange(len(distance), device=goal.device) * distance.shape[1]
-    around = torch.where(neighbors < 0, -1, neighbors + first[:, None, None]).view(-1, 4)
-    ways = (around >= 0).sum(-1).index_fill_(0, goal + first, 9)  # so many that the goal is never an end
+    around = torch.where(neighbors < 0, -1, neighbors + first[:, None, None]).reshape(-1, 4)
+    goals = goal[:, None] if goal.dim() == 1 else torch.where(goal < 0, goal[:, :1], goal)
+    ways = (around >= 0).sum(-1).index_fill_(0, (goals + first[:, None]).flatten(), 9)  # a goal is never an end
     known = torch.full_like(ways, FAR)
     filled, passes = (ways <= 1).nonzero().flatten(), 0
     while len(filled) and (most is None or passes <= most):

@@ -1,8 +1,12 @@
 """Dtypes and backends shared by the tests."""
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 import torch
 
+from poh_ext import _backend
 from poh_ext._backend import has_kernel
 from tests.cases.device import DEVICE
 
@@ -10,6 +14,17 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 KERNELS = has_kernel(DEVICE)
 needs_kernels = pytest.mark.skipif(not KERNELS, reason="the C++ kernels are not used (POH_EXT_BACKEND or build)")
+
+
+@contextlib.contextmanager
+def reference() -> Iterator[None]:
+    """In here the PyTorch reference serves, as with POH_EXT_BACKEND=reference."""
+    kernels = _backend._kernels.pop(DEVICE.type, None)
+    try:
+        yield
+    finally:
+        if kernels is not None:
+            _backend._kernels[DEVICE.type] = kernels
 
 
 def tolerance(dtype: torch.dtype, *, grad: bool = False) -> dict:

@@ -22,9 +22,10 @@ THREADS = {"each_maze": 32, "sum_entropies": 1024, "sum_places": 128, "sum_entri
 SCRATCH_12X12 = {
     "Generate dfs": 1472, "Generate wilson": 576 + 576 + 1152 + 144 + 144,
     "Generate prim": 1072 + 1072 + 176 + 144, "Generate kruskal": 1056 + 1056 + 576 + 144,
-    "Generate percolation": 48 + 144, "Distances": 1296, "ShortestPaths": 1296, "FindEndpoints": 3024, "Walk": 288,
+    "Generate percolation": 48 + 144, "Generate obstacles": 592 + 144,
+    "Distances": 1296, "ShortestPaths": 1296, "FindEndpoints": 3024, "Walk": 288,
 }  # fmt: skip
-ALGORITHMS = ("dfs", "wilson", "prim", "kruskal", "percolation")
+ALGORITHMS = ("dfs", "wilson", "prim", "kruskal", "percolation", "obstacles")
 
 
 def compiled(source: Path) -> str:

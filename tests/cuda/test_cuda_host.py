@@ -145,7 +145,7 @@ calls = {
         logits, targets, candidates=torch.full((1, 4, 2), 5)),
     "candidates: a cell is out of range": lambda: poh_ext.neighbor_attention(
         *logits.new_zeros(3, 1, 2, 4, 3), torch.full((1, 4, 2), 4)),
-    "a start or goal is out of range for the cells of the maze": lambda: poh_ext.generate_mazes(1, 3).distances(
+    "a goal is out of range for the cells of the maze": lambda: poh_ext.generate_mazes(1, 3).distances(
         torch.tensor([9])),
 }
 hidden, weight, pairs = torch.zeros(1, 4, 6), torch.zeros(5, 6), torch.full((1, 4, 2), -2)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 import poh_ext
 from poh_ext import models
+from poh_ext.mazes import DENSITY
 from tests.cases import device as on_device
 
 pytestmark = pytest.mark.skipif(
@@ -181,7 +182,8 @@ def test_the_mazes_of_the_cpu(algorithm, size):
             continue
         a, b = (getattr(m, form) if form == "passages" else getattr(m, form)() for m in made.values())
         assert b.is_cuda and torch.equal(a, b.cpu()), form
-    if algorithm != "percolation":
+    assert torch.equal(made["cpu"].free(), made[GPU].free().cpu())
+    if algorithm not in DENSITY:
         assert torch.equal(made["cpu"].shortest_paths(*ends), made[GPU].shortest_paths(*ends.to(GPU)).cpu())
     assert torch.equal(made["cpu"].distances(ends[0]), made[GPU].distances(ends[0].to(GPU)).cpu())
 

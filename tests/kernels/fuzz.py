@@ -10,7 +10,6 @@ names an argument. A crash ends the process; the last line of the file given by 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import inspect
 import math
 import warnings
@@ -21,23 +20,12 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
 import poh_ext
-from poh_ext import _backend
+from tests.cases.backends import reference
 
 SIZES = st.sampled_from([0, 1, 1, 2, 2, 3, 4, 5, 9, 17])
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 RAISED = (TypeError, ValueError, IndexError)
 RARELY = st.integers(0, 40).map(lambda n: n == 0)
-
-
-@contextlib.contextmanager
-def reference():
-    """In here the PyTorch reference serves, as with POH_EXT_BACKEND=reference."""
-    kernels = _backend._kernels.pop("cpu", None)
-    try:
-        yield
-    finally:
-        if kernels is not None:
-            _backend._kernels["cpu"] = kernels
 
 
 def laid_out(draw, t: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from poh_ext import (
     recondition_rollout,
     sample_tasks,
 )
+from poh_ext.mazes import DENSITY
 from tests.cases.backends import DTYPES
 
 
@@ -79,7 +80,7 @@ def test_the_true_distance_is_an_optimal_policy(algorithm):
     rollout = greedy_rollout(table, tasks)
     assert rollout.reached.all() and rollout.optimal.all()
     assert torch.equal(rollout.steps, tasks.length - 1)
-    if algorithm != "percolation":
+    if algorithm not in DENSITY:
         assert torch.equal(rollout.path[:, : tasks.path.shape[1]], tasks.path)
 
 
@@ -128,8 +129,8 @@ def test_optimal_is_within_five_percent_of_the_moves():
     corridor = MazeBatch(torch.tensor([[[8] + [12] * 20 + [4]]]).byte())
     at = lambda *x: torch.tensor(x)  # noqa: E731
     tasks = MazeTasks(corridor, at(0), at(21), torch.arange(22)[None], at(22))
-    shorter = MazeTasks(corridor, at(0), at(21), torch.arange(22)[None], at(21))
-    way_shorter = MazeTasks(corridor, at(0), at(21), torch.arange(22)[None], at(20))
+    shorter = MazeTasks(corridor, at(0), at(21), torch.arange(22)[None], at(21), check=False)
+    way_shorter = MazeTasks(corridor, at(0), at(21), torch.arange(22)[None], at(20), check=False)
     right = torch.zeros(1, 22, 4)
     assert [bool(greedy_rollout(right, t).optimal) for t in (tasks, shorter, way_shorter)] == [True, True, False]
 
@@ -178,10 +179,8 @@ def test_beeline_is_a_shortest_way_where_nothing_is_in_between(size):
 
 
 def test_beeline_knows_nothing_of_walls():
-    tasks = MazeTasks(
-        generate_mazes(1, 5, seed=3), *(torch.tensor([c]) for c in (0, 7)), torch.tensor([[0]]), torch.tensor([1])
-    )
-    open_tasks = MazeTasks(MazeBatch.open(1, 5), tasks.start, tasks.goal, tasks.path, tasks.length)
+    tasks = MazeTasks(generate_mazes(1, 5, seed=3), *(torch.tensor([c]) for c in (0, 7)))
+    open_tasks = MazeTasks(MazeBatch.open(1, 5), tasks.start, tasks.goal)
     table = beeline_policy(tasks)
     assert table.shape == (1, 25, 4) and table.dtype == torch.float32
     assert torch.equal(table, beeline_policy(open_tasks))

@@ -6,6 +6,8 @@ import torch
 
 from poh_ext import GENERATORS, MazeTasks, generate_mazes, sample_tasks, sample_tasks_as_published
 from poh_ext.ops.maze import endpoints
+from poh_ext.tasks import STARTS
+from tests.cases.backends import reference
 
 
 def check(tasks: MazeTasks, n: int, low: int, high: int) -> None:
@@ -70,8 +72,8 @@ def test_infeasible_filters_name_the_longest_path_seen():
 
 
 @pytest.mark.parametrize("exclude, error, message", [
-    (torch.zeros(3, dtype=torch.int32), TypeError, r"exclude must be an int64 tensor, .*, got torch.int32"),
-    ([1, 2], TypeError, r"exclude must be an int64 tensor, .*, got list"),
+    (torch.zeros(3, dtype=torch.int32), TypeError, "exclude must be an int64 tensor, got int32"),
+    ([1, 2], TypeError, "exclude must be an int64 tensor, got list"),
     (torch.zeros(2, 3, dtype=torch.int64), ValueError, r"exclude must have shape \[m\], got \[2, 3\]"),
 ])  # fmt: skip
 def test_keys_that_could_not_exclude_are_refused(exclude, error, message):
@@ -97,8 +99,13 @@ def test_exclude_leaves_mazes_out():
     check(apart := sample_tasks(40, 3, seed=10000, exclude=train.keys()), 40, 2, 9)
     assert not torch.isin(apart.keys(), train.keys()).any()
     every = generate_mazes(5000, 2, seed=0).hash()
-    with pytest.raises(ValueError, match="mazes in `exclude` are left out"):
+    with pytest.raises(ValueError, match=r"^exclude leaves out all of 10000 dfs mazes of 2 x 2 cells in a row$"):
         sample_tasks(1, 2, seed=1, exclude=every)
+    halves = generate_mazes(500, 2, algorithm="percolation")
+    one_wall = halves[(halves.neighbors() >= 0).sum((1, 2)) == 6].hash()  # the only ones with a path of 4 cells
+    few = "in 10000 percolation mazes .* the longest path seen has 4 cells; exclude leaves out [12].* of them that have"
+    with pytest.raises(ValueError, match=few):
+        sample_tasks(1, 2, seed=1, min_path=4, algorithm="percolation", exclude=one_wall)
 
 
 def test_as_published_is_a_blind_draw():
@@ -134,9 +141,55 @@ def test_bad_input():
     tasks = sample_tasks(3, 4)
     fields = {"start": tasks.start, "goal": tasks.goal, "path": tasks.path, "length": tasks.length}
     for name in fields:
-        with pytest.raises(TypeError, match=f"{name} must be an int64 tensor, got torch.float32"):
+        with pytest.raises(TypeError, match=f"{name} must be an int64 tensor, got float32"):
             MazeTasks(tasks.mazes, **{**fields, name: fields[name].float()})
-        with pytest.raises(ValueError, match=rf"{name} must be \[3.*\], got \[2"):
+        with pytest.raises(ValueError, match=rf"{name} must be \[3.*\].*, got \[2"):
             MazeTasks(tasks.mazes, **{**fields, name: fields[name][:2]})
         with pytest.raises(ValueError, match=f"{name} is on meta"):
             MazeTasks(tasks.mazes, **{**fields, name: fields[name].to("meta")})
+
+
+# -- obstacles -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", STARTS)
+@pytest.mark.parametrize("low", [1, 2, 9])
+def test_on_obstacles_both_ends_are_free_and_joined(kind, low):
+    tasks = sample_tasks(120, (6, 7), min_path=low, algorithm="obstacles", density=(0.3, 0.6), start=kind, seed=2)
+    check(tasks, 120, low, 42)
+    for cells in (tasks.start, tasks.goal):
+        assert tasks.mazes.free().flatten(1).gather(1, cells[:, None]).all()
+    MazeTasks(tasks.mazes, tasks.start, tasks.goal, tasks.path, tasks.length)  # is checked
+    with reference():
+        again = sample_tasks(120, (6, 7), min_path=low, algorithm="obstacles", density=(0.3, 0.6), start=kind, seed=2)
+    for a, b in ((tasks.path, again.path), (tasks.start, again.start), (tasks.mazes.free(), again.mazes.free())):
+        assert torch.equal(a, b)
+
+
+def test_a_maze_of_blocked_cells_alone_is_given_up():
+    tasks = sample_tasks(60, 2, min_path=1, algorithm="obstacles", density=0.6, seed=1)
+    grids = generate_mazes(int(tasks.mazes.index[-1]) + 1, 2, algorithm="obstacles", density=0.6, seed=1)
+    assert torch.equal(grids.free().flatten(1).any(1).nonzero()[:, 0], tasks.mazes.index) and len(grids) > 60
+    message = (
+        "at least min_path = 1 cells in 10000 obstacles mazes of 2 x 2 cells in a row; the longest path seen has 0"
+    )
+    with pytest.raises(ValueError, match=message):
+        sample_tasks(1, 2, min_path=1, algorithm="obstacles", density=1)
+    with pytest.raises(ValueError, match=r"min_path = 2 cells in 10000 obstacles mazes .* seen has 1 cells"):
+        sample_tasks(1, 2, min_path=2, algorithm="obstacles", density=1)
+
+
+def test_long_paths_among_obstacles():
+    """Of the kind of Maze-Hard: 30 x 30 cells, paths of more than 110."""
+    tasks = sample_tasks(6, 30, algorithm="obstacles", min_path=111)
+    check(tasks, 6, 111, 900)
+    few = sample_tasks(2, 30, algorithm="obstacles", min_path=111)
+    assert torch.equal(few.path[:, :111], tasks.path[:2, :111])
+
+
+@pytest.mark.parametrize("braid", [0.2, (0.1, 0.6)])
+def test_tasks_on_braided_mazes(braid):
+    tasks = sample_tasks(50, (5, 7), min_path=8, algorithm="wilson", braid=braid, seed=1)
+    check(tasks, 50, 8, 35)
+    mazes = generate_mazes(int(tasks.mazes.index[-1]) + 1, (5, 7), algorithm="wilson", braid=braid, seed=1)
+    assert torch.equal(mazes[tasks.mazes.index].passages, tasks.mazes.passages)

@@ -209,7 +209,7 @@ def test_bad_inputs_are_named():
         model(mazes, start.int(), goal)
     with pytest.raises(TypeError, match="goal must be an int64 tensor, got list"):
         model(mazes, start, [1, 2, 3])
-    with pytest.raises(ValueError, match=r"goal must have shape \(3,\), got \(2,\)"):
+    with pytest.raises(ValueError, match=r"goal must have shape \(3,\) or \(3, G\), got \(2,\)"):
         model(mazes, start, goal[:2])
     with pytest.raises(IndexError, match=r"start\[1\] is 12, but cells are 0 to 11"):
         model(mazes, torch.tensor([0, 12, -1]), goal)
