@@ -13,7 +13,7 @@ from typing import TextIO
 
 from poh_ext._files import is_replaced, why_not_writable
 
-__all__ = ["BAD_OPTIONS", "INTERRUPTED", "READER_LEFT", "Parser", "positive", "run"]
+__all__ = ["BAD_OPTIONS", "INTERRUPTED", "READER_LEFT", "Parser", "number", "run", "whole"]
 
 BAD_OPTIONS = 2
 INTERRUPTED = 130  # as a shell reports SIGINT
@@ -67,11 +67,44 @@ def _output_file(text: str, suffix: str) -> Path:
     return Path(text)
 
 
-def positive(text: str) -> float:
-    """The type of an option."""
-    if not 0 < (value := float(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"must be positive and finite, got {text}")
-    return value
+def number(unit: str, *, least: float | None = None, most: float = math.inf, prefix: str = "") -> Callable[[str], float]:
+    """The type of an option that takes a finite number of `unit`, above 0 or, with `least`, from there to `most`.
+
+    Errors begin with `prefix` and say the unit and what was given.
+    """
+    accepted = "positive" if least is None else f"at least {least:g}"
+    accepted += " and finite" if most == math.inf else f" and at most {most:g}"
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{prefix}must be a number of {unit}, {accepted}, got {text!r}") from None
+        low = value > 0 if least is None else value >= least
+        if not (low and value <= most and value < math.inf):  # NaN is neither
+            raise argparse.ArgumentTypeError(f"{prefix}must be {accepted}, got {text} ({unit})")
+        return value
+
+    return read
+
+
+def whole(unit: str, least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """The same of an option that takes a whole number."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number of {unit}, at least {least}, got {text!r}"
+            ) from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value} ({unit})")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most}, got {value} ({unit})")
+        return value
+
+    return read
 
 
 def run(main: Callable[..., int], *arguments) -> int:

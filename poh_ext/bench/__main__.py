@@ -22,7 +22,7 @@ import torch
 import poh_ext
 from poh_ext._files import write_atomically
 from poh_ext._optional import MissingPackage, require
-from poh_ext._program import Parser, positive, run
+from poh_ext._program import Parser, number, run
 from poh_ext.bench import machine
 from poh_ext.bench.cases import COMPILING, GROUPS, WEIGHTS, warm_up_compiler
 from poh_ext.bench.measure import Bench, show
@@ -67,10 +67,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cpu", help="torch device of the inputs (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the logits (default: float32)")
-    parser.add_argument("--seconds", type=positive, help="seconds to spend on the rounds of each case (default: 4)")
+    parser.add_argument("--seconds", type=number("seconds"), help="seconds to spend on the rounds of each case (default: 4)")
     parser.add_argument(
         "--limit",
-        type=positive,
+        type=number("seconds"),
         metavar="SECONDS",
         help="seconds for the whole run from its start, divided among its cases (default: no limit)",
     )

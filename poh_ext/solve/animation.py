@@ -46,12 +46,15 @@ def passes_shown(farthest: int, passes: int) -> list[int]:
 
 
 def leads_to_goal(scores: Tensor, task: MazeTasks) -> Tensor:
-    """bool [n, N]: True for cells from which the best-scored passable moves (scores [n, N, 4]) lead to the goal."""
-    cells, then = torch.arange(task.mazes.n_cells, device=scores.device), best_neighbors(scores, task.mazes)
-    then = torch.where((then < 0) | (cells == task.goal[:, None]), cells, then)  # the goal, and a cell without a way
-    for _ in range(task.mazes.n_cells.bit_length()):  # each time twice as many moves
+    """bool [n, N]: True for cells from which the best-scored passable moves (scores [n, N, 4]) lead to a goal."""
+    n_cells, then = task.mazes.n_cells, best_neighbors(scores, task.mazes)
+    goals = task.goal if task.goal.dim() == 2 else task.goal[:, None]
+    is_goal = torch.zeros(len(task), n_cells + 1, dtype=torch.bool, device=scores.device)
+    is_goal = is_goal.scatter(1, goals.where(goals >= 0, n_cells), True)[:, :n_cells]
+    then = torch.where((then < 0) | is_goal, torch.arange(n_cells, device=scores.device), then)  # these lead nowhere
+    for _ in range(n_cells.bit_length()):  # each time twice as many moves
         then = then.gather(1, then)
-    return then == task.goal[:, None]
+    return is_goal.gather(1, then)
 
 
 def animate(
