@@ -7,13 +7,14 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from poh_ext._files import is_replaced, why_not_writable
+from poh_ext._optional import MissingPackage
 
-__all__ = ["BAD_OPTIONS", "INTERRUPTED", "READER_LEFT", "Parser", "number", "run", "whole"]
+__all__ = ["BAD_OPTIONS", "INTERRUPTED", "READER_LEFT", "Parser", "number", "run", "run_command", "whole"]
 
 BAD_OPTIONS = 2
 INTERRUPTED = 130  # as a shell reports SIGINT
@@ -136,6 +137,25 @@ def run(main: Callable[..., int], *arguments) -> int:
             about = "standard output"
         print(f"error: {about}: {error.strerror}", file=sys.stderr)
         return 1
+
+
+def run_command(
+    command: Callable[[Parser, Sequence[str]], int], program: str, about: str | None, arguments: Sequence[str]
+) -> int:
+    """`run` of a command, which declares its options with the parser that it gets.
+
+    What is wrong with them after all, and a package that is missing, end with a line and 2.
+    """
+
+    def guarded() -> int:
+        parser = Parser(prog=program, description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+        try:
+            return command(parser, arguments)
+        except (ValueError, FileNotFoundError, MissingPackage) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return BAD_OPTIONS
+
+    return run(guarded)
 
 
 def _is_broken(stream: TextIO | None) -> bool:

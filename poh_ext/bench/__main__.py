@@ -1,4 +1,4 @@
-"""`python -m poh_ext.bench` times the kernels beside what PyTorch and other packages offer.
+"""`poh-ext bench` (or `python -m poh_ext.bench`) times the kernels beside what PyTorch and other packages offer.
 
 The results of every case are checked for equality before it is timed. The variants of a case run in interleaved rounds.
 A speed is the ratio of two variants' times in the same round, given as its median with the 20th and 80th percentile.
@@ -49,8 +49,8 @@ runpy.run_module("poh_ext.bench", run_name="__main__", alter_sys=True)
 """
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(arguments: Sequence[str], program: str = PROGRAM) -> argparse.Namespace:
+    parser = Parser(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--only",
         default=",".join(GROUPS),
@@ -123,10 +123,10 @@ def _needs_interpreter(options: argparse.Namespace) -> bool:
     return bool(options.backend) and options.backend != os.environ.get("POH_EXT_BACKEND", "auto")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, program: str = PROGRAM) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     compile_cache(torch.backends.cpu.get_cpu_capability())  # before the compiler is imported, which sets the variable
-    options = parse(arguments)
+    options = parse(arguments, program)
     if _needs_interpreter(options):
         os.environ["POH_EXT_BACKEND"] = options.backend
         os.execv(sys.executable, [sys.executable, "-c", _WITH_BACKEND, *arguments])
