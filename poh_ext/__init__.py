@@ -14,6 +14,7 @@ except ImportError as _error:
         print(f"error: {_error}", file=_sys.stderr)
         raise SystemExit(2) from None
     raise
+from poh_ext import io
 from poh_ext.attention import neighbor_attention
 from poh_ext.cross_entropy import cross_entropy, linear_cross_entropy
 from poh_ext.losses import (
@@ -46,6 +47,7 @@ __all__ = [
     "cross_entropy",
     "generate_mazes",
     "greedy_rollout",
+    "io",
     "linear_cross_entropy",
     "multi_horizon_cross_entropy",
     "multi_horizon_linear_cross_entropy",
