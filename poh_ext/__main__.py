@@ -1,4 +1,4 @@
-"""`python -m poh_ext`: the program `poh-ext` (commands/program.py), which without a command prints what `info` prints."""
+"""`python -m poh_ext`: the program `poh-ext`, see commands/program.py. Without a command it does what `info` does."""
 
 import sys
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from poh_ext._files import is_replaced, why_not_writable
 from poh_ext._optional import MissingPackage
 
-__all__ = ["BAD_OPTIONS", "INTERRUPTED", "READER_LEFT", "Parser", "number", "run", "run_command", "whole"]
+__all__ = [
+    "BAD_OPTIONS",
+    "INTERRUPTED",
+    "READER_LEFT",
+    "Parser",
+    "did_you_mean",
+    "number",
+    "run",
+    "run_command",
+    "whole",
+]
 
 BAD_OPTIONS = 2
 INTERRUPTED = 130  # as a shell reports SIGINT
@@ -35,13 +46,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
         self._outputs: dict[str, str] = {}  # flag -> name of its value
 
-    def add_output(self, flag: str, *, help: str, suffix: str = "") -> None:
-        """An option that names a file to write: refused while parsing where that cannot be done.
+    def add_output(self, flag: str, *, help: str, suffix: str = "", metavar: str = "FILE") -> None:
+        """An option, or an argument, that names a file to write: refused while parsing where that cannot be done.
 
         A name with another `suffix` is refused, too, because programs that open the file go by it.
         """
         kind = functools.partial(_output_file, suffix=suffix)
-        self._outputs[flag] = self.add_argument(flag, type=kind, metavar="FILE", help=help).dest
+        self._outputs[flag] = self.add_argument(flag, type=kind, metavar=metavar, help=help).dest
 
     def parse_args(self, *arguments, **options) -> argparse.Namespace:
         """Also refuses two options that would write the same file, of which only the second were left."""
@@ -68,7 +79,17 @@ def _output_file(text: str, suffix: str) -> Path:
     return Path(text)
 
 
-def number(unit: str, *, least: float | None = None, most: float = math.inf, prefix: str = "") -> Callable[[str], float]:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """What is wrong with a command that is none of `names`."""
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    what = "option" if name.startswith("-") else "command"
+    return f"unknown {what} {name!r}; {hint}commands: {', '.join(names)}"
+
+
+def number(
+    unit: str, *, least: float | None = None, most: float = math.inf, prefix: str = ""
+) -> Callable[[str], float]:
     """The type of an option that takes a finite number of `unit`, above 0 or, with `least`, from there to `most`.
 
     Errors begin with `prefix` and say the unit and what was given.

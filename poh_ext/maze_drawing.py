@@ -386,24 +386,27 @@ def draw_legend(image: Image, top: int, items: list[tuple[str, tuple[int, int, i
     return total
 
 
-def maze_picture(maze: MazeTasks | MazeBatch, walked: Tensor | None = None, pixels: int = 960) -> Image:
+def maze_picture(
+    maze: MazeTasks | MazeBatch, walked: Tensor | None = None, *, shortest: bool = True, pixels: int = 960
+) -> Image:
     """The first maze, of a task with a shortest path, both ends, and the cells `walked` (int64 [S], padded with -1).
 
     Args:
         maze: tasks, or mazes alone, of which nothing but the walls is drawn.
         walked: a planner's path. None: there is none.
+        shortest: draw the task's path.
         pixels: the longer side of the maze is about as long; more for a large maze, so that its paths are seen.
 
     Example:
         >>> maze_picture(sample_tasks(1, 30, algorithm="obstacles", min_path=60)).save("maze.png")
     """
     mazes, task = (maze.mazes, maze) if isinstance(maze, MazeTasks) else (maze, None)
-    legend, pixels = _legend_of(task, walked), max(pixels, min(6 * max(mazes.size), 3 * pixels // 2))
+    legend, pixels = _legend_of(task, walked, shortest), max(pixels, min(6 * max(mazes.size), 3 * pixels // 2))
     layout = Layout(mazes, pixels, below=22 if legend else 0, least_width=520 if legend else 0)
     image = draw_walls(layout, mazes, np.zeros(mazes.n_cells, dtype=np.uint8), np.uint8([PAPER]))
     if task is None:
         return image
-    for path, share, colour in ((task.path[0], 0.9, TRUTH), (walked, 0.4, WALKED)):
+    for path, share, colour in ((task.path[0] if shortest else None, 0.9, TRUTH), (walked, 0.4, WALKED)):
         if path is not None:
             draw_path(image, layout, path[path >= 0].tolist(), share, colour)
     draw_ends(image, layout, task)
@@ -411,8 +414,11 @@ def maze_picture(maze: MazeTasks | MazeBatch, walked: Tensor | None = None, pixe
     return image
 
 
-def _legend_of(task: MazeTasks | None, walked: Tensor | None) -> list[tuple[str, tuple[int, int, int], float]]:
+def _legend_of(
+    task: MazeTasks | None, walked: Tensor | None, shortest: bool
+) -> list[tuple[str, tuple[int, int, int], float]]:
     if task is None:
         return []
-    shown = [("start", START, 0), ("goal", GOAL, 0), ("a shortest path", TRUTH, 10)]
+    shown = [("start", START, 0), ("goal", GOAL, 0)]
+    shown += [("a shortest path", TRUTH, 10)] * (shortest and int(task.length[0]) > 1)
     return shown if walked is None else [*shown, ("the planner's path", WALKED, 4)]

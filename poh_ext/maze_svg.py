@@ -16,12 +16,13 @@ MARGIN = 8
 MOST_PIXELS, LEAST_PIXELS = 960, 160  # of the longer side where nothing says how large it is shown
 
 
-def maze_svg(maze: MazeTasks | MazeBatch, walked: Tensor | None = None) -> str:
+def maze_svg(maze: MazeTasks | MazeBatch, walked: Tensor | None = None, *, shortest: bool = True) -> str:
     """The first maze as SVG: of a task with a shortest path, both ends, and the cells `walked`.
 
     Args:
         maze: tasks, or mazes alone, of which nothing but the walls is drawn.
         walked: int64 [S], a planner's path padded with -1. None: there is none.
+        shortest: draw the task's path.
 
     Returns:
         The text of an SVG file. Blocked cells are the path of class "blocked", walls that of class "walls".
@@ -41,7 +42,8 @@ def maze_svg(maze: MazeTasks | MazeBatch, walked: Tensor | None = None) -> str:
         f'<rect x="{-MARGIN}" y="{-MARGIN}" width="{across}" height="{down}" fill="#fff"/>',
     ]
     if task is not None:
-        parts += _line("shortest", task.path[0], width, 0.62, TRUTH)
+        if shortest:
+            parts += _line("shortest", task.path[0], width, 0.62, TRUTH)
         if walked is not None:
             parts += _line("walked", walked, width, 0.26, WALKED)
     free = mazes[0].free()[0].cpu().numpy()
@@ -92,7 +94,9 @@ def _runs(line: np.ndarray) -> list[tuple[int, int]]:
 def _walls(level: np.ndarray, upright: np.ndarray) -> str:
     """One stroke for each straight run of wall."""
     across = [f"M{a * PITCH} {row * PITCH}H{b * PITCH}" for row, line in enumerate(level) for a, b in _runs(line)]
-    down = [f"M{column * PITCH} {a * PITCH}V{b * PITCH}" for column, line in enumerate(upright.T) for a, b in _runs(line)]
+    down = [
+        f"M{column * PITCH} {a * PITCH}V{b * PITCH}" for column, line in enumerate(upright.T) for a, b in _runs(line)
+    ]
     return "".join([*across, *down])
 
 

@@ -67,7 +67,9 @@ def parse(arguments: Sequence[str], program: str = PROGRAM) -> argparse.Namespac
     )
     parser.add_argument("--device", default="cpu", help="torch device of the inputs (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the logits (default: float32)")
-    parser.add_argument("--seconds", type=number("seconds"), help="seconds to spend on the rounds of each case (default: 4)")
+    parser.add_argument(
+        "--seconds", type=number("seconds"), help="seconds to spend on the rounds of each case (default: 4)"
+    )
     parser.add_argument(
         "--limit",
         type=number("seconds"),
@@ -188,11 +190,11 @@ def _run(options: argparse.Namespace) -> tuple[dict, list[dict]]:
         warm_up_compiler(options.device, bench.compiling, bench.watch)
     left = options.limit - (bench.watch.now() - began)
     allowance = Allowance(left, [WEIGHTS[group] for group, *_ in options.cases], bench.watch)
-    for number, (group, size, build) in enumerate(options.cases, 1):
+    for turn, (group, size, build) in enumerate(options.cases, 1):
         start = bench.watch.now()
-        _progress(f"{number} of {len(options.cases)}, {group} {size} (after {start - began:.0f} s)")
+        _progress(f"{turn} of {len(options.cases)}, {group} {size} (after {start - began:.0f} s)")
         torch.compiler.reset()
-        later = any(group in COMPILING for group, *_ in options.cases[number - 1 :])
+        later = any(group in COMPILING for group, *_ in options.cases[turn - 1 :])
         allowed = allowance.next(reserved=bench.compiling.left if later else 0.0)
         reason = "the time of the whole run is over (--limit)"
         try:

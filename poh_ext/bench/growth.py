@@ -138,7 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m poh_ext.bench.growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=number("seconds"), default=0.5, help="seconds to spend on each point (default: 0.5)")
+    parser.add_argument(
+        "--seconds", type=number("seconds"), default=0.5, help="seconds to spend on each point (default: 0.5)"
+    )
     parser.add_output("--json", help="write the sweeps and the machine to FILE")
     parser.add_output("--plot", suffix=".png", help="draw the sweeps in a PNG (needs matplotlib)")
     options = parser.parse_args(arguments)

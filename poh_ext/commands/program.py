@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Callable, Sequence
 
 import poh_ext
-from poh_ext._program import BAD_OPTIONS, run
+from poh_ext._program import BAD_OPTIONS, did_you_mean, run
 
 __all__ = ["COMMANDS", "main"]
 
@@ -74,10 +73,7 @@ def main(arguments: Sequence[str] | None = None, *, program: str = "poh-ext") ->
         return run(_say, _help(program))
     if name == "--version":
         return run(_say, f"poh_ext {poh_ext.__version__}")
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    what = "option" if name.startswith("-") else "command"
-    print(f"{program}: error: unknown {what} {name!r}; {hint}commands: {', '.join(COMMANDS)}", file=sys.stderr)
+    print(f"{program}: error: {did_you_mean(name, COMMANDS)}", file=sys.stderr)
     return BAD_OPTIONS
 
 
@@ -97,8 +93,8 @@ def _help(program: str) -> str:
             "commands:",
             *lines,
             "",
-            f"`{program} COMMAND --help` describes a command, `{program} --version` prints the version. `python -m "
-            "poh_ext` is the same\nprogram, and without a command does what info does.",
+            f"`{program} COMMAND --help` describes a command, `{program} --version` prints the version.",
+            "`python -m poh_ext` is the same program; without a command it does what info does.",
         ]
     )
 

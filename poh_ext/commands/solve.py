@@ -72,8 +72,8 @@ def _solve(parser: Parser, arguments: Sequence[str]) -> int:
     exact = bool(solved_exactly(scores[-1], task)[0])
     print(f"{name}: the shortest path has {shortest} moves")
     print(
-        f"{planner_name(options.weights, recipe)} ({sum(p.numel() for p in model.parameters()):,} parameters, trained on "
-        f"mazes of {recipe.sizes[0]}x{recipe.sizes[0]} to {recipe.sizes[1]}x{recipe.sizes[1]}), {passes} passes in "
+        f"{planner_name(options.weights, recipe)} ({sum(p.numel() for p in model.parameters()):,} parameters, trained "
+        f"on mazes of {recipe.sizes[0]}x{recipe.sizes[0]} to {recipe.sizes[1]}x{recipe.sizes[1]}), {passes} passes in "
         f"{seconds:.1f} s: {'reached' if reached else 'not reached'} in {moves} moves, "
         f"{'exactly' if exact else 'not'} a shortest path"
     )

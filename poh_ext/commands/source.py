@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,8 +94,8 @@ def add_generator(parser: Parser, *, several: bool = False) -> None:
         "--braid",
         type=shares,
         metavar="SHARE",
-        help=f"of {', '.join(PERFECT)} the share of the remaining walls that are opened, which makes loops; or LOW:HIGH "
-        "(default: 0)",
+        help=f"of {', '.join(PERFECT)} the share of the remaining walls that are opened, which makes loops; or "
+        "LOW:HIGH (default: 0)",
     )
 
 

@@ -173,7 +173,11 @@ class Planner(nn.Module):
         if self.encoder is not None:
             tokens = tokens + self.encoder(mazes.raster()).unsqueeze(1)
         state, found, graph, step = self._begin(tokens), [], torch.is_grad_enabled(), 0
-        if not graph and done is None and (fast := self._without_graph(state, tokens, neighbors, 0, after, tolerance)) is not None:
+        if (
+            not graph
+            and done is None
+            and (fast := self._without_graph(state, tokens, neighbors, 0, after, tolerance)) is not None
+        ):
             self._end(fast[0])
             return fast[1]
         with_graph = False  # of the pass before

@@ -140,11 +140,10 @@ class MazeSet(NamedTuple):
         made = cls(*map(int, parts))
         if made.size < 2 or made.min_path < 2 or made.count < 1:
             raise ValueError(f"mazes must have SIZE >= 2, PATH >= 2 and COUNT >= 1, got {text!r}")
-        if made.size**2 > MAX_CELLS or made.min_path > made.size**2:
-            most = "PATH" if made.size**2 <= MAX_CELLS else "SIZE"
-            cells = min(made.size**2, MAX_CELLS)
-            what = f"at most {cells} cells, as many as a maze has" if most == "PATH" else f"at most {cells} cells in all"
-            raise ValueError(f"mazes must have {what} ({most}), got {text!r}")
+        if made.size**2 > MAX_CELLS:
+            raise ValueError(f"mazes must have SIZE x SIZE <= {MAX_CELLS} cells, got {text!r}")
+        if made.min_path > made.size**2:
+            raise ValueError(f"mazes must have PATH <= SIZE x SIZE = {made.size**2} cells, got {text!r}")
         return made
 
     def tasks(self, algorithm: str, start: str = "any", **loops: Any) -> MazeTasks:
@@ -245,8 +244,8 @@ def measure(
     """Yield the outcome of every set, with every algorithm and every kind of start, as soon as it is known.
 
     `density` is for the algorithms that have one, `braid` for the others (see sample_tasks). The mazes go to the device
-    of the model. `tolerance`: see the planners' forward. `watch` is entered for each outcome, with a label and the number of mazes.
-    What it yields is called after each batch with the number of mazes done in it.
+    of the model. `tolerance`: see the planners' forward. `watch` is entered for each outcome, with a label and the
+    number of mazes. What it yields is called after each batch with the number of mazes done in it.
 
     Raises:
         ValueError, when called: a set asks for mazes that do not exist; or as `exact_over_passes`.

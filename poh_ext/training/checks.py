@@ -96,7 +96,7 @@ def check(config) -> None:
     _refuse(config.seeds > 10_000, f"--seeds {config.seeds}: at most 10000, or training and test seeds would meet")
     _refuse(
         config.min_path_cells > config.cells,
-        f"--min-path {config.min_path:g}: a maze of {config.maze_size}x{config.maze_size} has only {config.cells} cells",
+        f"--min-path {config.min_path:g}: a maze of {config.maze_size}x{config.maze_size} has {config.cells} cells",
     )
     _refuse(
         config.cpu and config.device not in ("auto", "cpu"),
@@ -145,7 +145,8 @@ def _check_rows(config) -> None:
             f"--rows {name} contradicts --preset solve: it would be the row {SOLVERS[name]} again",
         )
         _refuse(
-            "" not in config.shapes, f"--rows {name}: only in run_12x12_8m_benchmark.py (`poh-ext benchmark`), whose planners have one size"
+            "" not in config.shapes,
+            f"--rows {name}: only in run_12x12_8m_benchmark.py (`poh-ext benchmark`), whose planners have one size",
         )
     for name in _NOT_PUBLISHED if config.protocol == "as-published" else ():
         _refuse(

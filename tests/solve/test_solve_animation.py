@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from poh_ext import generate_mazes, greedy_rollout, sample_tasks
+from poh_ext.commands import solve as cli
 from poh_ext.maze_drawing import WALKED, Layout
 from poh_ext.mazes import MazeBatch
-from poh_ext.solve import animation, cli, pretrained
+from poh_ext.solve import animation, pretrained
 from poh_ext.solve.animation import animate, leads_to_goal, passes_shown, save_gif
 from poh_ext.tasks import MazeTasks
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from poh_ext import greedy_rollout, sample_tasks
+from poh_ext.commands import solve as cli
 from poh_ext.mazes import MazeBatch
 from poh_ext.models.inference import SETTLED
 from poh_ext.rollout import best_neighbors, solved_exactly
-from poh_ext.solve import cli, evaluation
+from poh_ext.solve import evaluation
 from poh_ext.solve.evaluation import exact_over_passes
 from poh_ext.solve.pretrained import load
 from poh_ext.tasks import MazeTasks
