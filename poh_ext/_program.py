@@ -20,6 +20,7 @@ __all__ = [
     "INTERRUPTED",
     "READER_LEFT",
     "Parser",
+    "counted",
     "did_you_mean",
     "number",
     "run",
@@ -79,6 +80,11 @@ def _output_file(text: str, suffix: str) -> Path:
     return Path(text)
 
 
+def counted(n: int, what: str) -> str:
+    """ "1 move", "2 moves", "3 passes"."""
+    return f"{n} {what}" + ("" if n == 1 else "es" if what.endswith("s") else "s")
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """What is wrong with a command that is none of `names`."""
     near = difflib.get_close_matches(name, names, n=1)
@@ -87,12 +93,10 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"unknown {what} {name!r}; {hint}commands: {', '.join(names)}"
 
 
-def number(
-    unit: str, *, least: float | None = None, most: float = math.inf, prefix: str = ""
-) -> Callable[[str], float]:
-    """The type of an option that takes a finite number of `unit`, above 0 or, with `least`, from there to `most`.
+def number(unit: str, *, least: float | None = None, most: float = math.inf, what: str = "") -> Callable[[str], float]:
+    """The type of an option that takes a finite number, above 0 or, with `least`, from there to `most`.
 
-    Errors begin with `prefix` and say the unit and what was given.
+    Errors say the unit, what was given, and what is accepted; `what` is the subject of "must be".
     """
     accepted = "positive" if least is None else f"at least {least:g}"
     accepted += " and finite" if most == math.inf else f" and at most {most:g}"
@@ -101,10 +105,10 @@ def number(
         try:
             value = float(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{prefix}must be a number of {unit}, {accepted}, got {text!r}") from None
+            raise argparse.ArgumentTypeError(f"must be a number ({unit}), {accepted}, got {text!r}") from None
         low = value > 0 if least is None else value >= least
         if not (low and value <= most and value < math.inf):  # NaN is neither
-            raise argparse.ArgumentTypeError(f"{prefix}must be {accepted}, got {text} ({unit})")
+            raise argparse.ArgumentTypeError(f"{what} must be {accepted}, got {text} ({unit})".lstrip())
         return value
 
     return read
@@ -118,7 +122,7 @@ def whole(unit: str, least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
             value = int(text)
         except ValueError:
             raise argparse.ArgumentTypeError(
-                f"must be a whole number of {unit}, at least {least}, got {text!r}"
+                f"must be a whole number ({unit}), at least {least}, got {text!r}"
             ) from None
         if value < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, got {value} ({unit})")

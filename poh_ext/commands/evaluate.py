@@ -47,7 +47,7 @@ def _evaluate(parser: Parser, arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--passes",
-        type=number("passes for each move", prefix="factors "),
+        type=number("passes for each move", what="factors"),
         nargs="+",
         default=[1.0, 1.5, 2.0, 5.0],
         metavar="F",

@@ -19,7 +19,7 @@ from poh_ext import io
 from poh_ext._figures import save_png
 from poh_ext._files import write_atomically
 from poh_ext._optional import require
-from poh_ext._program import Parser, did_you_mean, run_command, whole
+from poh_ext._program import Parser, counted, did_you_mean, run_command, whole
 from poh_ext.commands.source import add_file, add_size, make_tasks, read, the_maze
 from poh_ext.maze_drawing import maze_picture
 from poh_ext.maze_svg import maze_svg
@@ -115,7 +115,7 @@ def _length(maze: MazeTasks | MazeBatch) -> str:
     if not isinstance(maze, MazeTasks):
         return ""
     cells = int(maze.length[0])
-    return f": the shortest path has {cells - 1} moves" if cells else ": no way leads to the goal"
+    return f": the shortest path has {counted(cells - 1, 'move')}" if cells else ": no way leads to the goal"
 
 
 def _add_output(parser: Parser) -> None:
@@ -136,7 +136,7 @@ def _need_output(parser: Parser, options) -> None:
 def _write(options, made: MazeTasks | MazeBatch) -> int:
     written = io.write(options.output, made, format=options.format)
     what = "task" if isinstance(made, MazeTasks) else "maze"
-    about = f"{len(made)} {what}{'s' * (len(made) != 1)} of {made.size[0]}x{made.size[1]}"
+    about = f"{counted(len(made), what)} of {made.size[0]}x{made.size[1]}"
     if isinstance(made, MazeTasks) and len(made):
         low, high = int(made.length.min()), int(made.length.max())
         about += f", shortest paths of {low} to {high} cells" if low < high else f", shortest paths of {low} cells"

@@ -41,8 +41,8 @@ def add_planner(parser: Parser) -> None:
 def device_of(parser: Parser, options: argparse.Namespace) -> torch.device:
     try:
         device = torch.device(options.device)
-    except RuntimeError as error:
-        parser.error(f"argument --device: {str(error).splitlines()[0]}")
+    except RuntimeError:
+        parser.error(f"argument --device: must be a torch device (cpu, cuda, cuda:1, mps), got {options.device!r}")
     if reason := why_not_usable(device, torch.float32):
         parser.error(f"argument --device: torch cannot compute on {options.device} ({reason})")
     return device

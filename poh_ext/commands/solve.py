@@ -19,7 +19,7 @@ from torch import Tensor
 
 from poh_ext._figures import save_png
 from poh_ext._optional import require
-from poh_ext._program import Parser, run_command, whole
+from poh_ext._program import Parser, counted, run_command, whole
 from poh_ext.commands.planner import add_planner, device_of, planner_name
 from poh_ext.commands.source import add_file, add_size, the_task
 from poh_ext.maze_drawing import maze_picture
@@ -70,11 +70,11 @@ def _solve(parser: Parser, arguments: Sequence[str]) -> int:
     moves, shortest = int(rollout.steps[0]), int(task.length[0]) - 1
     reached = bool(rollout.reached[0])
     exact = bool(solved_exactly(scores[-1], task)[0])
-    print(f"{name}: the shortest path has {shortest} moves")
+    print(f"{name}: the shortest path has {counted(shortest, 'move')}")
     print(
         f"{planner_name(options.weights, recipe)} ({sum(p.numel() for p in model.parameters()):,} parameters, trained "
-        f"on mazes of {recipe.sizes[0]}x{recipe.sizes[0]} to {recipe.sizes[1]}x{recipe.sizes[1]}), {passes} passes in "
-        f"{seconds:.1f} s: {'reached' if reached else 'not reached'} in {moves} moves, "
+        f"on mazes of {recipe.sizes[0]}x{recipe.sizes[0]} to {recipe.sizes[1]}x{recipe.sizes[1]}), {counted(passes, 'pass')} in "
+        f"{seconds:.1f} s: {'reached' if reached else 'not reached'} in {counted(moves, 'move')}, "
         f"{'exactly' if exact else 'not'} a shortest path"
     )
     if options.png:

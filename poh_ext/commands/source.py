@@ -36,6 +36,8 @@ def size(text: str) -> Size:
     least = 2 if len(sides) == 1 else 1
     if min(sides) < least:
         raise argparse.ArgumentTypeError(f"must be at least {least}, got {min(sides)} (cells of a side)")
+    if sides == (1, 1):
+        raise argparse.ArgumentTypeError(f"must have at least 2 cells in all, got {text}")
     if sides[0] * sides[-1] > MAX_CELLS:
         raise argparse.ArgumentTypeError(f"must have at most {MAX_CELLS} cells in all, got {text}")
     return sides[0] if len(sides) == 1 else sides
@@ -105,7 +107,7 @@ def add_size(parser: Parser, *, least_path: str) -> None:
         "--size", type=size, help=f"side of the maze in cells, or HEIGHTxWIDTH (default: {SIZE})", metavar="SIZE"
     )
     add_generator(parser)
-    parser.add_argument("--seed", type=whole("the seed", 0), metavar="N", help=f"seed of the maze (default: {SEED})")
+    parser.add_argument("--seed", type=whole("seed", 0), metavar="N", help=f"seed of the maze (default: {SEED})")
     parser.add_argument(
         "--min-path",
         type=_path,
@@ -127,7 +129,7 @@ def add_file(parser: Parser) -> None:
         "--from", dest="read_as", choices=io.FORMATS, metavar="FORMAT", help="format of FILE (default: found by itself)"
     )
     parser.add_argument(
-        "--task", type=whole("tasks, counted from 0", 0), metavar="N", help="which task or maze of FILE (default: 0)"
+        "--task", type=whole("task, counted from 0", 0), metavar="N", help="which task or maze of FILE (default: 0)"
     )
     parser.add_argument("--start", type=cell, metavar="R,C", help="row and column of the start, counted from 0")
     parser.add_argument("--goal", type=cell, metavar="R,C", help="row and column of the goal")

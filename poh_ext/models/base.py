@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Real
@@ -19,7 +20,7 @@ from poh_ext.reference.horizon_ce import readable
 __all__ = ["Planner", "grid_shape"]
 
 MOVES = 4  # up, down, left, right
-REPORTS, REPORTED = 40, 100  # `done` is called at most so often, or after so many passes, where passes have a kernel
+FIRST_PART, PART_SECONDS = 100, 1.0  # passes until `done` is first called; parts double until one takes so long
 
 
 def grid_shape(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -180,14 +181,14 @@ class Planner(nn.Module):
         ):
             self._end(fast[0])
             return fast[1]
-        with_graph = False  # of the pass before
+        with_graph, part = False, FIRST_PART  # with_graph: of the pass before
         for n in after:
             while step < n:
                 with torch.set_grad_enabled(graph and (grad_passes is None or n - step <= grad_passes)):
                     kept = 0.0 if torch.is_grad_enabled() else tolerance
                     end = n if grad_passes is None or not graph else max(step + 1, n - grad_passes)
                     if done is not None:  # each part begins with a pass over every cell
-                        end = min(end, step + max(REPORTED, after[-1] // REPORTS))
+                        end, began = min(end, step + part), time.perf_counter()
                     if (fast := self._without_graph(state, tokens, neighbors, step, (end,), kept)) is not None:
                         state, step, with_graph = fast[0], end, False
                     else:
@@ -196,6 +197,7 @@ class Planner(nn.Module):
                         with_graph = torch.is_grad_enabled()
                         state, step = self._pass(state, tokens, neighbors, step, kept), step + 1
                     if done is not None:
+                        part *= 1 + (time.perf_counter() - began < PART_SECONDS)
                         done(step)
             found.append(self._cells(state))
         self._end(state)
