@@ -239,7 +239,9 @@ class MazeBatch:
 
     def free(self) -> Tensor:
         """bool [B, H, W]: True where a cell is free, False where it is blocked."""
-        return torch.ones_like(self.passages, dtype=torch.bool) if self._free is None else self._free
+        if self._free is not None:
+            return self._free
+        return of_each(self.passages, lambda p: torch.ones_like(p, dtype=torch.bool))
 
     def _check(self) -> None:
         p = self.passages[:1] if is_shared(self.passages) else self.passages
@@ -296,6 +298,11 @@ class MazeBatch:
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: of a slice its own mazes alone."""
         return compact(self.__dict__)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Checked, because torch.load(weights_only=True) gives this what an untrusted file holds."""
+        fields = {"free": state["_free"], "seed": state["seed"], "algorithm": state["algorithm"], "index": state["index"]}
+        MazeBatch.__init__(self, state["passages"], **fields)
 
     def _like(self, passages: Tensor, free: Tensor | None, index: Tensor | None) -> MazeBatch:
         return MazeBatch(passages, free=free, seed=self.seed, algorithm=self.algorithm, index=index, check=False)
@@ -399,6 +406,9 @@ class MazeBatch:
         mazes = self.expand(cells.shape[0]) if shared else self
         check_cells(name, cells, len(mazes), self.device, several=name == "goal")
         return mazes
+
+
+torch.serialization.add_safe_globals([MazeBatch])
 
 
 def check_algorithm(algorithm: str) -> str:

@@ -141,6 +141,10 @@ class MazeTasks:
         """What is pickled: of a slice its own tasks alone."""
         return compact(self.__dict__)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Checked, because torch.load(weights_only=True) gives this what an untrusted file holds."""
+        MazeTasks.__init__(self, *(state[name] for name in ("mazes", "start", "goal", "path", "length")))
+
     def _each(self, mazes: MazeBatch, change: Callable[[Tensor], Tensor]) -> MazeTasks:
         fields = (self.start, self.goal, self.path, self.length)
         return MazeTasks(mazes, *(change(field) for field in fields), check=False)
@@ -161,6 +165,9 @@ class MazeTasks:
             >>> assert not torch.isin(train.keys(), test.keys()).any()
         """
         return self.mazes.hash()
+
+
+torch.serialization.add_safe_globals([MazeTasks])
 
 
 def _padded(rows: list[Tensor]) -> Tensor:

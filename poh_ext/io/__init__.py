@@ -19,8 +19,10 @@ from torch import Tensor
 from poh_ext._files import write_atomically
 from poh_ext.io._cells import as_blocked
 from poh_ext.io._source import FormatError, Source, read_source
+from poh_ext.io.archive import read_npz, read_safetensors, write_npz, write_safetensors
 from poh_ext.io.drawing import parse, read_drawings, read_micromouse, text, write_micromouse
 from poh_ext.io.hrm import HEADER, Questions, parse_hrm, read_hrm, write_hrm
+from poh_ext.io.lattice import from_lattice, from_pixels, to_lattice, to_pixels
 from poh_ext.io.movingai import (
     Scenarios,
     parse_map,
@@ -39,17 +41,25 @@ __all__ = [
     "Questions",
     "Scenarios",
     "as_blocked",
+    "from_lattice",
+    "from_pixels",
     "parse",
     "read",
     "read_hrm",
     "read_map",
     "read_micromouse",
+    "read_npz",
+    "read_safetensors",
     "read_scenarios",
     "text",
+    "to_lattice",
+    "to_pixels",
     "write",
     "write_hrm",
     "write_map",
     "write_micromouse",
+    "write_npz",
+    "write_safetensors",
     "write_scenarios",
 ]
 
@@ -110,6 +120,15 @@ _FORMATS = {
         (),
         read_micromouse,
         write_micromouse,
+    ),
+    "npz": _Format(
+        "mazes or tasks whole, arrays of NumPy without pickles (read, write)", (".npz",), read_npz, write_npz
+    ),
+    "safetensors": _Format(
+        "mazes or tasks whole, as safetensors; needs that package (read, write)",
+        (".safetensors",),
+        read_safetensors,
+        write_safetensors,
     ),
 }
 

@@ -6,7 +6,6 @@ names of the planner's state_dict; the rest is JSON in its metadata under "poh_e
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poh_ext._files import write_atomically
+from poh_ext._files import digest, write_atomically
 from poh_ext._optional import require
 from poh_ext.models.base import Planner
 from poh_ext.models.planners import PLANNERS
@@ -52,7 +51,7 @@ def save(path: str | Path, model: Planner, *, notes: dict[str, Any]) -> Path:
         "size": height if height == width else [height, width],
         "options": model.config.keywords(),
         "notes": notes,
-        "sha256": _digest(weights),
+        "sha256": digest(weights),
     }
     return write_atomically(path, require("safetensors.torch").save(weights, {KEY: json.dumps(record)}))
 
@@ -100,14 +99,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"holds no planner: its metadata has no {KEY!r}")
     if record["version"] != VERSION:
         raise ValueError(f"has version {record['version']!r}; this poh_ext reads {VERSION}")
-    if record["sha256"] != _digest(weights):
+    if record["sha256"] != digest(weights):
         raise ValueError("is damaged: the checksum of its weights is wrong")
     return record, weights
-
-
-def _digest(weights: dict[str, Tensor]) -> str:
-    """A checksum of the weights in the order of their names, because safetensors does not notice flipped bits."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(weights[name].flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
