@@ -10,6 +10,7 @@ Each has its own --help.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -75,7 +76,9 @@ def _make(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--count", type=whole("tasks", 1), default=1, metavar="N", help="number of tasks (default: 1)")
     _add_output(parser)
     options = parser.parse_args(arguments)
-    _need_output(parser, options)
+    if options.output is None:
+        parser.error("argument --output: name the file to write")
+    _check_format(parser, "--output", options)
     return _write(options, make_tasks(parser, options, options.count))
 
 
@@ -85,6 +88,7 @@ def _convert(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--from", dest="read_as", choices=io.FORMATS, help="format of IN (default: by its suffix)")
     _add_format(parser, "OUT")
     options = parser.parse_args(arguments)
+    _check_format(parser, "OUT", options)
     return _write(options, read(parser, options.file, options.read_as))
 
 
@@ -128,12 +132,15 @@ def _add_format(parser: Parser, of: str) -> None:
     parser.add_argument("--format", choices=io.FORMATS, help=f"format of {of} (default: by its suffix). {known}")
 
 
-def _need_output(parser: Parser, options) -> None:
-    if options.output is None:
-        parser.error("argument --output: name the file to write")
+def _check_format(parser: Parser, name: str, options: argparse.Namespace) -> None:
+    """Before any work: does --format or the suffix tell a format?"""
+    try:
+        io._format(options.output, options.format)
+    except ValueError as error:
+        parser.error(f"argument {name}: {error}")
 
 
-def _write(options, made: MazeTasks | MazeBatch) -> int:
+def _write(options: argparse.Namespace, made: MazeTasks | MazeBatch) -> int:
     written = io.write(options.output, made, format=options.format)
     what = "task" if isinstance(made, MazeTasks) else "maze"
     about = f"{counted(len(made), what)} of {made.size[0]}x{made.size[1]}"

@@ -71,11 +71,12 @@ def _solve(parser: Parser, arguments: Sequence[str]) -> int:
     reached = bool(rollout.reached[0])
     exact = bool(solved_exactly(scores[-1], task)[0])
     print(f"{name}: the shortest path has {counted(shortest, 'move')}")
+    low, high = recipe.sizes
     print(
         f"{planner_name(options.weights, recipe)} ({sum(p.numel() for p in model.parameters()):,} parameters, trained "
-        f"on mazes of {recipe.sizes[0]}x{recipe.sizes[0]} to {recipe.sizes[1]}x{recipe.sizes[1]}), {counted(passes, 'pass')} in "
-        f"{seconds:.1f} s: {'reached' if reached else 'not reached'} in {counted(moves, 'move')}, "
-        f"{'exactly' if exact else 'not'} a shortest path"
+        f"on mazes of {low}x{low} to {high}x{high}), {counted(passes, 'pass')} in {seconds:.1f} s: "
+        f"{'reached' if reached else 'not reached'} in {counted(moves, 'move')}, {'exactly' if exact else 'not'} a "
+        "shortest path"
     )
     if options.png:
         print(f"wrote {save_png(maze_picture(task, rollout.path[0]), options.png)}")
