@@ -149,19 +149,19 @@ def generator_of(parser: Parser, options: argparse.Namespace, algorithms: Sequen
 # -- what they mean ----------------------------------------------------------------------------------------------
 
 
-def make_tasks(parser: Parser, options: argparse.Namespace, count: int) -> MazeTasks:
-    """`count` tasks of the generator, whose paths have --min-path cells or more."""
+def make_tasks(parser: Parser, options: argparse.Namespace, count: int, *, least: int = 2) -> MazeTasks:
+    """`count` tasks of the generator, whose paths have --min-path cells or more, or `least` where it is not given."""
     shape, seed = options.size or SIZE, SEED if options.seed is None else options.seed
-    height, width = _sides(shape)
-    least = 2 if options.min_path is None else path_cells(options.min_path, height * width)
-    algorithm = options.algorithm or "dfs"
+    (height, width), algorithm = _sides(shape), options.algorithm or "dfs"
+    flag = "" if options.min_path is None else "argument --min-path: "
+    least = least if options.min_path is None else path_cells(options.min_path, height * width)
     loops = generator_of(parser, options, [algorithm])
     if least > height * width:
-        parser.error(f"argument --min-path: {least} cells, but a maze of {height}x{width} has only {height * width}")
+        parser.error(f"{flag}{least} cells, but a maze of {height}x{width} has only {height * width}")
     try:
         return sample_tasks(count, shape, min_path=least, seed=seed, algorithm=algorithm, **loops)
     except ValueError as error:
-        parser.error(f"argument --min-path: {str(error).replace('min_path = ', '')}")
+        parser.error(flag + str(error).replace("min_path = ", ""))
 
 
 def read(parser: Parser, path: str, read_as: str | None = None) -> MazeTasks | MazeBatch:
@@ -224,11 +224,9 @@ def _generated(parser: Parser, options: argparse.Namespace) -> tuple[MazeTasks, 
     placed = options.start is not None or options.goal is not None
     if placed and options.min_path is not None:
         parser.error("argument --min-path: it draws start and goal; leave out --start and --goal")
-    if not placed and options.min_path is None and algorithm == "obstacles":  # where few corners are free
-        height, width = _sides(options.size or SIZE)
-        options.min_path = float(max(2, (height + width) // 2))
-    if options.min_path is not None:
-        task = make_tasks(parser, options, 1)
+    drawn = not placed and algorithm == "obstacles"  # where few corners are free
+    if drawn or options.min_path is not None:
+        task = make_tasks(parser, options, 1, least=max(2, sum(_sides(options.size or SIZE)) // 2))
         return task, f"{_shape(task)} {algorithm} maze, seed {seed}, {_between(task)}"
     loops = generator_of(parser, options, [algorithm])
     mazes = generate_mazes(1, options.size or SIZE, seed=seed, algorithm=algorithm, **loops)
