@@ -301,8 +301,8 @@ class MazeBatch:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Checked, because torch.load(weights_only=True) gives this what an untrusted file holds."""
-        fields = {"free": state["_free"], "seed": state["seed"], "algorithm": state["algorithm"], "index": state["index"]}
-        MazeBatch.__init__(self, state["passages"], **fields)
+        origin = {name: state[name] for name in ("seed", "algorithm", "index")}
+        MazeBatch.__init__(self, state["passages"], free=state["_free"], **origin)
 
     def _like(self, passages: Tensor, free: Tensor | None, index: Tensor | None) -> MazeBatch:
         return MazeBatch(passages, free=free, seed=self.seed, algorithm=self.algorithm, index=index, check=False)

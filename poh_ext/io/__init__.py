@@ -20,7 +20,7 @@ from poh_ext._files import write_atomically
 from poh_ext.io._cells import as_blocked
 from poh_ext.io._source import FormatError, Source, read_source
 from poh_ext.io.archive import read_npz, read_safetensors, write_npz, write_safetensors
-from poh_ext.io.drawing import parse, read_drawings, read_micromouse, text, write_micromouse
+from poh_ext.io.drawing import draw, parse, read_drawings, read_micromouse, text, write_micromouse
 from poh_ext.io.hrm import HEADER, Questions, parse_hrm, read_hrm, write_hrm
 from poh_ext.io.lattice import from_lattice, from_pixels, to_lattice, to_pixels
 from poh_ext.io.movingai import (
@@ -77,7 +77,7 @@ def _read_movingai(path: Path) -> MazeTasks | MazeBatch:
 
 
 def _parse_movingai(source: Source) -> MazeTasks | MazeBatch:
-    if source.lines and source.lines[0].startswith("version"):
+    if source.name.lower().endswith(".scen") or "".join(source.lines[:1]).startswith("version"):
         return parse_scenarios(source).tasks
     return parse_map(source)
 
@@ -91,7 +91,10 @@ def _write_movingai(path: Path, what: MazeBatch | MazeTasks) -> Path:
 
 
 def _write_ascii(path: Path, what: MazeBatch | MazeTasks, *, paths: Tensor | None = None) -> Path:
-    return write_atomically(path, text(what, paths=paths).encode())
+    mazes = what.mazes if isinstance(what, MazeTasks) else what
+    if not len(mazes):
+        raise FormatError(f"{path}: there are no mazes; a file of drawings has at least one")
+    return write_atomically(path, draw(what, paths, f"{path}: ").encode())
 
 
 _FORMATS = {

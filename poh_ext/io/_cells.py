@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poh_ext._checks import check_dtype
-from poh_ext._sharing import of_each
+from poh_ext._sharing import is_shared, of_each
 from poh_ext.io._source import FormatError
 from poh_ext.mazes import MazeBatch
 from poh_ext.tasks import MazeTasks
@@ -94,11 +94,17 @@ def tasks_of(mazes: MazeBatch, cells: np.ndarray, fail: Callable[..., FormatErro
 
 def has_walls(mazes: MazeBatch) -> bool:
     """Whether there is a wall between two free cells side by side, which a grid of free and blocked cells has not."""
-    return not torch.equal(MazeBatch.from_free(mazes.free()).passages, mazes.passages)
+    one = mazes[:1] if is_shared(mazes.passages) else mazes
+    return not torch.equal(MazeBatch.from_free(one.free()).passages, one.passages)
 
 
-def cells_of(what: MazeBatch | MazeTasks, paths: Tensor | None) -> np.ndarray:
-    """uint8 [n, H, W] of FREE, WALL, START, GOAL and PATH. paths: int64 [n, L] in place of the tasks' own."""
+def cells_of(what: MazeBatch | MazeTasks, paths: Tensor | None, place: str = "") -> np.ndarray:
+    """uint8 [n, H, W] of FREE, WALL, START, GOAL and PATH.
+
+    Args:
+        paths: int64 [n, L] in place of the tasks' own.
+        place: with which an error begins.
+    """
     tasks = what if isinstance(what, MazeTasks) else None
     mazes = what.mazes if isinstance(what, MazeTasks) else what
     if not isinstance(mazes, MazeBatch):
@@ -115,7 +121,7 @@ def cells_of(what: MazeBatch | MazeTasks, paths: Tensor | None) -> np.ndarray:
         if (same := (goal == start[:, None]).any(1)).any():
             task = int(same.nonzero()[0, 0])
             raise FormatError(
-                f"task {task} starts on a goal, cell {int(start[task])}: one character cannot be 'S' and 'G'"
+                f"{place}task {task} starts on a goal, cell {int(start[task])}: one character cannot be 'S' and 'G'"
             )
         _mark(cells, tasks.path.cpu() if paths is None else check_paths(paths, n, size), PATH)
         _mark(cells, goal, GOAL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from poh_ext._checks import MAX_CELLS
 __all__ = ["FormatError", "Source", "read_source"]
 
 MAX_BYTES = 1 << 30
+_PART = 1 << 20
 
 
 class FormatError(ValueError):
@@ -48,10 +48,11 @@ class Source:
         return FormatError(f"{place}: {reason}")
 
     def grid(self, rows: list[str], first: int, accepted: str, ragged: str = "") -> np.ndarray:
-        """uint8 [H, W]: the characters of rows of one length, all of them accepted (in ASCII).
+        """uint8 [H, W]: the characters of rows of one length, all of them accepted.
 
         Args:
             first: the line of the first row.
+            accepted: characters of ASCII other than '?', which stands for all others.
             ragged: what else to say where rows differ in length.
         """
         width = len(rows[0])
@@ -66,7 +67,7 @@ class Source:
         codes = np.frombuffer("".join(rows).encode("ascii", "replace"), dtype=np.uint8).reshape(len(rows), width)
         known = np.zeros(256, dtype=bool)
         known[list(accepted.encode())] = True
-        if "?" not in accepted and not known[codes].all():
+        if not known[codes].all():
             row, column = divmod(int((~known[codes]).argmax()), width)
             raise self.error(unknown(rows[row][column], accepted), first + row, column)
         return codes
@@ -76,31 +77,25 @@ def unknown(character: str, accepted: str) -> str:
     return f"{character!r} is unknown; accepted: {', '.join(map(repr, accepted))}"
 
 
-def read_bytes(path: str | os.PathLike, limit: int = MAX_BYTES) -> bytes:
-    """The whole file, of at most `limit` bytes."""
-    with open(path, "rb") as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise FormatError(f"{path}: the file is larger than {limit} bytes, the most that is read")
-    return data
-
-
 def read_source(path: str | os.PathLike) -> Source:
     """A text file in UTF-8, with or without a byte order mark.
 
     Raises:
         OSError: it cannot be read. FormatError: it is larger than 1 GiB, or not UTF-8.
     """
-    return decode(os.fspath(path), read_bytes(path))
-
-
-def decode(name: str | Path, data: bytes) -> Source:
+    with open(path, "rb") as file:
+        parts, size = [], 0
+        while part := file.read(_PART):  # one read of MAX_BYTES would take that much memory for any file
+            parts.append(part)
+            if (size := size + len(part)) > MAX_BYTES:
+                raise FormatError(f"{path}: the file is larger than {MAX_BYTES} bytes, the most that is read")
+    data = b"".join(parts)
     try:
-        return Source(str(name), data.decode("utf-8-sig"))
+        return Source(os.fspath(path), data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise FormatError(f"{name}: the text is UTF-16; UTF-8 is accepted") from None
+            raise FormatError(f"{path}: the text is UTF-16; UTF-8 is accepted") from None
         line = data.count(b"\n", 0, error.start)
         raise FormatError(
-            f"{name}, line {line + 1}: the byte 0x{data[error.start]:02x} is not UTF-8, which is the encoding accepted"
+            f"{path}, line {line + 1}: the byte 0x{data[error.start]:02x} is not UTF-8, which is the encoding accepted"
         ) from None

@@ -126,7 +126,7 @@ def _fields(what: MazeBatch | MazeTasks) -> tuple[dict[str, Tensor], dict[str, A
     if isinstance(what, MazeTasks):
         tensors |= {name: getattr(what, name).to(torch.int32) for name in _TASKS}
     record = {"version": VERSION, "n": n, "seed": mazes.seed, "algorithm": mazes.algorithm}
-    return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, record
+    return {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, record
 
 
 def _parsed(path: str | os.PathLike, kind: str, parse: Callable[[], Any]) -> Any:

@@ -21,7 +21,7 @@ from poh_ext.io._source import FormatError, Source, read_source
 from poh_ext.mazes import MazeBatch
 from poh_ext.tasks import MazeTasks
 
-__all__ = ["draw_cells", "draw_walls", "parse", "read_drawings", "read_micromouse", "text", "write_micromouse"]
+__all__ = ["draw", "draw_cells", "draw_walls", "parse", "read_drawings", "read_micromouse", "text", "write_micromouse"]
 
 CELLS = "# .SGo"
 _DRAWN = re.compile(r"\+|o-")  # the first line of a drawing with walls between cells
@@ -81,7 +81,12 @@ def text(mazes_or_tasks: MazeBatch | MazeTasks, *, paths: Tensor | None = None) 
         |           |
         +---+---+---+
     """
-    cells = cells_of(mazes_or_tasks, paths)
+    return draw(mazes_or_tasks, paths)
+
+
+def draw(mazes_or_tasks: MazeBatch | MazeTasks, paths: Tensor | None, place: str = "") -> str:
+    """As `text`. place: with which an error begins."""
+    cells = cells_of(mazes_or_tasks, paths, place)
     mazes = mazes_or_tasks.mazes if isinstance(mazes_or_tasks, MazeTasks) else mazes_or_tasks
     drawings = draw_walls(mazes, cells) if has_walls(mazes) else draw_cells(cells)
     return "\n".join(drawings)
@@ -126,19 +131,15 @@ def read_drawings(source: Source, *, several: bool = True, walls: bool | None = 
     if walls is None:
         walls = _DRAWN.match(blocks[0][1][0]) is not None
     read = _walls if walls else _cells
-    mazes: list[MazeBatch] = []
-    cells: list[np.ndarray] = []
+    found: list[tuple[np.ndarray, np.ndarray]] = []
     for first, rows in blocks:
-        found, marks = read(source, first, rows)
-        if mazes and marks.shape != cells[0].shape:
-            raise source.error(
-                f"a maze of {marks.shape[1]} x {marks.shape[2]} cells below one of {cells[0].shape[1]} x "
-                f"{cells[0].shape[2]}: one size is accepted",
-                first,
-            )
-        mazes.append(found)
-        cells.append(marks)
-    batch, marks = MazeBatch.cat(mazes), np.concatenate(cells)
+        found.append(read(source, first, rows))
+        size, height, width = found[0][1].shape, *found[-1][1].shape
+        if (height, width) != size:
+            below = f"a maze of {height} x {width} cells below one of {size[0]} x {size[1]}"
+            raise source.error(f"{below}: one size is accepted", first)
+    grids, marks = (np.stack(each) for each in zip(*found, strict=True))
+    batch = (MazeBatch.from_raster if walls else MazeBatch.from_free)(torch.from_numpy(grids))
     if not ((marks == START) | (marks == GOAL) | (marks == PATH)).any():
         return batch
 
@@ -165,13 +166,14 @@ def _blocks(source: Source) -> list[tuple[int, list[str]]]:
     return blocks
 
 
-def _cells(source: Source, first: int, rows: list[str]) -> tuple[MazeBatch, np.ndarray]:
-    cells = source.grid(rows, first, CELLS, _RAGGED)[None]
-    free = torch.from_numpy(cells != WALL)
-    return MazeBatch.from_free(free), cells
+def _cells(source: Source, first: int, rows: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """bool [H, W], where it is free; and the characters of the cells, uint8 [H, W]."""
+    cells = source.grid(rows, first, CELLS, _RAGGED)
+    return cells != WALL, cells
 
 
-def _walls(source: Source, first: int, rows: list[str]) -> tuple[MazeBatch, np.ndarray]:
+def _walls(source: Source, first: int, rows: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [2H+1, 2W+1], a raster; and the characters of the cells, uint8 [H, W]."""
     image = source.grid(rows, first, "o+-| SG#")
     height, width = image.shape
     if width % 4 != 1 or width < 5:
@@ -194,19 +196,18 @@ def _walls(source: Source, first: int, rows: list[str]) -> tuple[MazeBatch, np.n
             accepted = chr(image[row, column // 4 * 4 + 1])
         choice = " or ".join(map(repr, accepted))
         raise source.error(f"{rows[row][column]!r} is out of place; accepted here: {choice}", first + row, column)
-    cells = np.ascontiguousarray(image[1::2, 2::4])[None]
-    raster = np.ones((1, *(side * 2 + 1 for side in cells.shape[1:])), dtype=np.uint8)
-    raster[0, 1::2, 1::2] = cells[0] == WALL
-    raster[0, ::2, 1::2] = image[::2, 1::4] == ord("-")
-    raster[0, 1::2, ::2] = image[1::2, ::4] == ord("|")
-    blocked = raster[0, 1::2, 1::2] > 0
-    open_side = (raster[0, :-1:2, 1::2] & raster[0, 2::2, 1::2] & raster[0, 1::2, :-1:2] & raster[0, 1::2, 2::2]) == 0
-    if (bad := blocked & open_side).any():
+    cells = np.ascontiguousarray(image[1::2, 2::4])
+    raster = np.ones([side * 2 + 1 for side in cells.shape], dtype=np.uint8)
+    raster[1::2, 1::2] = cells == WALL
+    raster[::2, 1::2] = image[::2, 1::4] == ord("-")
+    raster[1::2, ::2] = image[1::2, ::4] == ord("|")
+    closed = raster[:-1:2, 1::2] & raster[2::2, 1::2] & raster[1::2, :-1:2] & raster[1::2, 2::2]
+    if (bad := (cells == WALL) & (closed == 0)).any():
         row, column = divmod(int(bad.argmax()), bad.shape[1])
         raise source.error(
             "the blocked cell '#' is open to a side; it has walls on all four", first + 2 * row + 1, 4 * column + 2
         )
-    return MazeBatch.from_raster(torch.from_numpy(raster)), cells
+    return raster, cells
 
 
 def read_micromouse(path: str | os.PathLike) -> MazeTasks | MazeBatch:
@@ -230,7 +231,7 @@ def write_micromouse(path: str | os.PathLike, mazes_or_tasks: MazeBatch | MazeTa
         OSError: the file cannot be written. TypeError: mazes_or_tasks is neither a MazeBatch nor MazeTasks.
         FormatError: there are several mazes, or blocked cells, or a task starts on its goal.
     """
-    cells = cells_of(mazes_or_tasks, None)
+    cells = cells_of(mazes_or_tasks, None, f"{path}: ")
     mazes = mazes_or_tasks.mazes if isinstance(mazes_or_tasks, MazeTasks) else mazes_or_tasks
     if len(mazes) != 1:
         raise FormatError(f"{path}: there are {len(mazes)} mazes; the format micromouse has one")

@@ -147,8 +147,8 @@ def write_hrm(
         OSError: the file cannot be written.
         TypeError: tasks is no MazeTasks.
         ValueError: paths has another shape or a value that is no cell; source or rating has another length.
-        FormatError: the grids are not square or have walls between free cells; or a task has several goals, starts on
-            its goal, or has no path.
+        FormatError: there are no tasks; the grids are not square, have walls between free cells or more characters
+            than csv readers take; or a task has several goals, starts on its goal, or has no path.
 
     Example:
         >>> walk = greedy_rollout(table, tasks)
@@ -159,6 +159,13 @@ def write_hrm(
     height, width = tasks.size
     if height != width:
         raise FormatError(f"{path}: the mazes are {height} x {width}; the format hrm has square grids")
+    if not len(tasks):
+        raise FormatError(f"{path}: there are no tasks; the format hrm has at least one")
+    if tasks.mazes.n_cells > csv.field_size_limit():
+        raise FormatError(
+            f"{path}: a grid of {height} x {width} has more characters than csv readers take in a field "
+            f"({csv.field_size_limit()} in Python)"
+        )
     check_blocked_only(path, tasks.mazes, "hrm")
     if tasks.goal.dim() == 2 and (tasks.goal[:, 1:] >= 0).any():
         task = int((tasks.goal[:, 1:] >= 0).any(1).nonzero()[0, 0])
@@ -172,7 +179,7 @@ def write_hrm(
     for name, column in (("source", names), ("rating", ratings)):
         if len(column) != n:
             raise ValueError(f"{name} must have {n} items, one for each task, got {len(column)}")
-    answers = cells_of(tasks, paths)
+    answers = cells_of(tasks, paths, f"{path}: ")
     questions = np.where(answers == PATH, FREE, answers)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

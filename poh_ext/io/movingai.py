@@ -15,6 +15,7 @@ from torch import Tensor
 
 from poh_ext._checks import MAX_CELLS
 from poh_ext._files import write_atomically
+from poh_ext._sharing import is_shared
 from poh_ext.io._cells import solve
 from poh_ext.io._octile import octile_length
 from poh_ext.io._source import FormatError, Source, read_source
@@ -227,7 +228,7 @@ def write_map(path: str | os.PathLike, mazes: MazeBatch) -> Path:
 def _map(path: str | os.PathLike, mazes: MazeBatch) -> bytes:
     if not isinstance(mazes, MazeBatch):
         raise TypeError(f"mazes must be a MazeBatch, got {type(mazes).__name__}")
-    if not len(mazes) or (len(mazes) > 1 and (mazes.passages != mazes.passages[:1]).any()):
+    if not len(mazes) or not (is_shared(mazes.passages) or (mazes.passages == mazes.passages[:1]).all()):
         raise FormatError(f"{path}: there are {len(mazes)} mazes; a map is one maze, the same for all tasks")
     check_blocked_only(path, mazes[:1], "movingai")
     free = mazes.free()[0].cpu().numpy()
@@ -278,7 +279,7 @@ def write_scenarios(
         x, y, to_x, to_y = start % width, start // width, target % width, target // width
         fields = (int(length / 4), place.name, width, height, x, y, to_x, to_y, f"{length:.8f}")
         lines.append("\t".join(map(str, fields)))
-    if place.exists() and place.read_bytes() != drawn:
+    if place.is_file() and place.read_bytes() != drawn:
         raise FileExistsError(f"{place}: another map is there already; choose another name for the scenarios")
     write_atomically(place, drawn)
     return write_atomically(path, ("\n".join(lines) + "\n").encode())
