@@ -93,8 +93,8 @@ def _convert(parser: Parser, arguments: Sequence[str]) -> int:
 
 
 def _print(parser: Parser, arguments: Sequence[str]) -> int:
-    add_file(parser)
     add_size(parser, least_path="from corner to corner; of obstacles half of the sides' sum")
+    add_file(parser)
     parser.add_argument("--path", action="store_true", help="mark a shortest path, too")
     parser.add_output("--png", suffix=".png", help="draw it in place of the text")
     parser.add_output("--svg", suffix=".svg", help="the same as SVG")

@@ -42,8 +42,8 @@ def main(arguments: Sequence[str], *, program: str = "python -m poh_ext solve") 
 
 
 def _solve(parser: Parser, arguments: Sequence[str]) -> int:
-    add_file(parser)
     add_size(parser, least_path="from corner to corner; of obstacles half of the sides' sum")
+    add_file(parser)
     parser.add_output("--png", suffix=".png", help="draw the maze, its shortest path and the planner's path")
     parser.add_output("--gif", suffix=".gif", help="animate the policy over the passes, then the walk")
     parser.add_argument(
