@@ -215,7 +215,10 @@ def the_task(parser: Parser, options: argparse.Namespace) -> tuple[MazeTasks, st
             raise ValueError(f"no way leads {ends} in this maze; give another --start or --goal")
         if not (options.start or options.goal):
             ends = "from corner to corner"
-        raise ValueError(f"no way leads {ends} in this {options.algorithm or 'dfs'} maze; choose another --seed")
+        raise ValueError(
+            f"no way leads {ends} in this {options.algorithm or 'dfs'} maze; choose another --seed, or let --min-path "
+            "draw start and goal"
+        )
     return one, name
 
 

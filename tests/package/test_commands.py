@@ -104,6 +104,22 @@ def test_the_benchmarks_plan(command, capsys, tmp_path):
     assert code == 2 and wrong == "error: --lr -1.0: must be a finite number above 0\n"
 
 
+@pytest.mark.parametrize(
+    "words", ["--help", "info", "maze print --size 4", "maze make --output /dev/null --format ascii"]
+)
+def test_what_needs_no_extra_runs_without_one(words):
+    extras = "tyro", "tqdm", "safetensors", "matplotlib", "PIL", "scipy", "jinja2"
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({extras}))
+from poh_ext.commands.program import main
+sys.exit(main({words.split()}))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, env=environment)
+    assert done.returncode == 0 and done.stdout, done.stderr
+
+
 # -- the script that is installed -------------------------------------------------------------------------------
 
 

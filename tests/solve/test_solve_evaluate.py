@@ -66,6 +66,16 @@ def test_a_way_round_a_loop_is_not_exact():
     assert greedy_rollout(round_, task, moves=True).reached.all()
 
 
+def test_any_of_several_goals_is_exact_if_none_is_nearer():
+    """Five cells in a row, from the second; goals at both ends."""
+    mazes = MazeBatch(torch.tensor([[[8, 12, 12, 12, 4]]], dtype=torch.uint8))
+    task = MazeTasks(mazes, torch.tensor([1]), torch.tensor([[4, 0, -1]]))
+    left, right = torch.zeros(1, 5, 4), torch.zeros(1, 5, 4)
+    left[..., 2] = right[..., 3] = 1
+    assert solved_exactly(left, task).tolist() == [True] and solved_exactly(right, task).tolist() == [False]
+    assert greedy_rollout(right, task).reached.all()
+
+
 def test_a_corridor_does_not_help():
     """1 x 4 cells, goal at the right end: the second cell points back, which a walk that avoids its steps ignores."""
     task = MazeTasks(
