@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -22,6 +23,8 @@ __all__ = [
     "WALL",
     "as_blocked",
     "cells_of",
+    "check_blocked_only",
+    "check_paths",
     "has_walls",
     "marked",
     "solve",
@@ -33,14 +36,12 @@ _AT_ONCE = 1 << 22  # cells of paths found together: each row has room for all c
 
 
 def solve(mazes: MazeBatch, start: Tensor, goal: Tensor) -> Tensor:
-    """MazeBatch.shortest_paths for mazes [n], a part at a time: in memory is little more than the result."""
+    """MazeBatch.shortest_paths for mazes [n], n >= 1, a part at a time: in memory is little more than the result."""
     step = max(1, _AT_ONCE // mazes.n_cells)
     parts = [
         mazes[at : at + step].shortest_paths(start[at : at + step], goal[at : at + step])
         for at in range(0, len(mazes), step)
     ]
-    if not parts:
-        return torch.zeros(0, 0, dtype=torch.int64)
     longest = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(part, (0, longest - part.shape[1]), value=-1) for part in parts])
 
@@ -96,6 +97,15 @@ def has_walls(mazes: MazeBatch) -> bool:
     """Whether there is a wall between two free cells side by side, which a grid of free and blocked cells has not."""
     one = mazes[:1] if is_shared(mazes.passages) else mazes
     return not torch.equal(MazeBatch.from_free(one.free()).passages, one.passages)
+
+
+def check_blocked_only(path: str | os.PathLike, mazes: MazeBatch, name: str) -> None:
+    """Refuse walls between free cells, which the format has not."""
+    if has_walls(mazes):
+        raise FormatError(
+            f"{path}: the mazes have walls between free cells; the format {name} has free and blocked cells only. "
+            "Accepted: what poh_ext.io.as_blocked makes of them, or another format"
+        )
 
 
 def cells_of(what: MazeBatch | MazeTasks, paths: Tensor | None, place: str = "") -> np.ndarray:

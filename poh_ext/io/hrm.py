@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from poh_ext._files import write_atomically
-from poh_ext.io._cells import FREE, GOAL, PATH, WALL, cells_of, has_walls, tasks_of
+from poh_ext.io._cells import FREE, GOAL, PATH, WALL, cells_of, check_blocked_only, tasks_of
 from poh_ext.io._source import FormatError, Source, read_source, unknown
 from poh_ext.mazes import MazeBatch
 from poh_ext.tasks import MazeTasks
@@ -187,12 +187,3 @@ def write_hrm(
     for name, question, answer, rate in zip(names, questions, answers, ratings, strict=True):
         writer.writerow([name, question.tobytes().decode(), answer.tobytes().decode(), rate])
     return write_atomically(path, buffer.getvalue().encode())
-
-
-def check_blocked_only(path: str | os.PathLike, mazes: MazeBatch, name: str) -> None:
-    """Refuse walls between free cells, which the format has not."""
-    if has_walls(mazes):
-        raise FormatError(
-            f"{path}: the mazes have walls between free cells; the format {name} has free and blocked cells only. "
-            "Accepted: what poh_ext.io.as_blocked makes of them, or another format"
-        )

@@ -16,10 +16,9 @@ from torch import Tensor
 from poh_ext._checks import MAX_CELLS
 from poh_ext._files import write_atomically
 from poh_ext._sharing import is_shared
-from poh_ext.io._cells import solve
+from poh_ext.io._cells import check_blocked_only, solve
 from poh_ext.io._octile import octile_length
 from poh_ext.io._source import FormatError, Source, read_source
-from poh_ext.io.hrm import check_blocked_only
 from poh_ext.mazes import MazeBatch
 from poh_ext.tasks import MazeTasks
 

@@ -115,6 +115,7 @@ def test_bad_pixels(theirs):
         (pixels.astype(int), TypeError, "pixels must be uint8, got int64"),
         (pixels[1:], ValueError, r"pixels must be \[2H\+1, 2W\+1, 3\]"),
         (pixels[None, None], ValueError, r"pixels must be \[2H\+1, 2W\+1, 3\]"),
+        (np.broadcast_to(np.uint8(0), (8193, 8193, 3)), ValueError, "pixels must have at most 67108864 pixels"),
         (
             pixels + np.uint8(9),
             ValueError,
