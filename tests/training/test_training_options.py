@@ -159,7 +159,7 @@ def test_help_tells_default_and_unit_of_every_flag(capsys):
         ({"maze_size": 1}, "--maze-size 1"),
         ({"min_path": 1.5}, "--min-path 1.5"),
         ({"min_path": math.inf}, "--min-path inf: must be from 0 to 1, a share of the maze's cells, or a whole number"),
-        ({"min_path": 145}, "--min-path 145: a maze of 12x12 has 144 cells"),
+        ({"min_path": 26}, "--min-path 26: a maze of 5x5 has 25 cells"),
         ({"n_heads": 5}, "--n-heads 5: must divide --d-model 64"),
         ({"d_model": 8, "n_heads": 1}, "--d-model 8: no PoH planner"),
         ({"rows": ()}, "--rows"),
