@@ -1,5 +1,6 @@
 """Fused planning losses, batched mazes and Pointer-over-Heads planners for PyTorch."""
 
+import os as _os
 import sys as _sys
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
@@ -7,10 +8,11 @@ from importlib.metadata import version as _version
 try:
     from poh_ext._backend import backend_info
 except ImportError as _error:
-    # `python -m poh_ext...` imports this first: one line, as for what is wrong with its options. A program that
-    # imports poh_ext gets the error itself.
+    # `poh-ext` and `python -m poh_ext...` import this first: one line, as for what is wrong with their options. A
+    # program that imports poh_ext gets the error itself.
     _module = _sys.orig_argv[_sys.orig_argv.index("-m") + 1] if "-m" in _sys.orig_argv else ""
-    if _sys.argv[:1] == ["-m"] and _module.split(".")[0] == "poh_ext":  # so argv is while -m looks for its module
+    _ours = _sys.argv[:1] == ["-m"] and _module.split(".")[0] == "poh_ext"  # so argv is while -m looks for its module
+    if _ours or _os.path.splitext(_os.path.basename(_sys.argv[0]))[0] in ("poh-ext", "poh-ext-script"):
         print(f"error: {_error}", file=_sys.stderr)
         raise SystemExit(2) from None
     raise

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import functools
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from poh_ext._files import is_replaced, why_not_writable
+from poh_ext._optional import MissingPackage
 
-__all__ = ["BAD_OPTIONS", "INTERRUPTED", "READER_LEFT", "Parser", "positive", "run"]
+__all__ = [
+    "BAD_OPTIONS",
+    "INTERRUPTED",
+    "READER_LEFT",
+    "Parser",
+    "counted",
+    "did_you_mean",
+    "number",
+    "run",
+    "run_command",
+    "whole",
+]
 
 BAD_OPTIONS = 2
 INTERRUPTED = 130  # as a shell reports SIGINT
@@ -34,13 +47,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
         self._outputs: dict[str, str] = {}  # flag -> name of its value
 
-    def add_output(self, flag: str, *, help: str, suffix: str = "") -> None:
-        """An option that names a file to write: refused while parsing where that cannot be done.
+    def add_output(self, flag: str, *, help: str, suffix: str = "", metavar: str = "FILE") -> None:
+        """An option, or an argument, that names a file to write: refused while parsing where that cannot be done.
 
         A name with another `suffix` is refused, too, because programs that open the file go by it.
         """
         kind = functools.partial(_output_file, suffix=suffix)
-        self._outputs[flag] = self.add_argument(flag, type=kind, metavar="FILE", help=help).dest
+        self._outputs[flag] = self.add_argument(flag, type=kind, metavar=metavar, help=help).dest
 
     def parse_args(self, *arguments, **options) -> argparse.Namespace:
         """Also refuses two options that would write the same file, of which only the second were left."""
@@ -67,11 +80,57 @@ def _output_file(text: str, suffix: str) -> Path:
     return Path(text)
 
 
-def positive(text: str) -> float:
-    """The type of an option."""
-    if not 0 < (value := float(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"must be positive and finite, got {text}")
-    return value
+def counted(n: int, what: str) -> str:
+    """ "1 move", "2 moves", "3 passes"."""
+    return f"{n} {what}" + ("" if n == 1 else "es" if what.endswith("s") else "s")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """What is wrong with a command that is none of `names`."""
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    what = "option" if name.startswith("-") else "command"
+    return f"unknown {what} {name!r}; {hint}commands: {', '.join(names)}"
+
+
+def number(unit: str, *, least: float | None = None, most: float = math.inf, what: str = "") -> Callable[[str], float]:
+    """The type of an option that takes a finite number, above 0 or, with `least`, from there to `most`.
+
+    Errors say the unit, what was given, and what is accepted; `what` is the subject of "must be".
+    """
+    accepted = "positive" if least is None else f"at least {least:g}"
+    accepted += " and finite" if most == math.inf else f" and at most {most:g}"
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a number ({unit}), {accepted}, got {text!r}") from None
+        low = value > 0 if least is None else value >= least
+        if not (low and value <= most and value < math.inf):  # NaN is neither
+            raise argparse.ArgumentTypeError(f"{what} must be {accepted}, got {text} ({unit})".lstrip())
+        return value
+
+    return read
+
+
+def whole(unit: str, least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """The same of an option that takes a whole number."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number ({unit}), at least {least}, got {text!r}"
+            ) from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {value} ({unit})")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most}, got {value} ({unit})")
+        return value
+
+    return read
 
 
 def run(main: Callable[..., int], *arguments) -> int:
@@ -103,6 +162,25 @@ def run(main: Callable[..., int], *arguments) -> int:
             about = "standard output"
         print(f"error: {about}: {error.strerror}", file=sys.stderr)
         return 1
+
+
+def run_command(
+    command: Callable[[Parser, Sequence[str]], int], program: str, about: str | None, arguments: Sequence[str]
+) -> int:
+    """`run` of a command, which declares its options with the parser that it gets.
+
+    What is wrong with them after all, and a package that is missing, end with a line and 2.
+    """
+
+    def guarded() -> int:
+        parser = Parser(prog=program, description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+        try:
+            return command(parser, arguments)
+        except (ValueError, FileNotFoundError, MissingPackage) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return BAD_OPTIONS
+
+    return run(guarded)
 
 
 def _is_broken(stream: TextIO | None) -> bool:

@@ -4,8 +4,11 @@ There are two forms, because their readers need other files:
 
 - `maze_sheet`, a Matplotlib figure of several mazes and planners, with captions: for the report (mazes.png) and for
   TensorBoard (training/board.py), which takes figures.
-- `maze_picture`, a Pillow image of one maze of any size, with all edges at whole pixels: for `python -m poh_ext solve
-  --png`. solve/animation.py makes the frames of `--gif` of its parts, whose few colours are the palette of the file.
+- `maze_picture`, a Pillow image of one maze of any size, with all edges at whole pixels: for `poh-ext solve --png`.
+  solve/animation.py makes the frames of `--gif` of its parts, whose few colours are the palette of the file.
+
+maze_svg.py draws the same as lines that stay sharp at any size. A blocked cell is filled, and where four cells are open
+to one another nothing stands between them.
 """
 
 from __future__ import annotations
@@ -35,12 +38,15 @@ __all__ = [
     "draw_path",
     "draw_walls",
     "first_stray",
+    "goals_of",
     "maze_picture",
     "maze_sheet",
+    "open_raster",
+    "walls_between",
 ]
 
 # Of the figure: colours, crossings of an edge that are shown, planners side by side (more would be wider than a page).
-ON_PATH, STRAYED, TRUE_PATH = "#000000", "#d55e00", "#b8cfe0"
+ON_PATH, STRAYED, TRUE_PATH, BLOCKED = "#000000", "#d55e00", "#b8cfe0", "#a3a6ab"
 OFTEN = 4
 MODELS_ACROSS = 4
 # Of the image. Okabe and Ito's colours differ under colour blindness, too; start and goal differ in shape as well.
@@ -49,6 +55,7 @@ WALL, PAPER, TRUTH, WALKED, START, GOAL = (
 )  # fmt: skip
 TEXT = (0x2B, 0x2F, 0x36)
 LARGEST_PITCH = 40  # pixels from cell to cell
+LARGE = 1024  # cells of a side, beyond which they are drawn as 2 pixels
 FINER = 4  # outlines are drawn so many times larger, then averaged
 
 
@@ -58,10 +65,12 @@ class MazeSample:
 
     Attributes:
         passages: uint8 [n, H, W]; bit 0 up, 1 down, 2 left, 3 right. A bit is set if the move is possible.
-        start, goal: int [n], cell indices row * W + column.
+        start: int [n], cell indices row * W + column.
+        goal: int [n]; or [n, G], several goals of which any will do, padded with -1.
         true_paths: int [n, L], cells of a shortest path from start to goal.
         paths: name shown to the reader -> int [n, S], cells in the order in which the model visited them, from the
             start.
+        free: bool [n, H, W], False where a cell is blocked. None: no cell is.
     """
 
     passages: np.ndarray
@@ -69,13 +78,20 @@ class MazeSample:
     goal: np.ndarray
     true_paths: np.ndarray
     paths: dict[str, np.ndarray]
+    free: np.ndarray | None = None
 
     def __post_init__(self):
         self.passages = _array(self.passages)
         if self.passages.ndim != 3:
             raise ValueError(f"passages must be [n, H, W], not {list(self.passages.shape)}")
-        for name in ("start", "goal", "true_paths"):
-            setattr(self, name, self._cells(name, getattr(self, name), 2 if name == "true_paths" else 1))
+        several = np.ndim(_array(self.goal)) == 2
+        for name, ndim in (("start", 1), ("goal", 2 if several else 1), ("true_paths", 2)):
+            setattr(self, name, self._cells(name, getattr(self, name), ndim))
+        if self.free is not None:
+            self.free = _array(self.free)
+            if self.free.shape != self.passages.shape or self.free.dtype != bool:
+                given = f"{self.free.dtype} {list(self.free.shape)}"
+                raise ValueError(f"free must be bool {list(self.passages.shape)}, as passages is, not {given}")
         self.paths = {name: self._cells(f"paths[{name!r}]", path, 2) for name, path in self.paths.items()}
 
     def _cells(self, name, cells, ndim):
@@ -95,27 +111,50 @@ def _array(value) -> np.ndarray:
     return np.asarray(value.cpu() if isinstance(value, torch.Tensor) else value)
 
 
-def first_stray(passages: np.ndarray, goal: int, path: np.ndarray) -> int | None:
-    """Index in `path` of the first step that does not come closer to the goal; None if there is none.
+def first_stray(passages: np.ndarray, goal: int | np.ndarray, path: np.ndarray) -> int | None:
+    """Index in `path` of the first step that does not come closer to the nearest goal; None if there is none.
 
     Steps are compared by distance instead of with one stored path, because a maze with loops has several shortest
     paths.
     """
-    distance = _maze(passages).distances(torch.tensor([int(goal)], device="cpu"))[0].numpy()
+    goals = torch.tensor(np.atleast_1d(goal)[None], dtype=torch.int64, device="cpu")
+    distance = _maze(passages).distances(goals)[0].numpy()
     strays = np.flatnonzero(np.diff(distance[path[path >= 0]]) != -1)
     return int(strays[0]) + 1 if len(strays) else None
 
 
-def _maze(passages: np.ndarray) -> MazeBatch:
-    return MazeBatch(torch.tensor(passages[None], device="cpu"))
+def _maze(passages: np.ndarray, free: np.ndarray | None = None) -> MazeBatch:
+    blocked = None if free is None else torch.tensor(free[None], device="cpu")
+    return MazeBatch(torch.tensor(passages[None], device="cpu"), free=blocked)
 
 
-def _walls(passages: np.ndarray) -> list:
+def open_raster(mazes: MazeBatch, which: int = 0) -> np.ndarray:
+    """bool [2H+1, 2W+1]: True where maze `which` is open, as `MazeBatch.raster` lays it out.
+
+    Unlike there, the pixel between four cells is open if all four are open to one another: a lone post is no wall.
+    """
+    is_open = mazes[which].raster()[0].cpu().numpy() == 0
+    sides = is_open[1:-2:2, 2:-1:2], is_open[3::2, 2:-1:2], is_open[2:-1:2, 1:-2:2], is_open[2:-1:2, 3::2]
+    is_open[2:-1:2, 2:-1:2] = np.logical_and.reduce(sides)
+    return is_open
+
+
+def walls_between(mazes: MazeBatch) -> tuple[np.ndarray, np.ndarray]:
+    """Walls of the first maze, but for those within blocked areas: bool [H+1, W] above the cells and below the last
+    row, and bool [H, W+1] left of the cells and right of the last column."""
+    wall, free = ~open_raster(mazes), mazes[0].free()[0].cpu().numpy()
+    level, upright = wall[::2, 1::2].copy(), wall[1::2, ::2].copy()
+    level[1:-1] &= free[1:] | free[:-1]
+    upright[:, 1:-1] &= free[:, 1:] | free[:, :-1]
+    return level, upright
+
+
+def _wall_lines(mazes: MazeBatch) -> list:
     """Line segments ((x, y), (x, y)) on every side of a cell that cannot be crossed."""
-    raster = _maze(passages).raster()[0].numpy()
-    level = (((x - 0.5, y - 0.5), (x + 0.5, y - 0.5)) for y, x in np.argwhere(raster[::2, 1::2]))
-    upright = (((x - 0.5, y - 0.5), (x - 0.5, y + 0.5)) for y, x in np.argwhere(raster[1::2, ::2]))
-    return sorted([*level, *upright])
+    level, upright = walls_between(mazes)
+    across = (((x - 0.5, y - 0.5), (x + 0.5, y - 0.5)) for y, x in np.argwhere(level))
+    down = (((x - 0.5, y - 0.5), (x - 0.5, y + 0.5)) for y, x in np.argwhere(upright))
+    return sorted([*across, *down])
 
 
 def maze_sheet(sample: MazeSample, max_mazes: int = 4) -> Figure | None:
@@ -150,15 +189,21 @@ def maze_sheet(sample: MazeSample, max_mazes: int = 4) -> Figure | None:
 
 
 def _draw_maze(axis, sample: MazeSample, i: int, path: np.ndarray) -> None:
-    passages, goal = sample.passages[i], int(sample.goal[i])
+    passages, free = sample.passages[i], None if sample.free is None else sample.free[i]
+    goals = [goal for goal in np.atleast_1d(sample.goal[i]).tolist() if goal >= 0]
     height, width = passages.shape
-    lines = require("matplotlib.collections").LineCollection
-    axis.add_collection(lines(_walls(passages), colors="black", linewidths=max(0.6, 1.6 - width / 40),
+    collections = require("matplotlib.collections")
+    lines = collections.LineCollection
+    axis.add_collection(lines(_wall_lines(_maze(passages, free)), colors="black", linewidths=max(0.6, 1.6 - width / 40),
                               capstyle="projecting", zorder=4))  # fmt: skip
+    if free is not None:
+        corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+        blocked = np.argwhere(~free)[:, ::-1]
+        axis.add_collection(collections.PolyCollection(blocked[:, None] + corners, facecolors=BLOCKED, zorder=0.5))
     unit = min(9.0, 90.0 / max(height, width))  # points; about half a cell
     true, path = (cells[cells >= 0] for cells in (sample.true_paths[i], path))
     axis.plot(true % width, true // width, color=TRUE_PATH, linewidth=unit, solid_capstyle="round", zorder=1)
-    stray = first_stray(passages, goal, path)
+    stray = first_stray(passages, goals, path)
     row, column = path // width, path % width
     straight = len(path) if stray is None else stray
     axis.plot(column[:straight], row[:straight], color=ON_PATH, linewidth=1.5, zorder=3)
@@ -169,15 +214,15 @@ def _draw_maze(axis, sample: MazeSample, i: int, path: np.ndarray) -> None:
         axis.plot(x, y, color=STRAYED, linewidth=1.3, linestyle=(0, (2, 1)), zorder=2)
         axis.plot(column[stray], row[stray], marker="X", color=STRAYED, markersize=unit, markeredgecolor="black",
                   markeredgewidth=0.7, zorder=5)  # fmt: skip
-    if len(path) and path[-1] != goal:
+    if len(path) and path[-1] not in goals:
         axis.plot(column[-1], row[-1], marker="s", color="black", markersize=0.75 * unit, zorder=7)
-    for cell, marker, size in ((int(sample.start[i]), "o", 0.85), (goal, "*", 1.4)):
+    for cell, marker, size in ((int(sample.start[i]), "o", 0.85), *((goal, "*", 1.4) for goal in goals)):
         axis.plot(cell % width, cell // width, marker=marker, color="white", markeredgecolor="black",
                   markersize=size * unit, zorder=6)  # fmt: skip
     axis.set(xlim=(-0.6, width - 0.4), ylim=(height - 0.4, -0.6), aspect="equal", xticks=[], yticks=[])
     for spine in axis.spines.values():
         spine.set_visible(False)
-    arrived = bool(len(path)) and path[-1] == goal
+    arrived = bool(len(path)) and path[-1] in goals
     moves, cells = len(path) - 1, len(set(path.tolist()))
     text = f"{'reached' if arrived else 'not reached'} in {moves} move{'s' * (moves != 1)}, shortest {len(true) - 1}"
     text += "" if stray is None else f"\nstrays at move {stray}, sees {cells} cells"
@@ -232,7 +277,7 @@ class Layout:
 
     def __init__(self, mazes: MazeBatch, pixels: int, *, above: int = 0, below: int = 0, least_width: int = 0):
         self.height, self.width = mazes.size
-        self.pitch = min(LARGEST_PITCH, max(4, pixels // max(mazes.size)))
+        self.pitch = min(LARGEST_PITCH, max(4 if max(mazes.size) <= LARGE else 2, pixels // max(mazes.size)))
         self.wall = max(1, round(self.pitch / 7))
         self.corridor = self.pitch - self.wall
         self.margin = max(8, self.pitch // 2)  # a marker in a corner is wider than its cell in a large maze
@@ -253,14 +298,15 @@ class Layout:
 def draw_walls(layout: Layout, mazes: MazeBatch, levels: np.ndarray, colours: np.ndarray) -> Image:
     """A new picture of the first of `mazes`. Cell i has the colour colours[levels[i]] (uint8 [..., 3]).
 
-    A passage has the colour of the lower level of its two cells.
+    What lies between open cells has the colour of the lowest of their levels.
     """
-    open_ = mazes.raster()[0].numpy() == 0
+    open_ = open_raster(mazes)
     cells = levels.reshape(mazes.size)
     grid = np.zeros(open_.shape, dtype=levels.dtype)
     grid[1::2, 1::2] = cells
     grid[2:-1:2, 1::2] = np.minimum(cells[1:], cells[:-1])
     grid[1::2, 2:-1:2] = np.minimum(cells[:, 1:], cells[:, :-1])
+    grid[2:-1:2, 2:-1:2] = np.minimum(grid[1:-2:2, 2:-1:2], grid[3::2, 2:-1:2])
     drawn = np.where(open_[..., None], colours[grid], np.asarray(WALL, dtype=np.uint8))
     for axis, cells_along in enumerate(mazes.size):
         drawn = drawn.repeat([layout.wall, layout.corridor] * cells_along + [layout.wall], axis=axis)
@@ -274,17 +320,19 @@ def draw_path(image: Image, layout: Layout, cells: list[int], share: float, colo
     """Draw a line through the centres of the cells, with round corners; `share` is its width in corridors."""
     if len(cells) < 2:
         return
-    width = max(1, round(layout.corridor * share))
-    width -= (layout.corridor - width) % 2 if width > 1 else 0  # as even or odd as the corridor: edges at whole pixels
-    half, radius = width / 2, width * FINER // 2
-    mask = require("PIL.Image").new("L", tuple(FINER * side for side in layout.size))
+    width = max(1 if layout.corridor < 5 else 3, round(layout.corridor * share))
+    # As even or odd as the corridor, so that edges lie at whole pixels; in a narrow one the wider line.
+    width += (layout.corridor - width) % 2 * (1 if layout.corridor < 8 else -1)
+    finer = FINER if max(layout.size) <= 2 * LARGE else 1  # the memory of a large picture
+    half, radius = width / 2, width * finer // 2
+    mask = require("PIL.Image").new("L", tuple(finer * side for side in layout.size))
     pen = require("PIL.ImageDraw").Draw(mask)
     points = [layout.center(cell) for cell in cells]
     for (x0, y0), (x1, y1) in pairwise(points):
         box = (min(x0, x1) - half, min(y0, y1) - half, max(x0, x1) + half, max(y0, y1) + half)
-        left, top, right, bottom = (round(FINER * edge) for edge in box)
+        left, top, right, bottom = (round(finer * edge) for edge in box)
         pen.rounded_rectangle((left, top, right - 1, bottom - 1), radius, fill=255)
-    image.paste(colour, (0, 0), mask.reduce(FINER))
+    image.paste(colour, (0, 0), mask.reduce(finer))
 
 
 def draw_marker(image: Image, center: tuple[float, float], radius: float, colour: tuple[int, int, int]) -> None:
@@ -303,10 +351,15 @@ def draw_marker(image: Image, center: tuple[float, float], radius: float, colour
         image.paste(fill, corner, mask.reduce(FINER))
 
 
+def goals_of(task: MazeTasks) -> list[int]:
+    """The goals of the first task."""
+    return [goal for goal in task.goal[0].reshape(-1).tolist() if goal >= 0]
+
+
 def draw_ends(image: Image, layout: Layout, task: MazeTasks) -> None:
     radius = max(0.42 * layout.corridor, 5.0)
-    for cell, colour in ((task.start, START), (task.goal, GOAL)):
-        draw_marker(image, layout.center(int(cell[0])), radius, colour)
+    for cell, colour in ((int(task.start[0]), START), *((goal, GOAL) for goal in goals_of(task))):
+        draw_marker(image, layout.center(cell), radius, colour)
 
 
 def draw_legend(image: Image, top: int, items: list[tuple[str, tuple[int, int, int], float]], size: int = 14) -> int:
@@ -333,16 +386,39 @@ def draw_legend(image: Image, top: int, items: list[tuple[str, tuple[int, int, i
     return total
 
 
-def maze_picture(task: MazeTasks, walked: Tensor, pixels: int = 960) -> Image:
-    """The first maze of `task`, a shortest path, and the cells `walked` (int64 [S], padded with -1)."""
-    layout = Layout(task.mazes, pixels, below=22, least_width=520)
-    image = draw_walls(layout, task.mazes, np.zeros(task.mazes.n_cells, dtype=np.uint8), np.uint8([PAPER]))
-    for path, share, colour in ((task.path[0], 0.9, TRUTH), (walked, 0.4, WALKED)):
-        draw_path(image, layout, path[path >= 0].tolist(), share, colour)
+def maze_picture(
+    maze: MazeTasks | MazeBatch, walked: Tensor | None = None, *, shortest: bool = True, pixels: int = 960
+) -> Image:
+    """The first maze, of a task with a shortest path, both ends, and the cells `walked` (int64 [S], padded with -1).
+
+    Args:
+        maze: tasks, or mazes alone, of which nothing but the walls is drawn.
+        walked: a planner's path. None: there is none.
+        shortest: draw the task's path.
+        pixels: the longer side of the maze is about as long; more for a large maze, so that its paths are seen.
+
+    Example:
+        >>> maze_picture(sample_tasks(1, 30, algorithm="obstacles", min_path=60)).save("maze.png")
+    """
+    mazes, task = (maze.mazes, maze) if isinstance(maze, MazeTasks) else (maze, None)
+    legend, pixels = _legend_of(task, walked, shortest), max(pixels, min(6 * max(mazes.size), 3 * pixels // 2))
+    layout = Layout(mazes, pixels, below=22 if legend else 0, least_width=520 if legend else 0)
+    image = draw_walls(layout, mazes, np.zeros(mazes.n_cells, dtype=np.uint8), np.uint8([PAPER]))
+    if task is None:
+        return image
+    for path, share, colour in ((task.path[0] if shortest else None, 0.9, TRUTH), (walked, 0.4, WALKED)):
+        if path is not None:
+            draw_path(image, layout, path[path >= 0].tolist(), share, colour)
     draw_ends(image, layout, task)
-    draw_legend(
-        image,
-        layout.size[1] - 26,
-        [("start", START, 0), ("goal", GOAL, 0), ("a shortest path", TRUTH, 10), ("the planner's path", WALKED, 4)],
-    )
+    draw_legend(image, layout.size[1] - 26, legend)
     return image
+
+
+def _legend_of(
+    task: MazeTasks | None, walked: Tensor | None, shortest: bool
+) -> list[tuple[str, tuple[int, int, int], float]]:
+    if task is None:
+        return []
+    shown = [("start", START, 0), ("goal", GOAL, 0)]
+    shown += [("a shortest path", TRUTH, 10)] * (shortest and int(task.length[0]) > 1)
+    return shown if walked is None else [*shown, ("the planner's path", WALKED, 4)]

@@ -117,6 +117,16 @@ class Row:
         return f"row {name!r} ({'trained' if self.trained else 'untrained'}, seed {self.seed})"
 
 
+def _command_line(words: list[str]) -> list[str]:
+    """What a user typed, of sys.argv."""
+    path = Path(words[0])
+    if path.stem == "poh-ext":
+        return ["poh-ext", *words[1:]]
+    if path.name == "__main__.py":
+        return ["python", "-m", path.parent.name, *words[1:]]
+    return ["python", *words]
+
+
 @dataclass
 class Results:
     """A whole run: its options, its machine and its results.
@@ -147,7 +157,7 @@ class Results:
     protocol: str
     config: dict = field(default_factory=dict)
     environment: dict = field(default_factory=dict)
-    command: str = field(default_factory=lambda: shlex.join(["python", *sys.argv]))
+    command: str = field(default_factory=lambda: shlex.join(_command_line(sys.argv)))
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     rows: list[Row] = field(default_factory=list)
     test_sets: dict[int, dict] = field(default_factory=dict)

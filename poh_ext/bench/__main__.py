@@ -1,4 +1,4 @@
-"""`python -m poh_ext.bench` times the kernels beside what PyTorch and other packages offer.
+"""`poh-ext bench` (or `python -m poh_ext.bench`) times the kernels beside what PyTorch and other packages offer.
 
 The results of every case are checked for equality before it is timed. The variants of a case run in interleaved rounds.
 A speed is the ratio of two variants' times in the same round, given as its median with the 20th and 80th percentile.
@@ -22,7 +22,7 @@ import torch
 import poh_ext
 from poh_ext._files import write_atomically
 from poh_ext._optional import MissingPackage, require
-from poh_ext._program import Parser, positive, run
+from poh_ext._program import Parser, number, run
 from poh_ext.bench import machine
 from poh_ext.bench.cases import COMPILING, GROUPS, WEIGHTS, warm_up_compiler
 from poh_ext.bench.measure import Bench, show
@@ -49,8 +49,8 @@ runpy.run_module("poh_ext.bench", run_name="__main__", alter_sys=True)
 """
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse(arguments: Sequence[str], program: str = PROGRAM) -> argparse.Namespace:
+    parser = Parser(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--only",
         default=",".join(GROUPS),
@@ -67,10 +67,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cpu", help="torch device of the inputs (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the logits (default: float32)")
-    parser.add_argument("--seconds", type=positive, help="seconds to spend on the rounds of each case (default: 4)")
+    parser.add_argument(
+        "--seconds", type=number("seconds"), help="seconds to spend on the rounds of each case (default: 4)"
+    )
     parser.add_argument(
         "--limit",
-        type=positive,
+        type=number("seconds"),
         metavar="SECONDS",
         help="seconds for the whole run from its start, divided among its cases (default: no limit)",
     )
@@ -123,10 +125,10 @@ def _needs_interpreter(options: argparse.Namespace) -> bool:
     return bool(options.backend) and options.backend != os.environ.get("POH_EXT_BACKEND", "auto")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, program: str = PROGRAM) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     compile_cache(torch.backends.cpu.get_cpu_capability())  # before the compiler is imported, which sets the variable
-    options = parse(arguments)
+    options = parse(arguments, program)
     if _needs_interpreter(options):
         os.environ["POH_EXT_BACKEND"] = options.backend
         os.execv(sys.executable, [sys.executable, "-c", _WITH_BACKEND, *arguments])
@@ -188,11 +190,11 @@ def _run(options: argparse.Namespace) -> tuple[dict, list[dict]]:
         warm_up_compiler(options.device, bench.compiling, bench.watch)
     left = options.limit - (bench.watch.now() - began)
     allowance = Allowance(left, [WEIGHTS[group] for group, *_ in options.cases], bench.watch)
-    for number, (group, size, build) in enumerate(options.cases, 1):
+    for turn, (group, size, build) in enumerate(options.cases, 1):
         start = bench.watch.now()
-        _progress(f"{number} of {len(options.cases)}, {group} {size} (after {start - began:.0f} s)")
+        _progress(f"{turn} of {len(options.cases)}, {group} {size} (after {start - began:.0f} s)")
         torch.compiler.reset()
-        later = any(group in COMPILING for group, *_ in options.cases[number - 1 :])
+        later = any(group in COMPILING for group, *_ in options.cases[turn - 1 :])
         allowed = allowance.next(reserved=bench.compiling.left if later else 0.0)
         reason = "the time of the whole run is over (--limit)"
         try:

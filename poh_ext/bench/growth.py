@@ -19,7 +19,7 @@ import poh_ext
 from poh_ext._figures import new_figure, save_png
 from poh_ext._files import write_atomically
 from poh_ext._optional import MissingPackage, require
-from poh_ext._program import Parser, positive, run
+from poh_ext._program import Parser, number, run
 from poh_ext.bench import machine
 from poh_ext.bench.case import with_gradients
 from poh_ext.bench.timing import Spread, interleave
@@ -138,7 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m poh_ext.bench.growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=positive, default=0.5, help="seconds to spend on each point (default: 0.5)")
+    parser.add_argument(
+        "--seconds", type=number("seconds"), default=0.5, help="seconds to spend on each point (default: 0.5)"
+    )
     parser.add_output("--json", help="write the sweeps and the machine to FILE")
     parser.add_output("--plot", suffix=".png", help="draw the sweeps in a PNG (needs matplotlib)")
     options = parser.parse_args(arguments)

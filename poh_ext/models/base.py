@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Real
 from typing import Any
@@ -20,6 +21,7 @@ from poh_ext.reference.horizon_ce import readable
 __all__ = ["Planner", "grid_shape"]
 
 MOVES = 4  # up, down, left, right
+FIRST_PART, PART_SECONDS = 100, 1.0  # passes until `done` is first called; parts double until one takes so long
 
 
 def grid_shape(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -127,6 +129,7 @@ class Planner(nn.Module):
         tolerance: float = 0.0,
         state_noise: float = 0.0,
         neighbors: Tensor | None = None,
+        done: Callable[[int], None] | None = None,
     ) -> list[Tensor]:
         """`hidden` after several numbers of passes of one run, for deep supervision.
 
@@ -139,6 +142,7 @@ class Planner(nn.Module):
             state_noise: in training mode, Gaussian noise of this standard deviation is added to the state of every cell
                 before each pass with gradients that follows one without.
             neighbors: `mazes.neighbors()`, if the caller has it; it is of use with valid_heads.
+            done: called now and then with the number of passes made so far; may raise an error to stop.
 
         Returns:
             A [B, N, d_model] for each of `after`.
@@ -154,7 +158,7 @@ class Planner(nn.Module):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite, got {value}")
         self._check(mazes, start, goal)
-        return self.unchecked_states(mazes, start, goal, after, grad_passes, tolerance, state_noise, neighbors)
+        return self.unchecked_states(mazes, start, goal, after, grad_passes, tolerance, state_noise, neighbors, done)
 
     def unchecked_states(
         self,
@@ -166,6 +170,7 @@ class Planner(nn.Module):
         tolerance: float = 0.0,
         state_noise: float = 0.0,
         neighbors: Tensor | None = None,
+        done: Callable[[int], None] | None = None,
     ) -> list[Tensor]:
         """`hidden_passes` without its checks, which read values: for tensors that have shapes only."""
         if self.valid_heads and neighbors is None:
@@ -175,15 +180,21 @@ class Planner(nn.Module):
             tokens = tokens + self.encoder(mazes.raster()).unsqueeze(1)
         state, found, graph, step = self._begin(tokens), [], torch.is_grad_enabled(), 0
         tolerance = max(tolerance, self.rest)
-        if not graph and (fast := self._without_graph(state, tokens, neighbors, 0, after, tolerance)) is not None:
+        if (
+            not graph
+            and done is None
+            and (fast := self._without_graph(state, tokens, neighbors, 0, after, tolerance)) is not None
+        ):
             self._end(fast[0])
             return fast[1]
-        with_graph = False  # of the pass before
+        with_graph, part = False, FIRST_PART  # with_graph: of the pass before
         for n in after:
             while step < n:
                 with torch.set_grad_enabled(graph and (grad_passes is None or n - step <= grad_passes)):
                     kept = self.rest if torch.is_grad_enabled() else tolerance
                     end = n if grad_passes is None or not graph else max(step + 1, n - grad_passes)
+                    if done is not None:  # each part begins with a pass over every cell
+                        end, began = min(end, step + part), time.perf_counter()
                     if (fast := self._without_graph(state, tokens, neighbors, step, (end,), kept)) is not None:
                         state, step, with_graph = fast[0], end, False
                     else:
@@ -191,6 +202,9 @@ class Planner(nn.Module):
                             state = self._shifted(state, state_noise * torch.randn_like(self._cells(state)))
                         with_graph = torch.is_grad_enabled()
                         state, step = self._pass(state, tokens, neighbors, step, kept), step + 1
+                    if done is not None:
+                        part *= 1 + (time.perf_counter() - began < PART_SECONDS)
+                        done(step)
             found.append(self._cells(state))
         self._end(state)
         return found

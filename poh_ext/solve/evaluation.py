@@ -11,16 +11,19 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from poh_ext._checks import MAX_CELLS
 from poh_ext._files import write_atomically
 from poh_ext.environment import describe_environment
+from poh_ext.mazes import DENSITY
 from poh_ext.rollout import solved_exactly
 from poh_ext.solve.pretrained import Recipe
 from poh_ext.tasks import MazeTasks, sample_tasks
@@ -78,7 +81,7 @@ def exact_over_passes(
     model.eval()
     try:
         for part in _parts(tasks, factors):
-            result[:, part] = _batch(model, tasks[part], factors, tolerance)
+            result[:, part] = _batch(model, tasks[part], factors, tolerance).cpu()
             done(len(part))
     finally:
         model.train(was_training)
@@ -137,14 +140,21 @@ class MazeSet(NamedTuple):
         made = cls(*map(int, parts))
         if made.size < 2 or made.min_path < 2 or made.count < 1:
             raise ValueError(f"mazes must have SIZE >= 2, PATH >= 2 and COUNT >= 1, got {text!r}")
+        if made.size**2 > MAX_CELLS:
+            raise ValueError(f"mazes must have SIZE x SIZE <= {MAX_CELLS} cells, got {text!r}")
+        if made.min_path > made.size**2:
+            raise ValueError(f"mazes must have PATH <= SIZE x SIZE = {made.size**2} cells, got {text!r}")
         return made
 
-    def tasks(self, algorithm: str, start: str = "any") -> MazeTasks:
-        """The tasks of the set on mazes of `algorithm` with that kind of `start` (see sample_tasks). Raises ValueError
-        if there are none. All kinds of start share their mazes, except mazes without such a start."""
-        return sample_tasks(
-            self.count, self.size, min_path=self.min_path, algorithm=algorithm, start=start, seed=TEST_SEED + self.size
-        )
+    def tasks(self, algorithm: str, start: str = "any", **loops: Any) -> MazeTasks:
+        """The tasks of the set on mazes of `algorithm` with that kind of `start`, and with density or braid as `loops`
+        (see sample_tasks). Raises ValueError, naming the set, if there are none. All kinds of start share their mazes,
+        except mazes without such a start."""
+        which: dict[str, Any] = {"algorithm": algorithm, "start": start, "seed": TEST_SEED + self.size, **loops}
+        try:
+            return sample_tasks(self.count, self.size, min_path=self.min_path, **which)
+        except ValueError as error:
+            raise ValueError(f"mazes {self}: {error}") from error
 
 
 DEFAULT_SETS = (MazeSet(12, 50, 1000), MazeSet(20, 140, 200), MazeSet(30, 225, 200))
@@ -163,6 +173,7 @@ class Outcome:
             (`passes_to_know_paths`). With fewer passes a maze is solved by luck only.
         met: the number of mazes that are also training mazes.
         seconds: duration of the evaluation.
+        loops: density or braid of the mazes, where one was asked for.
     """
 
     mazes: MazeSet
@@ -174,16 +185,17 @@ class Outcome:
     needed: list[int]
     met: int
     seconds: float
+    loops: dict[str, Any] = field(default_factory=dict)
 
     @property
     def generator(self) -> str:
         """The name of the generator for a reader: "20x20 wilson"."""
-        return _name(self.mazes.size, self.algorithm, "any")
+        return _name(self.mazes.size, self.algorithm, "any", self.loops)
 
     @property
     def name(self) -> str:
         """`generator` with the start: "20x20 dfs from a dead-end"."""
-        return _name(self.mazes.size, self.algorithm, self.start)
+        return _name(self.mazes.size, self.algorithm, self.start, self.loops)
 
     @property
     def knowable(self) -> list[list[bool]]:
@@ -199,6 +211,7 @@ class Outcome:
         return {
             **self.mazes._asdict(),
             "algorithm": self.algorithm,
+            **self.loops,
             "start": self.start,
             "seed": TEST_SEED + self.mazes.size,
             "met_in_training": self.met,
@@ -223,19 +236,26 @@ def measure(
     *,
     algorithms: Sequence[str] = ("dfs",),
     starts: Sequence[str] = ("any",),
+    density: float | tuple[float, float] | None = None,
+    braid: float | tuple[float, float] = 0.0,
     tolerance: float = 0.0,
     watch: Watch = lambda label, mazes: nullcontext(lambda count: None),
 ) -> Iterator[Outcome]:
     """Yield the outcome of every set, with every algorithm and every kind of start, as soon as it is known.
 
-    `tolerance`: see the planners' forward. `watch` is entered for each outcome, with a label and the number of mazes.
-    What it yields is called after each batch with the number of mazes done in it.
+    `density` is for the algorithms that have one, `braid` for the others (see sample_tasks). The mazes go to the device
+    of the model. `tolerance`: see the planners' forward. `watch` is entered for each outcome, with a label and the
+    number of mazes. What it yields is called after each batch with the number of mazes done in it.
 
     Raises:
         ValueError, when called: a set asks for mazes that do not exist; or as `exact_over_passes`.
     """
     factors = _check_factors(factors)
-    wanted = [(*which, which[0].tasks(*which[1:])) for which in product(sets, algorithms, starts)]
+    wanted = []
+    for mazes, algorithm, start in product(sets, algorithms, starts):
+        loops = {"density": density} if algorithm in DENSITY else {"braid": braid or None}
+        loops = {name: value for name, value in loops.items() if value is not None}
+        wanted.append((mazes, algorithm, start, loops, mazes.tasks(algorithm, start, **loops)))
     return (_measured(model, recipe, factors, tolerance, watch, *which) for which in wanted)
 
 
@@ -248,11 +268,12 @@ def _measured(
     mazes: MazeSet,
     algorithm: str,
     start: str,
+    loops: dict[str, Any],
     tasks: MazeTasks,
 ) -> Outcome:
-    began = time.perf_counter()
-    with watch(_name(mazes.size, algorithm, start), len(tasks)) as done:
-        solved = exact_over_passes(model, tasks, factors, tolerance=tolerance, done=done)
+    began, device = time.perf_counter(), next(iter(model.parameters())).device
+    with watch(_name(mazes.size, algorithm, start, loops), len(tasks)) as done:
+        solved = exact_over_passes(model, tasks.to(device), factors, tolerance=tolerance, done=done)
     seconds = time.perf_counter() - began
     return Outcome(
         mazes,
@@ -264,11 +285,15 @@ def _measured(
         passes_to_know_paths(tasks).tolist(),
         seen_in_training(recipe, tasks),
         seconds,
+        loops,
     )
 
 
-def _name(size: int, algorithm: str, start: str) -> str:
-    return f"{size}x{size} {algorithm}" + ("" if start == "any" else f" from a {start}")
+def _name(size: int, algorithm: str, start: str, loops: dict[str, Any]) -> str:
+    words = [f"{size}x{size} {algorithm}"]
+    for name, value in loops.items():
+        words.append(f"{name} {value:g}" if isinstance(value, Real) else "{} {:g}:{:g}".format(name, *value))
+    return " ".join(words if start == "any" else [*words, f"from a {start}"])
 
 
 def seen_in_training(recipe: Recipe, tasks: MazeTasks) -> int:

@@ -80,7 +80,7 @@ def load(source: str | Path) -> tuple[torch.nn.Module, Recipe, dict[str, Any]]:
     """
     path = SHIPPED / f"{source}.safetensors" if str(source) in NAMES else Path(source)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; --save-weights of the benchmark programs writes weights")
+        raise FileNotFoundError(f"{path}: no such file; --save-weights of `poh-ext benchmark` writes weights")
     model, notes = load_planner(path)
     try:
         return model, Recipe.of(notes), notes

@@ -313,4 +313,5 @@ def maze_sample(results: Results, seed: int, test: MazeTasks, walls: MazeBatch) 
         )
         for row in walked
     }
-    return MazeSample(walls.passages[:MAZES_SHOWN], tasks.start, tasks.goal, tasks.path, paths)
+    shown = walls[:MAZES_SHOWN]
+    return MazeSample(shown.passages, tasks.start, tasks.goal, tasks.path, paths, shown.free())

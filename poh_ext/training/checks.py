@@ -48,7 +48,10 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "label_smoothing": (lambda v: 0 <= v <= 1, "from 0 to 1"),
     "warmup_steps": (lambda v: v >= 0, "at least 0"),
     "route_ent_weight": _NOT_NEGATIVE,
-    "min_path": (lambda v: 0 <= v <= 1, "from 0 to 1"),
+    "min_path": (
+        lambda v: 0 <= v <= 1 or (v < math.inf and v == int(v)),
+        "from 0 to 1, a share of the maze's cells, or a whole number of cells",
+    ),
     "seed": (lambda v: 0 <= v < 2**62, "from 0 to 2**62 - 1"),
     "ray": (lambda v: v in ("off", "auto", "local") or ":" in v, "off, auto, local or HOST:PORT"),
     "grad_passes": _at_least(1, "all"),
@@ -91,6 +94,10 @@ def check(config) -> None:
         _refuse(value == () and bool(choices), f"{flag(field.name)}: name at least one of {named}")
     _check_planners(config)
     _refuse(config.seeds > 10_000, f"--seeds {config.seeds}: at most 10000, or training and test seeds would meet")
+    _refuse(
+        config.min_path_cells > config.cells,
+        f"--min-path {config.min_path:g}: a maze of {config.maze_size}x{config.maze_size} has {config.cells} cells",
+    )
     _refuse(
         config.cpu and config.device not in ("auto", "cpu"),
         f"--cpu contradicts --device {config.device}: give one of them",
@@ -137,7 +144,8 @@ def _check_rows(config) -> None:
             f"--rows {name} contradicts --preset solve: it would be the row {SOLVERS[name]} again",
         )
         _refuse(
-            "" not in config.shapes, f"--rows {name}: only in run_12x12_8m_benchmark.py, whose planners have one size"
+            "" not in config.shapes,
+            f"--rows {name}: only in run_12x12_8m_benchmark.py (`poh-ext benchmark`), whose planners have one size",
         )
     for name in _NOT_PUBLISHED if config.protocol == "as-published" else ():
         _refuse(

@@ -26,6 +26,7 @@ __all__ = [
     "RowName",
     "ScalingBenchmarkConfig",
     "TrainingOptions",
+    "path_cells",
 ]
 
 RowName = Literal[
@@ -44,6 +45,18 @@ RowName = Literal[
 ]
 ABLATION_ROWS = ("random", "untrained_baseline", "untrained_poh", "baseline", "poh", "looped_baseline", "poh_shallow")
 SizeName = Literal["tiny", "small", "medium", "large", "xl"]
+
+
+def _in_order(config_type: type) -> type:
+    """The same dataclass with its fields in the order of the help: what a run is first, then the planners' shape, their
+    options, and the training beyond the published form. The fields of a base would come before them."""
+    fields = config_type.__dataclass_fields__
+    bases = (BenchmarkConfig, config_type, PlannerOptions, TrainingOptions)
+    own = [[name for name in vars(base)["__annotations__"] if name in fields] for base in bases]
+    first = dict.fromkeys(name for name in own[0] if name not in own[2])
+    order = [*first, *own[1], *own[2], *own[3]]
+    config_type.__dataclass_fields__ = {name: fields[name] for name in dict.fromkeys(order)}
+    return config_type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +145,17 @@ class TrainingOptions:
         return self.R if self.test_R == "R" else self.test_R
 
 
+def path_cells(min_path: float, cells: int) -> int:
+    """The least number of cells on a path, at least 2, that `min_path` means in a maze: cells, or up to 1 a share of
+    all of its cells.
+
+    Example:
+        >>> path_cells(50, 144), path_cells(0.35, 144)
+        (50, 51)
+    """
+    return max(2, math.ceil(min_path * cells if min_path <= 1 else min_path))
+
+
 def _grown(span: tuple[int, int], to: int | None, progress: float) -> tuple[int, int]:
     """`span` with its upper end grown towards `to`, after the share `progress` of the steps."""
     low, high = span
@@ -189,8 +213,9 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
     with up to 30 % of the remaining walls open) and few-loops (up to 5 %). Of several, each step draws one, and the
     test mazes are of all, equally many."""
     min_path: float = 0.35
-    """Least length of the shortest path from start to goal [fraction of the maze's cells, 0 to 1]. In percolation and
-    obstacles, whose paths are short, 0.4 times as many cells are asked for."""
+    """Least length of the shortest path from start to goal, both counted [cells; up to 1: that share of the maze's
+    cells]. Mazes of another side than --maze-size have paths of the same share. In percolation and obstacles, whose
+    paths are short, 0.4 times as many cells are asked for."""
     protocol: Literal["default", "as-published"] = "default"
     """default: the planners see the walls. as-published: the protocol behind the published figures. Planners, validity
     mask and rollout get a grid without walls, and few mazes are tested; wherever random is a row, random_table and
@@ -262,7 +287,10 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
 
     def min_path_at(self, size: int, kind: str = "dfs") -> int:
         """`min_path_cells` in mazes of side `size`, of that kind."""
-        return max(2, math.ceil(self.min_path * size**2 * (0.4 if kind in DENSITY else 1)))
+        cells = self.min_path * size**2
+        if self.min_path > 1:
+            cells /= self.cells
+        return max(2, math.ceil(cells * (0.4 if kind in DENSITY else 1)))
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -311,6 +339,7 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
         check(self)
 
 
+@_in_order
 @dataclass(frozen=True, kw_only=True)
 class Benchmark12x12Config(BenchmarkConfig):
     """The planners at about 7 million parameters on 12x12 mazes."""
@@ -332,6 +361,7 @@ class Benchmark12x12Config(BenchmarkConfig):
         return {"": PlannerShape(self.d_model, self.n_heads, self.d_ff, self.depth)}
 
 
+@_in_order
 @dataclass(frozen=True, kw_only=True)
 class ScalingBenchmarkConfig(BenchmarkConfig):
     """Planners of growing size on one size of maze."""

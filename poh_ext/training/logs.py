@@ -120,7 +120,9 @@ class Board(Watcher):
         tasks = self.tasks
         outcome = evaluate(model, tasks, **evaluation_options(model, self.config, self.precision))
         paths = pad_sequence([torch.tensor(path) for path in outcome.paths], batch_first=True, padding_value=-1)
-        sample = MazeSample(self.walls.passages, tasks.start, tasks.goal, tasks.path, {"planner": paths})
+        sample = MazeSample(
+            self.walls.passages, tasks.start, tasks.goal, tasks.path, {"planner": paths}, self.walls.free()
+        )
         return maze_sheet(sample, max_mazes=MAZES)
 
     def result(self, row: Row) -> None:

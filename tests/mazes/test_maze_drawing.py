@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from poh_ext import sample_tasks
+from poh_ext import MazeTasks, generate_mazes, sample_tasks
 from poh_ext._figures import save_png
 from poh_ext.maze_drawing import (
     GOAL,
@@ -19,6 +19,7 @@ from poh_ext.maze_drawing import (
     first_stray,
     maze_picture,
     maze_sheet,
+    open_raster,
 )
 from poh_ext.mazes import MazeBatch
 from tests.cases.reports import carve, decode, is_dark, pad, walk
@@ -127,6 +128,25 @@ class TestSheet:
         assert [axis.get_title() for axis in figure.axes[:2]] == ["test maze 1", "test maze 2"]
         assert [axis.get_ylabel() for axis in figure.axes[::2]] == list(paths)
 
+    def test_blocked_cells_are_filled_and_open_areas_are_empty(self, tmp_path):
+        """2 x 3 cells; the last of the first row is blocked."""
+        mazes = MazeBatch.from_free(torch.tensor([[[True, True, False], [True, True, True]]]))
+        path = [[0, 3, 4, 5]]
+        sample = MazeSample(mazes.passages, [0], [5], path, {"a": path}, mazes.free())
+        figure = maze_sheet(sample)
+        _, pixel = decode(figure, tmp_path / "mazes.png")
+        axis = figure.axes[0]
+        assert np.allclose(pixel(axis, 2, 0), 0.65, atol=0.03) and pixel(axis, 1, 0).min() > 0.97
+        assert pixel(axis, 0.5, 0.5).min() > 0.97  # between four open cells
+        assert is_dark(pixel(axis, 1.5, 0.2)) and is_dark(pixel(axis, 2.2, 0.5))
+
+    def test_any_of_several_goals_is_reached(self):
+        passages = np.array([[[RIGHT, LEFT | RIGHT, LEFT | RIGHT, LEFT]]], dtype=np.uint8)
+        sample = MazeSample(passages, [1], [[3, 0, -1]], [[1, 0]], {"a": [[1, 0, -1]], "b": [[1, 2, 3]]})
+        one, two = (axis.get_xlabel() for axis in maze_sheet(sample).axes)
+        assert one == "reached in 1 move, shortest 1"
+        assert two == "reached in 2 moves, shortest 1\nstrays at move 1, sees 3 cells"
+
     def test_nothing_to_draw(self):
         empty = np.zeros((0, 3, 3), dtype=np.uint8)
         none = np.zeros((0, 4), dtype=np.int64)
@@ -142,6 +162,11 @@ class TestSheet:
             ({"start": [0.5]}, r"start must hold cell indices, not float64"),
             ({"goal": [9]}, r"goal has cells outside 0..8"),
             ({"paths": {"PoH": [[0, -2]]}}, r"paths\['PoH'\] has cells outside"),
+            (
+                {"free": np.ones((1, 3, 2), bool)},
+                r"free must be bool \[1, 3, 3\], as passages is, not bool \[1, 3, 2\]",
+            ),
+            ({"free": np.ones((1, 3, 3))}, r"free must be bool \[1, 3, 3\], as passages is, not float64"),
         ],
     )
     def test_bad_samples_are_named(self, change, message):
@@ -210,6 +235,59 @@ def test_the_whole_maze_and_its_legend_fit(size):
     pixels = np.asarray(image)
     for edge in (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:]):
         assert (edge == 255).all()
+
+
+def test_blocked_cells_are_filled_and_nothing_stands_in_open_areas():
+    """2 x 3 cells; the last of the first row is blocked, so one of two posts is free."""
+    mazes = MazeBatch.from_free(torch.tensor([[[True, True, False], [True, True, True]]]))
+    assert open_raster(mazes).astype(int).tolist() == [
+        [0, 0, 0, 0, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0, 0],
+        [0, 1, 1, 1, 1, 1, 0],
+        [0, 0, 0, 0, 0, 0, 0],
+    ]
+    image, layout = maze_picture(mazes), Layout(mazes, 960)
+    assert image.size == layout.size
+
+    def at(x, y):  # in cells
+        left, top = layout.center(0)
+        return image.getpixel((int(left + layout.pitch * x), int(top + layout.pitch * y)))
+
+    assert at(2, 0) == WALL and at(1.5, 0.5) == WALL and {at(0.5, 0.5), at(0, 0), at(1, 0.5)} == {PAPER}
+    assert {colour for _, colour in image.getcolors()} == {PAPER, WALL}
+
+
+@pytest.mark.parametrize("algorithm", ["dfs", "percolation", "obstacles"])
+def test_a_post_stands_where_a_wall_ends(algorithm):
+    mazes = MazeBatch.cat([generate_mazes(3, (7, 5), algorithm=algorithm, seed=2), MazeBatch.open(1, (7, 5))])
+    for which in range(len(mazes)):
+        found, raster = open_raster(mazes, which), mazes.raster()[which].numpy() == 0
+        posts = np.zeros_like(found)
+        posts[2:-1:2, 2:-1:2] = True
+        assert np.array_equal(found[~posts], raster[~posts])
+        for row, column in np.argwhere(posts):
+            around = raster[row - 1, column], raster[row + 1, column], raster[row, column - 1], raster[row, column + 1]
+            assert found[row, column] == all(around)
+    assert open_raster(mazes, 3)[1:-1, 1:-1].all()
+
+
+def test_every_goal_is_marked_and_the_paths_may_be_left_out():
+    task = MazeTasks(MazeBatch.open(1, (3, 4)), torch.tensor([0]), torch.tensor([[11, 3, -1]]))
+    layout = layout_of(task)
+
+    def colours(image):
+        return [image.getpixel(tuple(map(int, layout.center(cell)))) for cell in (0, 1, 3, 11)]
+
+    assert colours(maze_picture(task)) == [START, TRUTH, GOAL, GOAL]
+    assert colours(maze_picture(task, shortest=False)) == [START, PAPER, GOAL, GOAL]
+
+
+def test_paths_are_seen_in_a_large_map():
+    task = sample_tasks(1, 200, algorithm="obstacles", density=0.2, min_path=100, seed=1)
+    image = maze_picture(task, task.path[0])
+    counts = {colour: count for count, colour in image.getcolors(1 << 16)}
+    assert max(image.size) < 1500 and counts[WALKED] > 10 * int(task.length[0]) < counts[TRUTH] * 2
 
 
 def test_it_is_saved_as_a_png_in_one_step(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from poh_ext import _program
 from poh_ext.bench import __main__ as bench
 from poh_ext.bench import growth
-from poh_ext.solve import cli as solve
+from poh_ext.commands import evaluate, solve
 from poh_ext.training import benchmark
 from poh_ext.training import cli as training
 from poh_ext.training.config import Benchmark12x12Config
@@ -45,7 +45,7 @@ def work(*_, **__):
 
 PROGRAMS = {  # name -> (main, where its work begins, its options for files)
     "solve": (solve.main, (solve, "load"), ("--png", "--gif")),
-    "solve evaluate": (lambda words: solve.main(["evaluate", *words]), (solve, "load"), ("--json", "--plot")),
+    "solve evaluate": (lambda words: solve.main(["evaluate", *words]), (evaluate, "load"), ("--json", "--plot")),
     "bench": (bench.main, (bench, "_run"), ("--json", "--plot")),
     "bench.growth": (growth.main, (growth, "sweep"), ("--json", "--plot")),
 }

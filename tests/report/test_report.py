@@ -213,3 +213,16 @@ class TestWriteReport:
         with pytest.raises(ImportError, match=r"needs matplotlib.*poh_ext\[experiments\]"):
             write_report(make_run(), tmp_path / "a")
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words, command",
+    [
+        (["/usr/bin/poh-ext", "benchmark", "--quick"], "poh-ext benchmark --quick"),
+        (["/lib/poh_ext/__main__.py", "benchmark"], "python -m poh_ext benchmark"),
+        (["experiments/run.py", "--output", "a b"], "python experiments/run.py --output 'a b'"),
+    ],
+)
+def test_results_hold_the_command_as_it_was_typed(words, command, monkeypatch):
+    monkeypatch.setattr("sys.argv", words)
+    assert Results("12x12", "default").command == command

@@ -6,8 +6,9 @@ import sys
 import pytest
 
 from poh_ext import sample_tasks
+from poh_ext.commands import solve as cli
 from poh_ext.models.weights import save
-from poh_ext.solve import cli, pretrained
+from poh_ext.solve import pretrained
 from poh_ext.solve.evaluation import exact_over_passes
 from tests.cases.solvers import ROWS, SOLVE, fresh
 from tests.cases.training import planner_options

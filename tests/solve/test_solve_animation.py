@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from poh_ext import generate_mazes, greedy_rollout, sample_tasks
+from poh_ext.commands import solve as cli
 from poh_ext.maze_drawing import WALKED, Layout
 from poh_ext.mazes import MazeBatch
-from poh_ext.solve import animation, cli, pretrained
+from poh_ext.solve import animation, pretrained
 from poh_ext.solve.animation import animate, leads_to_goal, passes_shown, save_gif
 from poh_ext.tasks import MazeTasks
 
@@ -25,7 +26,7 @@ def test_passes_rise_from_one_to_the_last(farthest, passes):
     assert beyond == ([passes] if passes > 1.1 * farthest + 2 else [])
 
 
-@pytest.mark.parametrize("algorithm", ["dfs", "percolation"])
+@pytest.mark.parametrize("algorithm", ["dfs", "percolation", "obstacles"])
 def test_cells_that_know_the_way_are_those_whose_moves_arrive(algorithm):
     tasks = sample_tasks(12, 6, min_path=4, algorithm=algorithm, seed=3)
     neighbors, distance = tasks.mazes.neighbors(), tasks.mazes.distances(tasks.goal)
@@ -41,6 +42,15 @@ def test_cells_that_know_the_way_are_those_whose_moves_arrive(algorithm):
                 ways = [(float(scores[maze, cell, k]), int(n)) for k, n in enumerate(neighbors[maze, cell]) if n >= 0]
                 cell = cell if cell == tasks.goal[maze] or not ways else max(ways)[1]
             assert bool(known[maze, start]) == (cell == int(tasks.goal[maze]))
+
+
+def test_any_of_several_goals_will_do():
+    """Cells 0 to 5 in a row, goals 1 and 4; 2 and 3 point at each other."""
+    mazes = MazeBatch(torch.tensor([[[8, 12, 12, 12, 12, 4]]], dtype=torch.uint8))
+    task, scores = MazeTasks(mazes, torch.tensor([0]), torch.tensor([[1, 4, -1]])), torch.zeros(1, 6, 4)
+    for cell, move in enumerate((3, 3, 3, 2, 2, 2)):
+        scores[0, cell, move] = 1
+    assert leads_to_goal(scores, task).tolist() == [[True, True, False, False, True, True]]
 
 
 def corridor() -> MazeTasks:

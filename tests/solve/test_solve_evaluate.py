@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from poh_ext import greedy_rollout, sample_tasks
+from poh_ext.commands import solve as cli
 from poh_ext.mazes import MazeBatch
 from poh_ext.models.inference import SETTLED
 from poh_ext.rollout import best_neighbors, solved_exactly
-from poh_ext.solve import cli, evaluation
+from poh_ext.solve import evaluation
 from poh_ext.solve.evaluation import exact_over_passes
 from poh_ext.solve.pretrained import load
 from poh_ext.tasks import MazeTasks
@@ -63,6 +64,16 @@ def test_a_way_round_a_loop_is_not_exact():
     round_[0, [0, 2, 3], [1, 3, 0]] = 1
     assert solved_exactly(direct, task).tolist() == [True] and solved_exactly(round_, task).tolist() == [False]
     assert greedy_rollout(round_, task, moves=True).reached.all()
+
+
+def test_any_of_several_goals_is_exact_if_none_is_nearer():
+    """Five cells in a row, from the second; goals at both ends."""
+    mazes = MazeBatch(torch.tensor([[[8, 12, 12, 12, 4]]], dtype=torch.uint8))
+    task = MazeTasks(mazes, torch.tensor([1]), torch.tensor([[4, 0, -1]]))
+    left, right = torch.zeros(1, 5, 4), torch.zeros(1, 5, 4)
+    left[..., 2] = right[..., 3] = 1
+    assert solved_exactly(left, task).tolist() == [True] and solved_exactly(right, task).tolist() == [False]
+    assert greedy_rollout(right, task).reached.all()
 
 
 def test_a_corridor_does_not_help():

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from poh_ext._program import INTERRUPTED
+from poh_ext.commands import solve as cli
 from poh_ext.report.statistics import estimate
-from poh_ext.solve import cli, pretrained
+from poh_ext.solve import pretrained
 from poh_ext.solve.evaluation import (
     DEFAULT_SETS,
     TEST_SEED,

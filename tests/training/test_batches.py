@@ -171,6 +171,6 @@ def test_the_test_mazes_are_of_all_kinds():
     assert len(rest) == 2 and (rest.length >= 5).all() and not rest.mazes.free().all()
     assert len(data.train) == len(data.batches.tasks)
     with pytest.raises(
-        ConfigError, match="--algorithm walls: must be one or more of dfs, wilson, .*, obstacles, braid"
+        ConfigError, match=r"--algorithm walls: must be one or more of dfs, wilson, .*, obstacles, braid"
     ):
         tiny(algorithm="dfs,walls").check()

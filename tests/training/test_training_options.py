@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from poh_ext.training import benchmark, cli, workers
-from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
+from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig, path_cells
 from poh_ext.training.loop import learning_rate, peak_reached, warmup_warning
 from poh_ext.training.run_folder import prepare_output
 from tests.cases.training import needs_tyro, tiny, train
@@ -96,6 +96,24 @@ def test_both_usage_examples_parse():
         config.check()
 
 
+def test_the_least_path_is_given_in_cells_or_as_a_share():
+    assert path_cells(0.35, 144) == 51 and path_cells(0, 9) == path_cells(1.0, 2) == path_cells(2, 9) == 2
+    for size in range(2, 40):
+        cells = Benchmark12x12Config(maze_size=size, min_path=size)
+        assert cells.min_path_cells == size and cells.min_path_at(2 * size) == 4 * size
+    with_both = Benchmark12x12Config(min_path=50), Benchmark12x12Config(min_path=50 / 144)
+    assert [config.min_path_at(5) for config in with_both] == [9, 9]
+    assert [config.min_path_cells for config in with_both] == [50, 50]
+
+
+def test_fields_are_in_the_order_of_the_help():
+    for config_type in (Benchmark12x12Config, ScalingBenchmarkConfig):
+        names = [field.name for field in dataclasses.fields(config_type)]
+        assert names[:3] == ["train", "test", "epochs"] and len(names) == len(set(names))
+        assert set(names) == set(dataclasses.asdict(config_type()))
+        assert dataclasses.replace(config_type(), epochs=3) == config_type(epochs=3) != config_type()
+
+
 @needs_tyro
 def test_quick_changes_defaults_and_explicit_flags_win():
     quick = cli.parse(Benchmark12x12Config, ["--quick", "--epochs", "77"])
@@ -140,6 +158,8 @@ def test_help_tells_default_and_unit_of_every_flag(capsys):
         ({"validation": 0}, "--validation 0: must be at least 1"),
         ({"maze_size": 1}, "--maze-size 1"),
         ({"min_path": 1.5}, "--min-path 1.5"),
+        ({"min_path": math.inf}, "--min-path inf: must be from 0 to 1, a share of the maze's cells, or a whole number"),
+        ({"min_path": 26}, "--min-path 26: a maze of 5x5 has 25 cells"),
         ({"n_heads": 5}, "--n-heads 5: must divide --d-model 64"),
         ({"d_model": 8, "n_heads": 1}, "--d-model 8: no PoH planner"),
         ({"rows": ()}, "--rows"),
