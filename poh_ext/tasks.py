@@ -160,6 +160,26 @@ class MazeTasks:
         """The same tasks on `device`."""
         return self._each(self.mazes.to(device), lambda t: t.to(device))
 
+    def one_shortest_path(self) -> Tensor:
+        """bool [n]: True if exactly one shortest path leads from the start to the nearest goals, so that a path that is
+        as short is the same path. In a maze without loops it always is.
+
+        Example:
+            >>> tasks = MazeTasks(MazeBatch.open(1, 3), torch.tensor([0, 0]), torch.tensor([2, 8]))
+            >>> tasks.one_shortest_path()  # along the edge, and to the opposite corner
+            tensor([ True, False])
+        """
+        if not len(self):
+            return self.start > 0
+        distance, neighbors = self.mazes.distances(self.goal), self.mazes.neighbors()
+        around = distance.gather(1, neighbors.clamp(min=0).flatten(1)).view_as(neighbors)
+        ways = ((neighbors >= 0) & (around == distance[..., None] - 1)).sum(-1)  # the moves that lead nearer
+        path = self.mazes.shortest_paths(self.start, self.goal)
+        cells = path.clamp(min=0)
+        # It is the only one if none of its cells has a choice. At a goal it ends.
+        forced = (ways.gather(1, cells) == 1) | (path < 0) | (distance.gather(1, cells) == 0)
+        return forced.all(1) & (path[:, 0] >= 0)
+
     def keys(self) -> Tensor:
         """int64 [n]: MazeBatch.hash() of the mazes. Two sets share a maze if they share a key.
 

@@ -87,11 +87,8 @@ def _solve(parser: Parser, arguments: Sequence[str]) -> int:
 
 def _scores(model: torch.nn.Module, task: MazeTasks, after: list[int], tolerance: float) -> list[Tensor]:
     """Scores of the moves [1, N, 4] after each number of passes, on the CPU."""
-    goal = task.goal
-    if goal.dim() == 2:  # planners know one goal: the nearest
-        goal = task.path[:, int(task.length[0]) - 1]
     with torch.no_grad(), _progress(after[-1], task.mazes.n_cells) as done:
-        states = model.hidden_passes(task.mazes, task.start, goal, after=after, tolerance=tolerance, done=done)
+        states = model.hidden_passes(task.mazes, task.start, task.goal, after=after, tolerance=tolerance, done=done)
         return [model.head(state).cpu() for state in states]
 
 

@@ -174,6 +174,8 @@ class Outcome:
         met: the number of mazes that are also training mazes.
         seconds: duration of the evaluation.
         loops: density or braid of the mazes, where one was asked for.
+        unique: for each maze, whether its shortest path is the only one. A maze solved exactly is then solved by the
+            very path that a data set gives, which is what HRM and TRM count.
     """
 
     mazes: MazeSet
@@ -186,6 +188,13 @@ class Outcome:
     met: int
     seconds: float
     loops: dict[str, Any] = field(default_factory=dict)
+    unique: list[bool] = field(default_factory=list)
+
+    @property
+    def identical(self) -> list[tuple[int, int]]:
+        """For each factor: of how many mazes with one shortest path the path walked is that one, and how many there
+        are."""
+        return [(sum(row[i] for i, one in enumerate(self.unique) if one), sum(self.unique)) for row in self.solved]
 
     @property
     def generator(self) -> str:
@@ -218,6 +227,7 @@ class Outcome:
             "seconds": round(self.seconds, 2),
             "moves": [cells - 1 for cells in self.lengths],
             "passes_to_know": self.needed,
+            "one_shortest_path": "".join(str(int(one)) for one in self.unique),
             "solved": {
                 f"{factor:g}": "".join(str(int(one)) for one in row)
                 for factor, row in zip(self.factors, self.solved, strict=True)
@@ -286,6 +296,7 @@ def _measured(
         seen_in_training(recipe, tasks),
         seconds,
         loops,
+        tasks.one_shortest_path().tolist(),
     )
 
 

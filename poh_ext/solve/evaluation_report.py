@@ -22,10 +22,14 @@ ABREAST = 6  # factors; more are written one below the other
 # Characters of a column, so that lines are aligned before all are known.
 NAME, START, LENGTH, COUNT, SHARE = 17, 8, 11, 4, 18
 KNOWABLE = "could be known"
+IDENTICAL = "the only path"
 
 
 def table_lines(outcomes: Iterable[Outcome], factors: Sequence[float]) -> Iterator[str]:
-    """Yield the lines of the table, those of an outcome as soon as it is known. Shares are in percent."""
+    """Yield the lines of the table, those of an outcome as soon as it is known. Shares are in percent.
+
+    "the only path": of the mazes with one shortest path, those in which the path walked is that one.
+    """
     abreast = len(factors) <= ABREAST
     one_below = ["passes a move", "solved exactly, %", f"{KNOWABLE}, %"]
     heads = [f"{factor:g} x" for factor in factors] if abreast else one_below
@@ -46,6 +50,9 @@ def table_lines(outcomes: Iterable[Outcome], factors: Sequence[float]) -> Iterat
         if abreast:
             yield _line([*about, *shares, f"{outcome.seconds:.0f}"], widths)
             yield _line([KNOWABLE, *[""] * (len(about) - 1), *knowable, ""], widths)
+            if 0 < sum(outcome.unique) < len(outcome.unique):  # there are mazes with loops
+                only = [f"{100 * same / of:.1f}" for same, of in outcome.identical]
+                yield _line([IDENTICAL, "", "", sum(outcome.unique), "", *only, ""], widths)
             continue
         for i, cells in enumerate(zip((f"{factor:g}" for factor in factors), shares, knowable, strict=True)):
             first = i == 0

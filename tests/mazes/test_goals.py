@@ -13,6 +13,7 @@ from poh_ext import (
     greedy_rollout,
     random_rollout,
     recondition_rollout,
+    sample_tasks,
 )
 from poh_ext.rollout import solved_exactly
 from tests.cases.backends import KERNELS, needs_kernels, reference
@@ -220,3 +221,22 @@ def test_bad_goals(goal, error, message, backend):
             call(goal)
     with pytest.raises(ValueError, match=r"start must be \[2\], one cell for each maze, got \[2, 1\]"):
         mazes.shortest_paths(torch.zeros(2, 1, dtype=torch.int64), torch.tensor([0, 1]))
+
+
+def test_a_shortest_path_is_the_only_one_where_no_other_is_counted():
+    tasks = sample_tasks(300, 5, algorithm="percolation", seed=2)
+
+    def count(around, distance, cell):
+        nearer = [to for to in around[cell] if to >= 0 and distance[to] == distance[cell] - 1]
+        return sum(count(around, distance, to) for to in nearer) if distance[cell] else 1
+
+    arguments = zip(
+        tasks.mazes.neighbors().tolist(), tasks.mazes.distances(tasks.goal).tolist(), tasks.start.tolist(), strict=True
+    )
+    expected = torch.tensor([count(*which) == 1 for which in arguments])
+    assert torch.equal(tasks.one_shortest_path(), expected) and 30 < expected.sum() < 270
+    assert sample_tasks(20, 6).one_shortest_path().all()  # no loops
+    cut = MazeTasks(MazeBatch(torch.zeros(1, 1, 2).byte()), torch.tensor([0]), torch.tensor([1]))
+    assert not cut.one_shortest_path().any() and tasks[:0].one_shortest_path().shape == (0,)
+    both = MazeTasks(MazeBatch.open(1, 3), torch.tensor([4]), torch.tensor([[3, 5]]))
+    assert not both.one_shortest_path().any()  # one path to each of two goals as near
