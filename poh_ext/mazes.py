@@ -505,5 +505,5 @@ def generate_mazes(
     free = None
     if algorithm == "obstacles":
         free = passages < maze.BLOCKED
-        passages = passages.masked_fill(~free, 0)
+        passages.bitwise_and_(maze.BLOCKED - 1)
     return MazeBatch(passages, free=free, seed=seed, algorithm=algorithm, index=index, check=False).to(device)
