@@ -41,8 +41,10 @@ def test_the_preset_is_the_recipe():
     config = parse("--preset", "solve")
     assert config == solve(preset="solve") == parse("--preset=solve")
     assert config.min_path_cells == 50 and config.total_steps(0) == 12000 and config.test_passes == 220
-    assert (config.train_R, config.train_R_growth, config.size_range) == ((4, 40), 100, (5, 12))
-    assert config.tolerance == 1e-3 and config.validate_every == 0
+    assert (config.train_R, config.train_R_growth, config.size_range) == ((4, 40), 120, (5, 12))
+    assert (config.rest, config.state_noise, config.deep_supervision) == (0.1, 0.1, 3)
+    assert config.kinds == ("dfs", "obstacles", "braid", "few-loops", "percolation")
+    assert config.tolerance == 0 and config.validate_every == 0
     counts = {
         name: parameter_count(build_planner(name, config, seed=0))
         for name in ("baseline", "looped_baseline", "poh", "poh_token")
@@ -61,6 +63,7 @@ def test_the_preset_is_the_recipe():
         "head": "moves",
         "positions": "none",
         "reinject": True,
+        "rest": 0.1,
     }
     assert planner_options("looped_baseline", config) == {**common, "loops": 220}
     assert planner_options("baseline", config) == common
@@ -398,7 +401,7 @@ def test_solver_rows_follow_the_recipe_whatever_the_other_flags_say():
         ("poh_solver", "poh", True),
     ]
     recipe = dataclasses.replace(
-        solve(preset="solve"), seed=7, test=50, min_path=config.min_path, output=config.output, precision="float32"
+        solve(preset="solve"), seed=7, test=50, min_path=config.min_path, output=config.output, algorithm="dfs"
     )
     for name, kind in SOLVERS.items():
         assert rows[name].config == recipe and rows[name].run == config
