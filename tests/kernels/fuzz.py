@@ -291,16 +291,17 @@ def difference(function, arguments: dict) -> str:
         return "" if same else f"kernels: {ours!r}\nreference: {want!r}"
     half = any(isinstance(t, torch.Tensor) and t.dtype in (torch.bfloat16, torch.float16) for t in arguments.values())
     scale = magnitude(arguments)
+    logits = scale**2 if {"hidden", "linear_weight"} & set(arguments) else scale  # products of two arguments, there
     wild = any(isinstance(t, torch.Tensor) and t.dtype in FLOATS and not t.is_meta and not t.isfinite().all()
                for t in arguments.values())  # fmt: skip
     if wild and function is poh_ext.neighbor_attention:  # exp(-100) is 0 to the kernels: times infinity that is NaN
         return ""
     compared = slice(1 if wild else None)  # of infinite logits there is no one largest: not the metrics
     for a, b in zip(ours[0][compared], want[0][compared], strict=True):
-        if problem := apart(a, b, 2e-2 if half else 1e-4, scale):
+        if problem := apart(a, b, 2e-2 if half else 1e-4, logits):
             return f"value: {problem}"
     for a, b in () if wild else zip(ours[1], want[1], strict=True):  # of infinities there is no one true gradient
-        if problem := apart(a, b, 5e-2 if half else 1e-3, scale**2):
+        if problem := apart(a, b, 5e-2 if half else 1e-3, scale * logits):
             return f"gradient: {problem}"
     return ""
 
