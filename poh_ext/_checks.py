@@ -33,6 +33,8 @@ def which_items(which, length: int):
     """
     if isinstance(which, (bool, tuple)) or which is None or which is Ellipsis:
         raise TypeError(f"an index must be an int, a slice, a tensor or a list of ints, got {which!r}")
+    if isinstance(which, slice) and which.step is not None and which.step < 0:
+        which = range(*which.indices(length))
     if isinstance(which, (slice, range)):
         return which if isinstance(which, slice) else list(which)
     if hasattr(which, "__array__") and not isinstance(which, Tensor) and getattr(which, "ndim", None):
@@ -112,7 +114,7 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     if height < 1 or width < 1:
         raise ValueError(f"size must be at least 1, got {size!r}")
     if height * width > MAX_CELLS:
-        raise ValueError(f"size must be at most {MAX_CELLS} cells, got {size!r}")
+        raise ValueError(f"size must be at most {MAX_CELLS} cells, got {size!r}: {height} x {width} cells")
     return height, width
 
 
@@ -132,7 +134,8 @@ def check_device(device: torch.device | str) -> torch.device:
     try:
         wanted = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise type(error)(f"device must be a torch.device or its name, got {device!r}") from None
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"device must be a torch.device or its name, got {device!r}") from None
     module: Any = getattr(torch, wanted.type, None)
     if wanted.type == "cpu" or not hasattr(module, "is_available") or torch.compiler.is_compiling():
         return wanted  # or one that torch itself knows nothing of, as "meta"

@@ -185,6 +185,11 @@ class MazeBatch:
                 f"[{maze}, {row}, {column}]"
             )
         is_open = raster == 0
+        border = torch.ones_like(is_open)
+        border[:, 1:-1, 1:-1] = False
+        if (gap := is_open & border).any():
+            maze, row, column = gap.nonzero()[0].tolist()
+            raise ValueError(f"raster[{maze}, {row}, {column}] is open, but lies in the border; 1 is a wall, 0 is open")
         free = is_open[:, 1::2, 1::2]
         ways = is_open[:, :-1:2, 1::2], is_open[:, 2::2, 1::2], is_open[:, 1::2, :-1:2], is_open[:, 1::2, 2::2]
         passages = torch.zeros_like(free, dtype=torch.uint8)
@@ -325,6 +330,7 @@ class MazeBatch:
 
     def to(self, device: torch.device | str) -> MazeBatch:
         """The same mazes on `device`."""
+        device = check_device(device)
         return self._each(lambda t: moved(t, device))
 
     def neighbors(self) -> Tensor:
@@ -381,7 +387,7 @@ class MazeBatch:
         mazes = self._for("start", start)
         check_cells("goal", goal, len(mazes), self.device, several=True)
         if length is not None:
-            length = check_int("length", length, 1)
+            length = check_int("length", length, 1, MAX_CELLS)
         path, cells = maze.shortest_paths(mazes.passages, start, goal, self.n_cells if length is None else length)
         if length is None:
             path = path[:, : max(1, int(cells.max())) if len(mazes) else 0].contiguous()
@@ -415,7 +421,7 @@ torch.serialization.add_safe_globals([MazeBatch])
 
 def check_algorithm(algorithm: str) -> str:
     """`algorithm`, if it is one of GENERATORS."""
-    if algorithm not in GENERATORS:
+    if not isinstance(algorithm, str) or algorithm not in GENERATORS:
         raise ValueError(f"algorithm {algorithm!r} is unknown; accepted: {', '.join(GENERATORS)}")
     return algorithm
 

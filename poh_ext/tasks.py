@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poh_ext._checks import check_alike, check_cells, check_dtype, check_int, check_size, which_items, work_device
+from poh_ext._checks import (
+    check_alike,
+    check_cells,
+    check_device,
+    check_dtype,
+    check_int,
+    check_size,
+    which_items,
+    work_device,
+)
 from poh_ext._sharing import compact
 from poh_ext.mazes import MazeBatch, check_algorithm, check_loops, generate_mazes
 from poh_ext.ops import maze
@@ -158,6 +167,7 @@ class MazeTasks:
 
     def to(self, device: torch.device | str) -> MazeTasks:
         """The same tasks on `device`."""
+        device = check_device(device)
         return self._each(self.mazes.to(device), lambda t: t.to(device))
 
     def one_shortest_path(self) -> Tensor:
@@ -229,6 +239,12 @@ def _check_paths(mazes: MazeBatch, start: Tensor, goal: Tensor, path: Tensor) ->
             f"path[{task}, {at}] = {int(path[task, at])}: a path is cells in [0, {n}), then -1 to the end of the row"
         )
     some = (length > 0).nonzero()[:, 0]
+    none = (length == 0).nonzero()[:, 0]
+    if len(none):
+        distance = mazes[none].distances(goal[none]).gather(1, start[none, None])[:, 0]
+        if (found := distance >= 0).any():
+            task = int(none[int(found.nonzero()[0, 0])])
+            raise ValueError(f"path[{task}] is empty, which says that no way leads to a goal, but one does")
     if not len(some):
         return
     last = path[some].gather(1, length[some, None] - 1)
@@ -324,7 +340,7 @@ def sample_tasks(
     """
     size, algorithm = check_size(size), check_algorithm(algorithm)
     density, braid = check_loops(algorithm, density, braid)
-    if start not in STARTS:
+    if not isinstance(start, str) or start not in STARTS:
         raise ValueError(f"start {start!r} is unknown; accepted: {', '.join(STARTS)}")
     n, seed, min_path = check_int("n", n, 0), check_int("seed", seed, 0), check_int("min_path", min_path, 1)
     n_cells = size[0] * size[1]

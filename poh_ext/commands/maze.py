@@ -141,11 +141,14 @@ def _check_format(parser: Parser, name: str, options: argparse.Namespace) -> Non
 
 
 def _write(options: argparse.Namespace, made: MazeTasks | MazeBatch) -> int:
-    written = io.write(options.output, made, format=options.format)
+    try:
+        written = io.write(options.output, made, format=options.format)
+    except TypeError as error:  # mazes without start and goal, for a format that has them
+        raise ValueError(f"{options.output}: {error}") from error
     what = "task" if isinstance(made, MazeTasks) else "maze"
     about = f"{counted(len(made), what)} of {made.size[0]}x{made.size[1]}"
     if isinstance(made, MazeTasks) and len(made):
         low, high = int(made.length.min()), int(made.length.max())
-        about += f", shortest paths of {low} to {high} cells" if low < high else f", shortest paths of {low} cells"
+        about += f", paths of {low} to {high} cells" if low < high else f", paths of {low} cells"
     print(f"wrote {written}: {about}")
     return 0

@@ -190,6 +190,8 @@ def the_maze(parser: Parser, options: argparse.Namespace) -> tuple[MazeTasks | M
     if number >= len(found):
         parser.error(f"argument --task: {options.file} has the tasks 0 to {len(found) - 1}, not {number}")
     one = found[number]
+    if isinstance(one, MazeTasks):  # the path in the file may be a detour: what is shown and compared is the shortest
+        one = MazeTasks(one.mazes, one.start, one.goal)
     name = f"{options.file}: a maze of {_shape(one)}" + (f", task {number} of {len(found)}" if len(found) > 1 else "")
     ends = _ends(parser, options, one)
     if not ends:

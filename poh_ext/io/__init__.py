@@ -84,6 +84,8 @@ def _parse_movingai(source: Source) -> MazeTasks | MazeBatch:
 
 def _write_movingai(path: Path, what: MazeBatch | MazeTasks) -> Path:
     if isinstance(what, MazeBatch):
+        if path.suffix.lower() == ".scen":
+            raise FormatError(f"{path}: mazes have no starts and goals, which a .scen has; write them to a .map")
         return write_map(path, what)
     if path.suffix.lower() == ".map":
         raise FormatError(f"{path}: a map has no starts and goals; write tasks.mazes, or the tasks to a .scen")

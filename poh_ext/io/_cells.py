@@ -108,12 +108,15 @@ def check_blocked_only(path: str | os.PathLike, mazes: MazeBatch, name: str) -> 
         )
 
 
-def cells_of(what: MazeBatch | MazeTasks, paths: Tensor | None, place: str = "") -> np.ndarray:
+def cells_of(
+    what: MazeBatch | MazeTasks, paths: Tensor | None, place: str = "", *, any_walk: bool = False
+) -> np.ndarray:
     """uint8 [n, H, W] of FREE, WALL, START, GOAL and PATH.
 
     Args:
         paths: int64 [n, L] in place of the tasks' own.
         place: with which an error begins.
+        any_walk: the tasks' paths need not be read back as they are; those of `paths` need not either way.
     """
     tasks = what if isinstance(what, MazeTasks) else None
     mazes = what.mazes if isinstance(what, MazeTasks) else what
@@ -127,7 +130,8 @@ def cells_of(what: MazeBatch | MazeTasks, paths: Tensor | None, place: str = "")
         if paths is not None:
             raise TypeError("paths is for MazeTasks, not for a MazeBatch, which has no starts and goals")
     else:
-        start, goal = tasks.start.cpu(), tasks.goal.cpu().reshape(n, -1)
+        start, goal = tasks.start.cpu(), tasks.goal.cpu()
+        goal = goal if goal.dim() == 2 else goal[:, None]
         if (same := (goal == start[:, None]).any(1)).any():
             task = int(same.nonzero()[0, 0])
             raise FormatError(
@@ -136,7 +140,25 @@ def cells_of(what: MazeBatch | MazeTasks, paths: Tensor | None, place: str = "")
         _mark(cells, tasks.path.cpu() if paths is None else check_paths(paths, n, size), PATH)
         _mark(cells, goal, GOAL)
         _mark(cells, start[:, None], START)
-    return cells.reshape(n, *mazes.size).numpy()
+    marks = cells.reshape(n, *mazes.size).numpy()
+    if tasks is not None and paths is None and n and not any_walk:
+        _check_readable(tasks, marks, place)
+    return marks
+
+
+def _check_readable(tasks: MazeTasks, marks: np.ndarray, place: str) -> None:
+    """Refuse paths that the marks do not tell: detours beside themselves, cells walked twice, goals passed by."""
+
+    def fail(reason: str, task: int, _: int | None) -> FormatError:
+        return FormatError(f"{place}task {task}: {reason}")
+
+    back, path = tasks_of(tasks.mazes.to("cpu"), marks, fail).path, tasks.path.cpu()
+    longest = max(back.shape[1], path.shape[1])
+    back, path = (torch.nn.functional.pad(p, (0, longest - p.shape[1]), value=-1) for p in (back, path))
+    if (other := (back != path).any(1)).any():
+        raise fail(
+            "its path walks a cell twice or passes a goal, which marks do not tell", int(other.nonzero()[0, 0]), None
+        )
 
 
 def check_paths(paths: Tensor, n: int, n_cells: int) -> Tensor:

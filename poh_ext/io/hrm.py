@@ -97,7 +97,13 @@ def parse_hrm(source: Source, *, answers: bool = True) -> Questions:
             raise fail(f"the answer has {has!r} where the question has {had!r}", task, cell)
     shape = (len(rows), side, side)
     mazes = MazeBatch.from_free(torch.from_numpy(asked.reshape(shape) != WALL))
-    return Questions(tasks_of(mazes, cells.reshape(shape), fail), names, ratings)
+    tasks = tasks_of(mazes, cells.reshape(shape), fail)
+    if answers:
+        bare = (cells == PATH).sum(1) == 0
+        silent = bare & (tasks.length.numpy() > 2) & np.array([bool(answer) for answer in answered])
+        for task in silent.nonzero()[0][:1].tolist():
+            raise fail("the answer marks no path; read_hrm(answers=False) reads the question alone", task, None)
+    return Questions(tasks, names, ratings)
 
 
 def _rows(source: Source) -> tuple[list[list[str]], list[int]]:

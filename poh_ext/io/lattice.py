@@ -126,12 +126,13 @@ def to_pixels(mazes_or_tasks: MazeBatch | MazeTasks, *, paths: Tensor | None = N
     Raises:
         TypeError, ValueError: as of `poh_ext.io.text`.
     """
+    any_walk = paths is not None
     if isinstance(mazes_or_tasks, MazeTasks) and paths is not None:
         tasks = mazes_or_tasks
         walks = check_paths(paths, len(tasks), tasks.mazes.n_cells).to(tasks.device)
         mazes_or_tasks = MazeTasks(tasks.mazes, tasks.start, tasks.goal, walks, check=False)
         paths = None
-    codes = cells_of(as_blocked(mazes_or_tasks), paths)
+    codes = cells_of(as_blocked(mazes_or_tasks), paths, any_walk=any_walk)
     palette = np.zeros((256, 3), dtype=np.uint8)
     for code, color in _COLORS.items():
         palette[code] = color

@@ -221,6 +221,8 @@ def write_map(path: str | os.PathLike, mazes: MazeBatch) -> Path:
         OSError: the file cannot be written. TypeError: mazes is no MazeBatch.
         FormatError: the mazes are several, or have walls between free cells.
     """
+    if isinstance(mazes, MazeBatch) and len(mazes) != 1:
+        raise FormatError(f"{path}: there are {len(mazes)} mazes; a map is one maze")
     return write_atomically(path, _map(path, mazes))
 
 
@@ -276,7 +278,7 @@ def write_scenarios(
     lines = ["version 1"]
     for (start, target), length in zip(ends, lengths, strict=True):
         x, y, to_x, to_y = start % width, start // width, target % width, target // width
-        fields = (int(length / 4), place.name, width, height, x, y, to_x, to_y, f"{length:.8f}")
+        fields = (int(length / 4), place.name, width, height, x, y, to_x, to_y, f"{abs(length):.8f}")
         lines.append("\t".join(map(str, fields)))
     if place.is_file() and place.read_bytes() != drawn:
         raise FileExistsError(f"{place}: another map is there already; choose another name for the scenarios")

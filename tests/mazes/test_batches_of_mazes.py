@@ -230,7 +230,8 @@ def pixel(row: int, column: int, value: int) -> torch.Tensor:
         (lambda: MazeBatch.from_raster(RASTER[0]), ValueError, r"got \[3, 5\]"),
         (lambda: MazeBatch.from_raster(pixel(1, 2, 255)), ValueError,
          r"raster must be 1 at a wall and 0 elsewhere, got 255 at \[0, 1, 2\]"),
-        (lambda: MazeBatch.from_raster(pixel(0, 1, 0)), ValueError, r"passages\[0, 0, 0\] = 1: a passage leads out"),
+        (lambda: MazeBatch.from_raster(pixel(0, 1, 0)), ValueError,
+         r"raster\[0, 0, 1\] is open, but lies in the border"),
         (lambda: MazeBatch.from_raster(pixel(1, 2, 0)), ValueError, r"free\[0, 0, 0\] is False, but the cell has"),
         (lambda: MazeBatch.cat([]), ValueError, "batches must hold one at least"),
         (lambda: MazeBatch.cat([MazeBatch.open(1, 2), 3]), TypeError, r"batches\[1\] must be MazeBatch, got int"),
@@ -269,7 +270,9 @@ def test_path_and_length_are_found():
         assert found.path.tolist() == [[0, 1, 2]] and found.length.tolist() == [3]
     none = MazeTasks(MazeBatch.open(1, 2)[:0], *torch.zeros(2, 0, dtype=torch.int64))
     assert len(none) == 0 and none.path.shape == (0, 0) and none.length.shape == (0,)
-    assert task(path=[[-1, -1]], length=[0]).length.tolist() == [0]
+    apart = MazeBatch(torch.zeros(1, 1, 2, dtype=torch.uint8))
+    empty = MazeTasks(apart, torch.tensor([0]), torch.tensor([1]), torch.tensor([[-1, -1]]), torch.tensor([0]))
+    assert empty.length.tolist() == [0]
     assert task(goal=[[2, 0, -1]], path=None, length=None).path.tolist() == [[0]]
 
 

@@ -140,7 +140,7 @@ def test_no_mazes():
         ({"algorithm": "obstacles", "density": (0.1, 0.2, 0.3)}, TypeError, "density must be a number or a pair"),
         ({"braid": 2}, ValueError, r"braid must be in \[0, 1\]"),
         ({"braid": None}, TypeError, "braid must be a number or a pair .*got None"),
-        ({"device": "nowhere"}, RuntimeError, "device must be a torch.device or its name, got 'nowhere'"),
+        ({"device": "nowhere"}, ValueError, "device must be a torch.device or its name, got 'nowhere'"),
         ({"device": 1.5}, TypeError, "device must be a torch.device or its name, got 1.5"),
     ],
 )  # fmt: skip

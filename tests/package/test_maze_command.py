@@ -36,10 +36,10 @@ def test_make_writes_the_tasks_of_sample_tasks(run, tmp_path):
     expected = sample_tasks(7, 10, algorithm="obstacles", density=(0.2, 0.3), min_path=12, seed=3)
     low, high = int(expected.length.min()), int(expected.length.max())
     assert (code, wrong) == (0, "")
-    assert out == f"wrote {file}: 7 tasks of 10x10, shortest paths of {low} to {high} cells\n"
+    assert out == f"wrote {file}: 7 tasks of 10x10, paths of {low} to {high} cells\n"
     assert same(io.read(file), expected)
     code, out, _ = run("make", "--size", "3x5", "--braid", "1", "--min-path", "0.3", "--output", tmp_path / "b.txt")
-    assert code == 0 and ": 1 task of 3x5, shortest paths of " in out
+    assert code == 0 and ": 1 task of 3x5, paths of " in out
     found = io.read(tmp_path / "b.txt")
     assert same(found, sample_tasks(1, (3, 5), braid=1.0, min_path=5, seed=1))
     assert torch.equal(found.mazes.passages, type(found.mazes).open(1, (3, 5)).passages)
