@@ -160,6 +160,7 @@ def test_file_holds_the_outcome_on_every_maze(tmp_path):
             "seconds": 2.6,
             "moves": [4, 8, 3],
             "passes_to_know": [4, 6, 4],
+            "one_shortest_path": "",
             "solved": {"1": "100", "2": "110"},
         }
     ]
@@ -274,3 +275,13 @@ def test_a_plot_without_matplotlib_is_refused_before_any_work(capsys, monkeypatc
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert cli.main(["evaluate", "--plot", "x.png"]) == 2
     assert "needs matplotlib" in capsys.readouterr().err
+
+
+def test_mazes_with_one_shortest_path_are_counted_apart():
+    o = dataclasses.replace(outcome(), unique=[True, False, True])
+    assert o.identical == [(1, 2), (1, 2)]  # solved: 100 and 110
+    line = list(table_lines([o], o.factors))[-1]
+    assert cells(line)[0] == "the only path" and cells(line)[3] == "2" and cells(line)[5:7] == ["50.0", "50.0"]
+    assert o.record()["one_shortest_path"] == "101"
+    for same in ([True] * 3, [False] * 3, []):  # without loops, or nothing to count
+        assert cells(list(table_lines([dataclasses.replace(o, unique=same)], o.factors))[-1])[0] == "could be known"
