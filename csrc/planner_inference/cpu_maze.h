@@ -95,10 +95,11 @@ class PassMaze {
 
   // What a thread works in.
   struct Room {
-    std::vector<A> scores, input, wide, first, second;
+    std::vector<A> scores, input, heads, wide, first, second;
 
     explicit Room(const PassCall& c)
         : scores((c.shape.slots() + 1) * W + vectors_for<A>(c.shape.D) * W), input(kTileRows * c.d),
+          heads(kTileRows * c.d + W),  // the last head of a row is stored as whole vectors: not into another's tile
           wide(kTileRows * std::max(c.blocks.front().qkv.stride, c.blocks.front().expand.stride)),
           first(kTileRows * c.blocks.front().out.stride), second(kTileRows * c.blocks.front().contract.stride) {}
   };
@@ -108,7 +109,7 @@ class PassMaze {
 
   PassMaze(const PassCall& call, int64_t threads)
       : c(call), s(call.shape), d(call.d), padded(vectors_for<A>(s.D) * W), qkv_(3 * s.H * s.N * padded + W),
-        attended_(s.N * d), rooms_(threads, Room(call)), front_(call.neighbors, call.shape), every_(s.N) {
+        renewed_(c.settles() ? s.N * d : 0), rooms_(threads, Room(call)), front_(call.neighbors, call.shape), every_(s.N) {
     std::iota(every_.begin(), every_.end(), 0);
     gates_.resize(s.H);
     if (c.settles()) moved_.resize(s.N);
@@ -161,7 +162,7 @@ class PassMaze {
   const PassCall& c;
   const AttentionShape& s;
   int64_t d, padded;
-  std::vector<A> qkv_, attended_, gates_, router_room_;
+  std::vector<A> qkv_, renewed_, gates_, router_room_;
   std::vector<Room> rooms_;
   PassFront front_;
   std::vector<int32_t> every_;    // cell
@@ -236,7 +237,7 @@ class PassMaze {
     const int32_t* const lists = all ? c.neighbors.block(b_, 0) : front_.lists.data();
     tiles(static_cast<int64_t>(active.size()), [&](int64_t i, int64_t n, Room& room) {
       const int64_t n1 = block.out.stride, n2 = block.contract.stride;
-      A *const heads = attended_.data() + i * d, *const first = room.first.data(), *const wide = room.wide.data();
+      A *const heads = room.heads.data(), *const first = room.first.data(), *const wide = room.wide.data();
       attend<NV, S>(block, lists + i * s.C, active.data() + i, n, heads, room.scores.data());
       for (int64_t k = 0; gates != nullptr && k < n * d; ++k) heads[k] *= gates[k / s.D % s.H];
       block.out.apply(heads, d, n, first);
@@ -251,7 +252,7 @@ class PassMaze {
       for (int64_t r = 0; r < n; ++r) {
         const A* const from = room.second.data() + r * n2;
         A* const cell = x_ + active[i + r] * d;
-        A* const to = c.settles() ? heads + r * d : cell;  // the heads are done with
+        A* const to = c.settles() ? renewed_.data() + (i + r) * d : cell;
         block.norm2.apply(from, first + r * n1, to);
         if (c.settles()) moved_[i + r] = moved(to, cell);
       }
@@ -265,12 +266,12 @@ class PassMaze {
     return moved;
   }
 
-  // Cells that moved take what `attended_` holds now; in the order of the list, on which the sum depends.
+  // Cells that moved take what `renewed_` holds now; in the order of the list, on which the sum depends.
   void settle(const std::vector<int32_t>& active) {
     changed_.clear();
     for (size_t i = 0; i < active.size(); ++i) {
       if (!moved_[i]) continue;
-      const A* const from = attended_.data() + static_cast<int64_t>(i) * d;
+      const A* const from = renewed_.data() + static_cast<int64_t>(i) * d;
       A* const to = x_ + active[i] * d;
       changed_.push_back(active[i]);
       if (sum_valid_) {

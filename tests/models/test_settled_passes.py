@@ -8,7 +8,7 @@ import torch
 import poh_ext
 from poh_ext.models import planners
 from tests.cases.backends import needs_kernels
-from tests.cases.planners import SHAPE, make, problem
+from tests.cases.planners import SHAPE, embed_alone, make, problem
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -60,6 +60,7 @@ def test_fused_passes_are_the_blocks_passes(name, shape, reinject, calls):
         if routed is not None:
             found_routed = model.routing_weights(), model.routing_entropy()
             torch.testing.assert_close(found_routed, routed, rtol=2e-3, atol=2e-4, check_dtype=False)
+        embed_alone(model)
         torch.set_num_threads(3)
         torch.testing.assert_close(model.hidden(*args, passes=20), found[-1], rtol=0, atol=0)
 

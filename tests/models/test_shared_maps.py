@@ -12,7 +12,7 @@ from poh_ext.solve.evaluation import exact_over_passes
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.targets import moves_targets, next_move_targets, passes_to_know, passes_to_know_paths, step_passes
 from tests.cases.backends import needs_kernels, reference
-from tests.cases.planners import PLANNERS, SHAPE, make
+from tests.cases.planners import PLANNERS, SHAPE, embed_alone, make
 from tests.cases.search import plain_distances
 
 ONE_BLOCK = {**SHAPE, "depth": 1}
@@ -111,6 +111,7 @@ def test_fused_passes_do_not_depend_on_the_threads(name, batch, tolerance):
     for p in model.parameters():
         torch.nn.init.uniform_(p, -0.3, 0.3)
     after, found = (1, 5, 40), []
+    embed_alone(model)
     try:
         for threads in (1, 2, 3, 4, 8):
             torch.set_num_threads(threads)
