@@ -419,6 +419,13 @@ class MazeBatch:
 torch.serialization.add_safe_globals([MazeBatch])
 
 
+def nearer_moves(distance: Tensor, neighbors: Tensor) -> Tensor:
+    """bool [B, N, 4]: the moves up, down, left, right that lead nearer; of `MazeBatch.distances` and `neighbors`."""
+    around = distance.gather(1, neighbors.clamp(min=0).flatten(1)).view_as(neighbors)
+    # A passable neighbour of a cell with a way to the goal has one too, so that -1 never counts as nearer.
+    return (neighbors >= 0) & (around == distance.unsqueeze(-1) - 1)
+
+
 def check_algorithm(algorithm: str) -> str:
     """`algorithm`, if it is one of GENERATORS."""
     if not isinstance(algorithm, str) or algorithm not in GENERATORS:

@@ -21,11 +21,11 @@ from poh_ext._checks import (
     work_device,
 )
 from poh_ext._sharing import compact
-from poh_ext.mazes import MazeBatch, check_algorithm, check_loops, generate_mazes
+from poh_ext.mazes import MazeBatch, check_algorithm, check_loops, generate_mazes, nearer_moves
 from poh_ext.ops import maze
 from poh_ext.reference.philox import STREAM_CANDIDATE, below, words
 
-__all__ = ["STARTS", "MazeTasks", "sample_tasks", "sample_tasks_as_published"]
+__all__ = ["STARTS", "MazeTasks", "padded", "sample_tasks", "sample_tasks_as_published"]
 
 _GIVE_UP = 10_000  # mazes in a row without a fitting path, after which a filter counts as infeasible
 
@@ -123,12 +123,12 @@ class MazeTasks:
         tasks = list(tasks)
         check_alike("tasks", tasks, MazeTasks)
         goals = [part.goal if part.goal.dim() == 2 else part.goal[:, None] for part in tasks]
-        goal = _padded(goals)
+        goal = padded(goals)
         return cls(
             MazeBatch.cat([part.mazes for part in tasks]),
             torch.cat([part.start for part in tasks]),
             goal if any(part.goal.dim() == 2 for part in tasks) else goal[:, 0],
-            _padded([part.path for part in tasks]),
+            padded([part.path for part in tasks]),
             torch.cat([part.length for part in tasks]),
             check=False,
         )
@@ -182,8 +182,7 @@ class MazeTasks:
         if not len(self):
             return self.start > 0
         distance, neighbors = self.mazes.distances(self.goal), self.mazes.neighbors()
-        around = distance.gather(1, neighbors.clamp(min=0).flatten(1)).view_as(neighbors)
-        ways = ((neighbors >= 0) & (around == distance[..., None] - 1)).sum(-1)  # the moves that lead nearer
+        ways = nearer_moves(distance, neighbors).sum(-1)
         path = self.mazes.shortest_paths(self.start, self.goal)
         cells = path.clamp(min=0)
         # It is the only one if none of its cells has a choice. At a goal it ends.
@@ -202,7 +201,7 @@ class MazeTasks:
 torch.serialization.add_safe_globals([MazeTasks])
 
 
-def _padded(rows: list[Tensor]) -> Tensor:
+def padded(rows: list[Tensor]) -> Tensor:
     """int64 [sum of n, most columns] of several [n, columns], with -1."""
     columns = max(row.shape[1] for row in rows)
     return torch.cat([torch.nn.functional.pad(row, (0, columns - row.shape[1]), value=-1) for row in rows])

@@ -13,7 +13,7 @@ from poh_ext._checks import check_dtype
 from poh_ext._sharing import is_shared, of_each
 from poh_ext.io._source import FormatError
 from poh_ext.mazes import MazeBatch
-from poh_ext.tasks import MazeTasks
+from poh_ext.tasks import MazeTasks, padded
 
 __all__ = [
     "FREE",
@@ -42,8 +42,7 @@ def solve(mazes: MazeBatch, start: Tensor, goal: Tensor) -> Tensor:
         mazes[at : at + step].shortest_paths(start[at : at + step], goal[at : at + step])
         for at in range(0, len(mazes), step)
     ]
-    longest = max(part.shape[1] for part in parts)
-    return torch.cat([torch.nn.functional.pad(part, (0, longest - part.shape[1]), value=-1) for part in parts])
+    return padded(parts)
 
 
 def marked(cells: np.ndarray, character: int) -> tuple[np.ndarray, np.ndarray]:
@@ -152,9 +151,8 @@ def _check_readable(tasks: MazeTasks, marks: np.ndarray, place: str) -> None:
     def fail(reason: str, task: int, _: int | None) -> FormatError:
         return FormatError(f"{place}task {task}: {reason}")
 
-    back, path = tasks_of(tasks.mazes.to("cpu"), marks, fail).path, tasks.path.cpu()
-    longest = max(back.shape[1], path.shape[1])
-    back, path = (torch.nn.functional.pad(p, (0, longest - p.shape[1]), value=-1) for p in (back, path))
+    back = tasks_of(tasks.mazes.to("cpu"), marks, fail).path
+    back, path = padded([back, tasks.path.cpu()]).chunk(2)
     if (other := (back != path).any(1)).any():
         raise fail(
             "its path walks a cell twice or passes a goal, which marks do not tell", int(other.nonzero()[0, 0]), None

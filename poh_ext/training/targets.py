@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from poh_ext.mazes import MazeBatch
+from poh_ext.mazes import MazeBatch, nearer_moves
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.presets import protocol_of
@@ -108,9 +108,7 @@ def _optimal_moves(
     if reaches[0] < 1:
         raise ValueError(f"reach must be at least 1, got {reaches[0]}")
     distance = mazes.distances(goal).long()
-    around = distance.gather(1, neighbors.clamp(min=0).flatten(1)).view_as(neighbors)
-    # A passable neighbour of a cell with a way to the goal has one too, so that -1 never counts as nearer.
-    nearer = (neighbors >= 0) & (around == distance.unsqueeze(-1) - 1) & (distance > 0).unsqueeze(-1)
+    nearer = nearer_moves(distance, neighbors)
     needed = _passes_to_know(distance, neighbors, goal, most=reaches[-1]) if dead_ends else distance
     return [nearer & (needed <= reach).unsqueeze(-1) for reach in reaches]
 

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections import deque
 
 import pytest
 import torch
@@ -18,22 +17,13 @@ from poh_ext.training.targets import (
     passes_to_know,
     passes_to_know_paths,
 )
-
-STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))  # up, down, left, right
+from tests.cases.search import STEPS, plain_distances
 
 
 def search(passages: list[list[int]], goal: int) -> dict[int, int]:
-    """Moves to the goal by breadth-first search, cell by cell."""
-    width, distance, queue = len(passages[0]), {goal: 0}, deque([goal])
-    while queue:
-        cell = queue.popleft()
-        row, column = divmod(cell, width)
-        for bit, (down, right) in enumerate(STEPS):
-            other = (row + down) * width + column + right
-            if passages[row][column] >> bit & 1 and other not in distance:
-                distance[other] = distance[cell] + 1
-                queue.append(other)
-    return distance
+    """Moves to the goal of each cell that has a way there."""
+    found = plain_distances(torch.tensor(passages), [goal])
+    return {cell: moves for cell, moves in enumerate(found) if moves >= 0}
 
 
 @pytest.mark.parametrize("algorithm", ["dfs", "wilson", "percolation", "obstacles"])
