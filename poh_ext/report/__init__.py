@@ -5,7 +5,7 @@ from poh_ext.report.report import FILES, write_report
 from poh_ext.report.statistics import compare, estimate
 from poh_ext.report.tables import results_table
 from poh_ext.report.training_figures import entropy_curves
-from poh_ext.report.verdicts import claims, verdicts
+from poh_ext.report.verdicts import claims, headline, verdicts
 
 __all__ = [
     "FILES",
@@ -14,6 +14,7 @@ __all__ = [
     "compare",
     "entropy_curves",
     "estimate",
+    "headline",
     "results_table",
     "verdicts",
     "write_report",

@@ -17,7 +17,7 @@ from poh_ext.report.outcome_figures import accuracy_by_length, outcome_bars, sca
 from poh_ext.report.rendering import png_size, render
 from poh_ext.report.tables import differences_table, results_table, seeds_table
 from poh_ext.report.training_figures import accuracy_curves, accuracy_table, entropy_curves, learning_curves
-from poh_ext.report.verdicts import AS_PUBLISHED_CAVEAT, published_table, verdicts
+from poh_ext.report.verdicts import AS_PUBLISHED_CAVEAT, headline, published_table, verdicts
 from poh_ext.results import Results, plain
 
 __all__ = ["FIGURES", "FILES", "write_report"]
@@ -45,6 +45,7 @@ class _Drawn(NamedTuple):
 
 ACCURACY_PNG = "accuracy_over_training.png"  # has a section of its own
 MAZES_PNG = "mazes.png"  # drawn from a MazeSample, not from Results
+LEADING = ("scaling.png", MAZES_PNG, "outcomes.png")  # the first of them that was drawn stands on top
 FIGURES = {
     "scaling.png": Kind(
         scaling_panels,
@@ -175,10 +176,13 @@ def _context(results: Results, drawn: dict[str, _Drawn], files: dict[str, str]) 
     """What the templates are given, by the names that they use."""
     mazes = sorted({results.test_sets[row.seed]["n"] for row in results.rows} - {0})
     few = f"With {mazes[0]} test mazes per seed, one maze is {100 / mazes[0]:.2f} points." if mazes else ""
+    lead = next((drawn[name] for name in LEADING if name in drawn), None)
     details = (f(results) for f in (ablation_table, interventions_table, head_weights_table, seeds_table))
     return {
         "title": f"{results.experiment}, {results.protocol} protocol",
         "run": results,
+        "headline": headline(results),
+        "lead": lead,
         "outcomes": results_table(results),
         "caveat": AS_PUBLISHED_CAVEAT,
         "published": published_table() if results.protocol == "as-published" else None,
@@ -188,7 +192,7 @@ def _context(results: Results, drawn: dict[str, _Drawn], files: dict[str, str]) 
         "details": [table for table in details if table is not None],
         "accuracy": accuracy_table(results),
         "accuracy_figure": drawn.get(ACCURACY_PNG),
-        "figures": [figure for name, figure in drawn.items() if name != ACCURACY_PNG],
+        "figures": [figure for name, figure in drawn.items() if name != ACCURACY_PNG and figure is not lead],
         "test_sets": [_test_set(seed, test_set) for seed, test_set in results.test_sets.items()],
         "recorded": {"Options": _flat(results.config), "Environment": _flat(results.environment)},
         "files": files,

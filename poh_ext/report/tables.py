@@ -38,6 +38,7 @@ COLUMNS = (
     ("eval mazes/s", ("eval", "maze/s")),
 )
 NONE = "-"
+OPTIMAL_NOTE = "optimal: the goal was reached, by a path at most 5 % longer than the shortest."
 EXACT_NOTE = (
     "reached and optimal: of a rollout that prefers cells it has not visited, and so cannot turn back in a "
     "corridor. exact: the best move of each cell alone, without that memory, is a shortest path."
@@ -128,10 +129,10 @@ def _explain(results: Results) -> list[str]:
     seeds = sorted({row.seed for row in results.rows})
     if not seeds:
         return ["No model was finished."]
-    exact = [EXACT_NOTE] if any(row.exact for row in results.rows) else []
+    terms = [OPTIMAL_NOTE, *([EXACT_NOTE] if any(row.exact for row in results.rows) else [])]
     mazes = [results.test_sets[seed]["n"] for seed in seeds]
     if len(seeds) == 1:
-        return [f"{mazes[0]:,} test mazes of seed {seeds[0]}. Intervals: Wilson, over mazes.", *exact]
+        return [f"{mazes[0]:,} test mazes of seed {seeds[0]}. Intervals: Wilson, over mazes.", *terms]
     n = f"{mazes[0]:,}" if len(set(mazes)) == 1 else f"{min(mazes):,} to {max(mazes):,}"
     text = (
         f"{len(seeds)} seeds, {n} test mazes each; times and rates: means over seeds. Intervals: t over seeds, "
@@ -142,7 +143,7 @@ def _explain(results: Results) -> list[str]:
     shares = {len(rows) for rows in group_rows(results).values()}
     if shares != {len(seeds)}:
         text += " Not every row has every seed."
-    return [text, *exact]
+    return [text, *terms]
 
 
 def _why_solvers_solve(results: Results) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from poh_ext._optional import require
 from poh_ext.environment import describe_environment
 from poh_ext.maze_drawing import MazeSample
 from poh_ext.mazes import MazeBatch
-from poh_ext.report import FILES, ablation_table, results_table, verdicts, write_report
+from poh_ext.report import FILES, ablation_table, headline, results_table, verdicts, write_report
 from poh_ext.results import Results, Row, label
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.checks import require_package
@@ -291,6 +292,7 @@ def summarize(results: Results, folder: Path, sample: MazeSample | None) -> None
         print(f"{table}\n")
     for line in verdicts(results):
         print(f"- {line}")
+    print(f"\n{textwrap.fill(headline(results), 100)}")
     written = write_report(results, folder, sample)
     print("\nfiles:")
     for path in (folder / "results.json", *written):
