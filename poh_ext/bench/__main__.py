@@ -32,7 +32,7 @@ PROGRAM = "python -m poh_ext.bench"
 TOO_LONG_FOR_QUICK = {
     *(("loss", size) for size in ("lm", "plain1k", "plain32k")),
     *(("linear", size) for size in ("lm", "plain32k", "plain128k")),
-    ("train", "poh"), ("passes", "poh30"), ("passes", "baseline60"),
+    ("train", "poh"), ("passes", "poh30"), ("passes", "baseline60"), ("passes", "map512"),
 }  # fmt: skip
 QUICK_SECONDS, QUICK_ROUNDS, QUICK_LIMIT = 0.3, 3, 115.0  # the last call's end makes two minutes of it
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}

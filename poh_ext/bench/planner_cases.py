@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import poh_ext
+from poh_ext._optional import require
 from poh_ext.bench import baselines
-from poh_ext.bench.case import OURS, Case
+from poh_ext.bench.case import OURS, Case, close
 from poh_ext.models import SHAPES, BaselinePlanner, PoHPlanner, gflop_per_maze, match_width
 from poh_ext.models.blocks import Attention
 from poh_ext.models.inference import SETTLED
@@ -72,6 +74,58 @@ def passes_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str
     yield case("baseline30", "baseline", 30, 225, 8)
     yield case("poh30", "poh", 30, 225, 8)
     yield case("baseline60", "baseline", 60, 900, 1)
+    yield "map512", functools.partial(_large_map, device, dtype)
+
+
+def _large_map(device: torch.device, dtype: torch.dtype) -> Case:
+    """One task on a grid of 512x512 with obstacles: the planner, with a pass for each move, against plain searches.
+
+    All return the number of moves from start to goal. The graphs of SciPy and NetworkX are made before.
+    """
+    planner = load("baseline")[0].to(device, dtype)
+    tasks = sample_tasks(1, 512, algorithm="obstacles", density=0.3, min_path=900, seed=0)
+    moves, args = int(tasks.length) - 1, [t.to(device) for t in (tasks.mazes, tasks.start, tasks.goal)]
+    start, goal = int(tasks.start), int(tasks.goal)
+    cell, way = (tasks.mazes.neighbors()[0] >= 0).nonzero(as_tuple=True)
+    cells, edges = tasks.mazes.n_cells, (cell.numpy(), tasks.mazes.neighbors()[0][cell, way].numpy())
+
+    def ours():
+        with torch.no_grad():
+            table = planner.policy(*args, passes=moves, tolerance=SETTLED)
+        return (poh_ext.greedy_rollout(table, tasks.to(device), max_steps=moves).steps.cpu().long(),)
+
+    def search():
+        path = args[0].shortest_paths(*args[1:])
+        return ((path >= 0).sum(1).cpu() - 1,)
+
+    def scipy():
+        graph = require("scipy.sparse").csr_array((np.ones(len(edges[0])), edges), shape=(cells, cells))
+        sparse = require("scipy.sparse.csgraph")
+
+        def call():
+            before, at, steps = sparse.breadth_first_order(graph, goal)[1], start, 0
+            while at != goal:
+                at, steps = before[at], steps + 1
+            return (torch.tensor([steps]),)
+
+        return call
+
+    def networkx():
+        nx = require("networkx")
+        graph = nx.Graph(zip(*(e.tolist() for e in edges), strict=True))
+
+        def manhattan(a, b):
+            return abs(a // 512 - b // 512) + abs(a % 512 - b % 512)
+
+        return lambda: (torch.tensor([len(nx.astar_path(graph, start, goal, manhattan)) - 1]),)
+
+    variants = {
+        OURS: ours,
+        "MazeBatch.shortest_paths": search,
+        "SciPy breadth-first": scipy(),
+        "NetworkX A*": networkx(),
+    }
+    return Case("passes", f"one task of {moves} moves on 512x512 with obstacles", variants, close(0.0))
 
 
 BATCH, SIZE, CLIP_NORM, DROPOUT = 32, 12, 1.0, 0.1
