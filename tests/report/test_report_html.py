@@ -156,7 +156,7 @@ def test_every_part_has_both_forms(tmp_path):
     ):
         assert part in text, part
     for part in (
-        '<h1 id="a-b-as-published-protocol">A &amp; B, as-published protocol</h1>\n<nav',
+        '<h1 id="a-b-as-published-protocol">A &amp; B, as-published protocol</h1>\n<p class="headline">',
         "<li>one two</li>",
         "<p><strong>What the as-published protocol measures.</strong> The planners,",
         '<td class="number">',
