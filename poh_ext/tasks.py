@@ -57,7 +57,7 @@ class MazeTasks:
             or has another length.
         IndexError: a cell is out of range, or blocked.
 
-    Example:
+    Examples:
         >>> tasks = sample_tasks(100, 12, min_path=50)
         >>> tasks[:10].start.shape
         torch.Size([10])
@@ -115,9 +115,10 @@ class MazeTasks:
         """The tasks of several sets, on mazes of one size and on one device. Shorter paths are padded.
 
         Raises:
-            TypeError: an item is no MazeTasks. ValueError: there is none, or their sizes or devices differ.
+            TypeError: an item is no MazeTasks.
+            ValueError: there is none, or their sizes or devices differ.
 
-        Example:
+        Examples:
             >>> both = MazeTasks.cat([sample_tasks(100, 12), sample_tasks(100, 12, algorithm="wilson")])
         """
         tasks = list(tasks)
@@ -174,7 +175,7 @@ class MazeTasks:
         """bool [n]: True if exactly one shortest path leads from the start to the nearest goals, so that a path that is
         as short is the same path. In a maze without loops it always is.
 
-        Example:
+        Examples:
             >>> tasks = MazeTasks(MazeBatch.open(1, 3), torch.tensor([0, 0]), torch.tensor([2, 8]))
             >>> tasks.one_shortest_path()  # along the edge, and to the opposite corner
             tensor([ True, False])
@@ -192,7 +193,7 @@ class MazeTasks:
     def keys(self) -> Tensor:
         """int64 [n]: MazeBatch.hash() of the mazes. Two sets share a maze if they share a key.
 
-        Example:
+        Examples:
             >>> assert not torch.isin(train.keys(), test.keys()).any()
         """
         return self.mazes.hash()
@@ -327,11 +328,12 @@ def sample_tasks(
         exclude: int64 [m] of MazeTasks.keys(): mazes to leave out, for a test set without mazes of the training set.
 
     Raises:
-        TypeError: a wrong type. ValueError: a value out of range or unknown; a device that is not available; a filter
+        TypeError: a wrong type.
+        ValueError: a value out of range or unknown; a device that is not available; a filter
             that 10,000 mazes in a row do not fit, naming the longest path seen and how many of them `exclude` left out;
             or min_path > H * W, which no maze can have.
 
-    Example:
+    Examples:
         >>> tasks = sample_tasks(1000, 12, min_path=50, seed=3)
         >>> int(tasks.length.min()) >= 50
         True
@@ -408,7 +410,7 @@ def sample_tasks_as_published(
 
     Args and errors: as `sample_tasks`.
 
-    Example:
+    Examples:
         >>> tasks = sample_tasks_as_published(3 * 400, 12, min_path=50, seed=42)
     """
     size, min_path = check_size(size), check_int("min_path", min_path, 1)

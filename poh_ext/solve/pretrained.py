@@ -71,10 +71,11 @@ def load(source: str | Path) -> tuple[torch.nn.Module, Recipe, dict[str, Any]]:
             the path of a file that `--save-weights` wrote.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: it is damaged, holds no weights of this format, or its notes do not
-            say what it was trained on. ImportError: safetensors (the extra `experiments`) is missing.
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, holds no weights of this format, or its notes do not say what it was trained on.
+        ImportError: safetensors (the extra `experiments`) is missing.
 
-    Example:
+    Examples:
         >>> model, recipe, notes = load("poh")
         >>> table = model.policy(tasks.mazes, tasks.start, tasks.goal, passes=200)      # [B, N, 4], mazes of any size
     """
