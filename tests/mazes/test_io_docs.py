@@ -1,4 +1,4 @@
-"""The Python blocks of docs/formats.md run, from the first to the last, and the docstrings' examples of text hold."""
+"""docs/formats.md describes every format, and the docstrings' examples of text hold."""
 
 import doctest
 import re
@@ -11,15 +11,6 @@ import poh_ext
 from poh_ext.io import _source, drawing
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "formats.md").read_text()
-
-
-def test_the_blocks_run(tmp_path, monkeypatch, one_thread):
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S)
-    assert len(blocks) >= 5
-    names: dict = {}
-    for block in blocks:
-        exec(block, names)
 
 
 def test_each_format_is_described():
