@@ -33,6 +33,7 @@ OUTSIDE = {
 LINK = re.compile(r"\[([^\[\]]*)\]\((?!\w+:|#)([^)\s#]+)(?=[#)])")
 COMMENT = re.compile(r"^<!-- site: (.*) -->$", re.M)
 INCLUDE = re.compile(r'include (\S+)(?: after "(.*)")? until "(.*)"')
+NOT_SEARCHED = "---\nsearch: {exclude: true}\n---\n"
 # Of a page: what keeps its code as it is, or a name in code on its own.
 CODE = re.compile(r"<(a|h\d|pre)\b.*?</\1>|<code>((?:poh_ext\.|io\.)*)([A-Za-z]\w*)((?:\.\w+)?)</code>", re.S)
 
@@ -56,7 +57,9 @@ def on_files(files, config):
                 continue
             if target.endswith(".py"):
                 code = (ROOT / target).read_text(encoding="utf-8")
-                files.append(File.generated(config, page, content=f"# {target}\n\n~~~~python\n{code}~~~~\n"))
+                files.append(
+                    File.generated(config, page, content=f"{NOT_SEARCHED}# {target}\n\n~~~~python\n{code}~~~~\n")
+                )
             else:
                 files.append(File.generated(config, page, abs_src_path=str(ROOT / target)))
     return files

@@ -129,7 +129,11 @@ def linear_cross_entropy(
         weight, ignore_index, reduction, label_smoothing, z_loss, softcap, return_metrics: as in
             `cross_entropy`. ``ignore_index=None`` is -100, as in torch.
 
-    Returns, Raises: as `cross_entropy`.
+    Returns:
+        The same as `cross_entropy`.
+
+    Raises:
+        TypeError, ValueError, IndexError: under the same conditions as `cross_entropy`.
 
     Examples:
         >>> hidden, head = torch.randn(4, 16, 32), torch.nn.Linear(32, 1000)

@@ -408,7 +408,12 @@ def sample_tasks_as_published(
     the same). The tasks whose shortest path has at least min_path cells are kept, in order, so their number varies. Use
     `sample_tasks` for everything except the comparison.
 
-    Args and errors: as `sample_tasks`.
+    Args:
+        n_candidates: number of mazes, >= 0.
+        size, min_path, seed, device: as of `sample_tasks`.
+
+    Raises:
+        TypeError, ValueError: a wrong type, or a value out of range.
 
     Examples:
         >>> tasks = sample_tasks_as_published(3 * 400, 12, min_path=50, seed=42)

@@ -64,11 +64,14 @@ class Recipe:
 
 
 def load(source: str | Path) -> tuple[torch.nn.Module, Recipe, dict[str, Any]]:
-    """(planner in eval mode, what it was trained on, notes).
+    """Load a trained planner.
 
     Args:
         source: "baseline" (the looped one of `--preset solve`) or "poh" for the weights that come with the package, or
             the path of a file that `--save-weights` wrote.
+
+    Returns:
+        The planner in eval mode, what it was trained on, and its notes.
 
     Raises:
         FileNotFoundError: no such file.

@@ -213,6 +213,15 @@ def test_every_page_is_in_the_navigation():
     assert {page.removeprefix("docs/") for page in PAGES if page.startswith("docs/")} <= listed
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if "|---" in TEXTS[page]])
+def test_tables_have_as_many_columns_as_headings(page):
+    lines = [re.sub(r"`[^`]*`", "", line.strip()) for line in TEXTS[page].splitlines()]
+    for number, line in enumerate(lines):
+        if re.fullmatch(r"\|(-+\|)+", line):
+            assert lines[number - 1].count("|") == line.count("|"), f"{page}, line {number}"
+            assert number + 1 < len(lines) and lines[number + 1].count("|") == line.count("|"), f"{page}, line {number}"
+
+
 def test_headings_open_with_the_title_of_the_page():
     for page, text in TEXTS.items():
         assert text.startswith(("# ", "<!-- site: include ")), page
