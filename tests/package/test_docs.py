@@ -14,7 +14,6 @@ parser, which stops before the work.
 """
 
 import argparse
-import importlib
 import re
 import runpy
 import shlex
@@ -174,27 +173,6 @@ def test_the_command_lines_are_accepted(page, only_parse, monkeypatch):
             assert name in ("poh-ext", "cmake"), [name, *words]
 
 
-def described() -> list[str]:
-    """The names that the API pages describe."""
-    return re.findall(r"^::: (\S+)$", "\n".join(TEXTS[page] for page in PAGES if page.startswith("docs/api/")), re.M)
-
-
-def resolved(path: str):
-    """What a dotted name of the API pages is, by imports: a module may hide a function of its name."""
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
-def test_every_public_name_is_on_an_api_page():
-    names = described()
-    assert len(names) == len(set(names))
-    on_pages = [resolved(name) for name in names]
-    for package in (poh_ext, poh_ext.io):
-        for name in package.__all__:
-            it = getattr(package, name)
-            assert it is poh_ext.io or any(it is other for other in on_pages), f"{package.__name__}.{name}"
-
-
 def test_every_command_is_on_the_page_of_commands():
     headings = re.findall(r"^#+ poh-ext (.+)$", TEXTS["docs/api/commands.md"], re.M)
     assert set(headings) == {*program.COMMANDS, "maze make", "maze convert", "maze print"}
@@ -205,6 +183,10 @@ def test_every_generator_and_kind_of_start_is_described():
     assert set(mazes.GENERATORS) == set(re.findall(r"^\| `(\w+)` \| .* \| .* \|$", text, re.M))
     assert all((ROOT / "docs" / "figures" / f"maze_{name}.svg").is_file() for name in mazes.GENERATORS)
     assert set(tasks.STARTS) - {"any"} <= set(re.findall(r'"([\w-]+)"', text))
+
+
+def test_every_format_is_described():
+    assert set(poh_ext.io.FORMATS) == set(re.findall(r"^\| `(\w+)` \|", TEXTS["docs/formats.md"], re.M))
 
 
 def test_every_page_is_in_the_navigation():
