@@ -3,7 +3,8 @@
 # make bench            kernel timings against PyTorch (pytest-benchmark)
 # make -j2 solve        train the two small planners whose weights come with the package anew, a core each (goes on where
 #                       interrupted); SEED=1 is another training
-# make lint             ruff, its format, one-way imports (import-linter), types of the public API (mypy)
+# make lint             ruff, its format, one-way imports (import-linter), types of the public API (mypy), the site
+# make site             the documentation, in build/site: open index.html, no server and no network is needed
 # make wheel            a manylinux wheel for every Python from 3.10 on, in dist/
 # make test-sdist       build the sdist, install it into an empty environment, find the kernels
 # make test-wheel       the operators' tests on the wheel, in an environment of its own, with TORCH (2.13.0)
@@ -17,13 +18,14 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 PIP := $(BIN)/python $(PIP_INSTALL) -c constraints.txt
 READ_BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 SOURCES := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/*)
+SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 BUILD_ENV = PATH="$(abspath $(BIN)):$$PATH"
 
 TORCH ?= 2.13.0
 CUDA_TORCH ?= 2.14.1
 SEED ?= 0
 
-.PHONY: benchmark test bench solve solve-looped_baseline solve-poh lint install wheel sdist test-sdist test-wheel \
+.PHONY: benchmark test bench solve solve-looped_baseline solve-poh lint site install wheel sdist test-sdist test-wheel \
 	test-cuda-torch clean
 benchmark: install
 	$(BIN)/python experiments/run_12x12_8m_benchmark.py --quick --overwrite --output experiments/results/quick
@@ -50,6 +52,10 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(SITE) --quiet
+
+site: $(VENV)/.test
+	$(SITE)
 
 install: $(VENV)/.installed
 

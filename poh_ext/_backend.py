@@ -185,7 +185,7 @@ def backend_info() -> dict:
         dict of plain values (JSON-serialisable): requested and used backend per device, the loaded module and
         its build (compiler, CPU capability, torch it was built against), and the reason where a part is missing.
 
-    Example:
+    Examples:
         >>> poh_ext.backend_info()["cpu"]
         'C++ kernels (AVX512)'
     """

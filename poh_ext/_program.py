@@ -36,7 +36,7 @@ READER_LEFT = 141  # and SIGPIPE
 class Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line (exit status 2), with options for files to write.
 
-    Example:
+    Examples:
         >>> parser = Parser(prog="python -m poh_ext.bench")
         >>> parser.add_output("--json", help="write every sample to FILE")
         >>> parser.parse_args(["--json", "/etc"])

@@ -48,7 +48,7 @@ def neighbor_attention(
         IndexError: a candidate is neither -1 nor a cell; the message gives its place. On CUDA this needs
             POH_EXT_CHECKS=1, because looking costs a synchronisation; without it a device assertion stops the kernel.
 
-    Example:
+    Examples:
         >>> mazes = poh_ext.generate_mazes(8, 12)
         >>> q, k, v = torch.randn(3, 8, 4, 144, 12)
         >>> neighbor_attention(q, k, v, mazes.neighbors(), bias=torch.zeros(4, 5)).shape

@@ -65,17 +65,17 @@ def cross_entropy(
         softcap: replaces the logits z by ``softcap * tanh(z / softcap)`` first (Gemma 2).
         valid: bool, of the shape of ``input``: the classes that are allowed. Softmax and smoothing run over them alone.
         candidates: the same as a list, int64 (n), (N, n) or (N, n, d1, ...), padded with -1. Give at most one of the
-            two. More in :func:`multi_horizon_cross_entropy`.
-        return_metrics: return (loss, :class:`HorizonMetrics`), whose fields have one element.
+            two. More in `multi_horizon_cross_entropy`.
+        return_metrics: return (loss, `HorizonMetrics`), whose fields have one element.
 
     Returns:
         A scalar, or the shape of ``target`` for "none", in the dtype of ``input`` (float32 under autocast).
 
     Raises:
         TypeError, ValueError: an argument has the wrong type, dtype, shape, device or range.
-        IndexError: a target or candidate is out of range; as :func:`multi_horizon_cross_entropy` on CUDA.
+        IndexError: a target or candidate is out of range; as `multi_horizon_cross_entropy` on CUDA.
 
-    Example:
+    Examples:
         >>> logits, labels = torch.randn(8, 1000, requires_grad=True), torch.randint(1000, (8,))
         >>> poh_ext.cross_entropy(logits, labels).backward()        # was: F.cross_entropy(logits, labels).backward()
     """
@@ -125,13 +125,17 @@ def linear_cross_entropy(
         linear_weight: [C, D], of the dtype of ``input``.
         target: [...] int64 or int32 classes in [0, C), or ``ignore_index``.
         linear_bias: [C], of the dtype of ``input``, or None.
-        valid, candidates: [..., C] bool, or [..., n] int64 padded with -1, as in :func:`cross_entropy`.
+        valid, candidates: [..., C] bool, or [..., n] int64 padded with -1, as in `cross_entropy`.
         weight, ignore_index, reduction, label_smoothing, z_loss, softcap, return_metrics: as in
-            :func:`cross_entropy`. ``ignore_index=None`` is -100, as in torch.
+            `cross_entropy`. ``ignore_index=None`` is -100, as in torch.
 
-    Returns, Raises: as :func:`cross_entropy`.
+    Returns:
+        The same as `cross_entropy`.
 
-    Example:
+    Raises:
+        TypeError, ValueError, IndexError: under the same conditions as `cross_entropy`.
+
+    Examples:
         >>> hidden, head = torch.randn(4, 16, 32), torch.nn.Linear(32, 1000)
         >>> labels = torch.randint(1000, (4, 16))
         >>> poh_ext.linear_cross_entropy(hidden, head.weight, labels, head.bias).backward()

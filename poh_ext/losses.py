@@ -49,7 +49,7 @@ class HorizonMetrics(NamedTuple):
 
     They are float64 for float64 logits, else float32. Accuracy and loss are NaN at a horizon that has no terms.
 
-    Example:
+    Examples:
         >>> path = torch.tensor([[0, 1, 2, 5]])
         >>> loss, metrics = multi_horizon_cross_entropy(torch.zeros(1, 4, 9), path, horizons=2, return_metrics=True)
         >>> metrics.loss
@@ -117,7 +117,7 @@ def multi_horizon_cross_entropy(
         z_loss: adds ``z_loss * lse**2`` to each term (times the weight of its target), where lse is the
             log-sum-exp its softmax divides by: it keeps the normaliser near 1 (PaLM, section 5, with 1e-4).
         softcap: replaces the logits z by ``softcap * tanh(z / softcap)`` first (Gemma 2). None: no cap.
-        return_metrics: return (loss, :class:`HorizonMetrics`), which costs a few comparisons.
+        return_metrics: return (loss, `HorizonMetrics`), which costs a few comparisons.
 
     Returns:
         A scalar, or [B, L, K] for "none". The dtype is float64 for float64 logits, else float32, also for half
@@ -131,7 +131,7 @@ def multi_horizon_cross_entropy(
             POH_EXT_CHECKS=1, because looking costs a synchronisation; without it a device assertion stops the
             kernel. Under torch.compile without the C++ kernels the compiled code checks the bounds.
 
-    Example:
+    Examples:
         >>> logits = torch.randn(2, 9, 9, requires_grad=True)      # a policy over 9 cells, for each cell
         >>> path = torch.tensor([[0, 1, 2, 5], [8, 7, -1, -1]])    # cells on a path, padded
         >>> loss = multi_horizon_cross_entropy(logits, path, horizons=2, rows=path, ignore_index=-1)
@@ -179,7 +179,7 @@ def multi_horizon_linear_cross_entropy(
     softcap: float | None = None,
     return_metrics: bool = False,
 ) -> Tensor | tuple[Tensor, HorizonMetrics]:
-    """The loss :func:`multi_horizon_cross_entropy` of ``F.linear(hidden, weight, bias)``, without forming all logits.
+    """The loss `multi_horizon_cross_entropy` of ``F.linear(hidden, weight, bias)``, without forming all logits.
 
     Only the rows that are read are multiplied by ``weight``, a chunk at a time. With ``horizons=1`` and
     ``candidates`` they are multiplied by the candidates' columns only. The logits [B, N, V] never exist. (The
@@ -192,15 +192,15 @@ def multi_horizon_linear_cross_entropy(
         weight: [V, D], of the dtype of hidden.
         bias: [V], of the dtype of hidden, or None.
         class_weight: [V] floats, a weight of each class (named ``weight`` in the dense form).
-        targets, horizons, rows, ...: as in :func:`multi_horizon_cross_entropy`.
+        targets, horizons, rows, ...: as in `multi_horizon_cross_entropy`.
 
     Returns:
-        The same as :func:`multi_horizon_cross_entropy`. hidden, weight and bias get gradients in their dtype.
+        The same as `multi_horizon_cross_entropy`. hidden, weight and bias get gradients in their dtype.
 
     Raises:
-        TypeError, ValueError, IndexError: under the same conditions as :func:`multi_horizon_cross_entropy`.
+        TypeError, ValueError, IndexError: under the same conditions as `multi_horizon_cross_entropy`.
 
-    Example:
+    Examples:
         >>> hidden, head = torch.randn(2, 9, 32, requires_grad=True), torch.nn.Linear(32, 9)
         >>> path = torch.tensor([[0, 1, 2, 5], [8, 7, -1, -1]])
         >>> loss = multi_horizon_linear_cross_entropy(hidden, head.weight, path, bias=head.bias, rows=path,
@@ -308,7 +308,7 @@ class _Loss(nn.Module):
 
 
 class MultiHorizonCrossEntropy(_Loss):
-    """Module form of :func:`multi_horizon_cross_entropy`. The options are fixed; a call takes the tensors of a batch.
+    """Module form of `multi_horizon_cross_entropy`. The options are fixed; a call takes the tensors of a batch.
 
     Args:
         weight: [V] floats, a weight of each class. It is the buffer ``class_weight``, and moves with the module.
@@ -318,7 +318,7 @@ class MultiHorizonCrossEntropy(_Loss):
     Raises:
         TypeError, ValueError: an option is of the wrong type or out of range. A call raises what the function does.
 
-    Example:
+    Examples:
         >>> criterion = MultiHorizonCrossEntropy(horizons=3, label_smoothing=0.1, ignore_index=-1)
         >>> loss = criterion(torch.randn(2, 9, 9), torch.randint(0, 9, (2, 5)))
     """
@@ -327,7 +327,7 @@ class MultiHorizonCrossEntropy(_Loss):
         super().__init__(class_weight=weight, **options)
 
     def forward(self, logits: Tensor, targets: Tensor, *, rows=None, valid=None, candidates=None, segments=None):
-        """The loss, as :func:`multi_horizon_cross_entropy` returns it."""
+        """The loss, as `multi_horizon_cross_entropy` returns it."""
         return multi_horizon_cross_entropy(
             logits, targets, rows=rows, valid=valid, candidates=candidates, segments=segments,
             horizon_weights=self.horizon_weights, weight=self.class_weight, **self.options,
@@ -335,16 +335,16 @@ class MultiHorizonCrossEntropy(_Loss):
 
 
 class MultiHorizonLinearCrossEntropy(_Loss):
-    """Module form of :func:`multi_horizon_linear_cross_entropy`. It has no head: weight and bias are passed to a call.
+    """Module form of `multi_horizon_linear_cross_entropy`. It has no head: weight and bias are passed to a call.
 
     Args:
         class_weight: [V] floats, a weight of each class. It is a buffer, and moves with the module.
-        options: as in :class:`MultiHorizonCrossEntropy`.
+        options: as in `MultiHorizonCrossEntropy`.
 
     Raises:
         TypeError, ValueError: an option is of the wrong type or out of range. A call raises what the function does.
 
-    Example:
+    Examples:
         >>> head, criterion = torch.nn.Linear(32, 9), MultiHorizonLinearCrossEntropy(horizons=3)
         >>> loss = criterion(torch.randn(2, 9, 32), head.weight, torch.randint(0, 9, (2, 5)), bias=head.bias)
     """
@@ -356,7 +356,7 @@ class MultiHorizonLinearCrossEntropy(_Loss):
         self, hidden: Tensor, weight: Tensor, targets: Tensor, *, bias=None, rows=None, valid=None, candidates=None,
         segments=None,
     ):  # fmt: skip
-        """The loss, as :func:`multi_horizon_linear_cross_entropy` returns it."""
+        """The loss, as `multi_horizon_linear_cross_entropy` returns it."""
         return multi_horizon_linear_cross_entropy(
             hidden, weight, targets, bias=bias, rows=rows, valid=valid, candidates=candidates, segments=segments,
             horizon_weights=self.horizon_weights, class_weight=self.class_weight, **self.options,

@@ -162,7 +162,7 @@ def maze_sheet(sample: MazeSample, max_mazes: int = 4) -> Figure | None:
 
     None if there is no maze or no model.
 
-    Example:
+    Examples:
         >>> mazes = tasks.mazes  # of sample_tasks; rollout is greedy_rollout's answer on them
         >>> sample = MazeSample(mazes.passages, tasks.start, tasks.goal, tasks.path, {"PoH": rollout.path})
         >>> maze_sheet(sample).savefig("mazes.png")
@@ -397,7 +397,7 @@ def maze_picture(
         shortest: draw the task's path.
         pixels: the longer side of the maze is about as long; more for a large maze, so that its paths are seen.
 
-    Example:
+    Examples:
         >>> maze_picture(sample_tasks(1, 30, algorithm="obstacles", min_path=60)).save("maze.png")
     """
     mazes, task = (maze.mazes, maze) if isinstance(maze, MazeTasks) else (maze, None)

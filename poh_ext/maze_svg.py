@@ -27,7 +27,7 @@ def maze_svg(maze: MazeTasks | MazeBatch, walked: Tensor | None = None, *, short
     Returns:
         The text of an SVG file. Blocked cells are the path of class "blocked", walls that of class "walls".
 
-    Example:
+    Examples:
         >>> Path("maze.svg").write_text(maze_svg(sample_tasks(1, 12, min_path=50)))
     """
     mazes, task = (maze.mazes, maze) if isinstance(maze, MazeTasks) else (maze, None)

@@ -44,7 +44,7 @@ GENERATORS: dict[str, str] = {
 """Maze generators by name, each with a description. All but the last two make perfect mazes, that is, spanning trees,
 whose walls `braid` can open.
 
-Example:
+Examples:
     >>> for name in poh_ext.GENERATORS:
     ...     mazes = poh_ext.generate_mazes(10, 12, algorithm=name)
 """
@@ -69,7 +69,7 @@ class MazeBatch:
             grid or is open from one side only (the message names maze and cell); free has another shape, or a blocked
             cell has a passage; or index is not [B].
 
-    Example:
+    Examples:
         >>> corridor = MazeBatch(torch.tensor([[[8, 12, 4]]], dtype=torch.uint8))  # three cells in a row
         >>> corridor.shortest_paths(torch.tensor([0]), torch.tensor([2]))
         tensor([[0, 1, 2]])
@@ -117,9 +117,10 @@ class MazeBatch:
             device: where they are wanted.
 
         Raises:
-            TypeError: n or size is no int. ValueError: out of range, or the device is not available.
+            TypeError: n or size is no int.
+            ValueError: out of range, or the device is not available.
 
-        Example:
+        Examples:
             >>> MazeBatch.open(1, (2, 3)).passages[0].tolist()  # 2 down + 8 right = 10, ...
             [[10, 14, 6], [9, 13, 5]]
         """
@@ -138,9 +139,10 @@ class MazeBatch:
             free: bool [B, H, W], True where a cell is free.
 
         Raises:
-            TypeError: free is no bool tensor. ValueError: it is not [B, H, W] with H, W >= 1.
+            TypeError: free is no bool tensor.
+            ValueError: it is not [B, H, W] with H, W >= 1.
 
-        Example:
+        Examples:
             >>> grids = MazeBatch.from_free(torch.tensor([[[True, True], [True, False]]]))
             >>> grids.passages[0].tolist(), grids.free()[0].tolist()
             ([[10, 4], [1, 0]], [[True, True], [True, False]])
@@ -170,7 +172,7 @@ class MazeBatch:
             ValueError: it has another shape, a pixel that is neither 0 nor 1, an open pixel in its border, or an open
                 passage to a blocked cell.
 
-        Example:
+        Examples:
             >>> mazes = generate_mazes(3, (4, 7))
             >>> torch.equal(MazeBatch.from_raster(mazes.raster()).passages, mazes.passages)
             True
@@ -204,7 +206,8 @@ class MazeBatch:
         seed and algorithm are kept if they are the same in all, and with them index.
 
         Raises:
-            TypeError: an item is no MazeBatch. ValueError: there is none, or their sizes or devices differ.
+            TypeError: an item is no MazeBatch.
+            ValueError: there is none, or their sizes or devices differ.
         """
         batches = list(batches)
         check_alike("batches", batches, MazeBatch)
@@ -226,9 +229,10 @@ class MazeBatch:
         """A batch that is this one maze n times, without copies of it: for many tasks on one map.
 
         Raises:
-            TypeError: n is no int. ValueError: n < 0, or the batch has not exactly one maze.
+            TypeError: n is no int.
+            ValueError: n < 0, or the batch has not exactly one maze.
 
-        Example:
+        Examples:
             >>> MazeBatch.open(1, 512).expand(1000).passages.untyped_storage().nbytes()
             262144
         """
@@ -323,7 +327,8 @@ class MazeBatch:
         """The mazes `which` as a batch. An int gives a batch of one; a tensor holds indices or is a bool mask.
 
         Raises:
-            TypeError: which is anything else. IndexError: out of range.
+            TypeError: which is anything else.
+            IndexError: out of range.
         """
         which = which_items(which, len(self))
         return self._each(lambda t: picked(t, which))
@@ -501,7 +506,7 @@ def generate_mazes(
         ValueError: out of range; an unknown algorithm; density for one without, or braid for one with density; or the
             device is not available.
 
-    Example:
+    Examples:
         >>> mazes = generate_mazes(1000, 12, algorithm="wilson", seed=7)
         >>> tail = generate_mazes(400, 12, algorithm="wilson", seed=7, start_index=600)
         >>> torch.equal(mazes[600:].passages, tail.passages)

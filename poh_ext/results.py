@@ -145,7 +145,7 @@ class Results:
         warnings: sentences that the reader of the report must see.
         routing: head weights of trained PoH planners, and outcomes with other weights (routing_records.py); optional.
 
-    Example:
+    Examples:
         >>> results = Results("12x12", "default", {"epochs": 30}, describe_environment())
         >>> results.test_sets[0] = {"n": 2, "path_lengths": [51, 60], "n_train": 400}
         >>> results.rows.append(Row("random", False, 0, 0, None, 0, None, None, None, [True, False],

@@ -37,7 +37,7 @@ class Rollout(NamedTuple):
         path: int64 [n, S], the cells walked, with the start, padded with -1; S = max_steps + 1.
         steps: int64 [n], the number of moves made.
 
-    Example:
+    Examples:
         >>> walk = greedy_rollout(logits, tasks)
         >>> walk.reached.float().mean(), walk.optimal.float().mean()
     """
@@ -99,7 +99,7 @@ def greedy_rollout(
         ValueError: policy_logits has the wrong shape or device, or max_steps is negative.
         IndexError: a start or goal is no cell.
 
-    Example:
+    Examples:
         >>> tasks = sample_tasks(100, 12, seed=1)
         >>> greedy_rollout(model(tasks.mazes, tasks.start, tasks.goal), tasks).reached.float().mean()
     """
@@ -140,7 +140,7 @@ def recondition_rollout(
         ValueError: the policy's scores have another shape, or max_steps is negative.
         IndexError: a start or goal is no cell.
 
-    Example:
+    Examples:
         >>> policy = lambda mazes, position, goal: model(mazes, position, goal)[torch.arange(len(mazes)), position]
         >>> recondition_rollout(policy, tasks).optimal.float().mean()
     """
@@ -187,7 +187,7 @@ def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
         table: scores [n, N, 4], as of `best_neighbors`.
         tasks: n tasks, on the same device.
 
-    Example:
+    Examples:
         >>> solved_exactly(model.policy(tasks.mazes, tasks.start, tasks.goal), tasks).float().mean()
     """
     _check_tasks(tasks)
@@ -209,9 +209,9 @@ def random_rollout(tasks: MazeTasks, seed: int, *, max_steps: int | None = None)
         seed: seed of the draws on the CPU, in [0, 2^63).
 
     Raises:
-        As `greedy_rollout`; TypeError, ValueError: seed is no int or is out of range.
+        TypeError, ValueError: seed is no int or is out of range; else as `greedy_rollout`.
 
-    Example:
+    Examples:
         >>> random_rollout(sample_tasks(1000, 12, min_path=51), 0).reached.float().mean()
     """
     _check_tasks(tasks)

@@ -51,7 +51,7 @@ def route(logits: Tensor, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         TypeError: logits is not a tensor of one of these dtypes, or temperature is not a number.
         ValueError: logits has no last dimension or an empty one, or temperature is not positive and finite.
 
-    Example:
+    Examples:
         >>> weights, entropy = poh_ext.route(torch.zeros(2, 4))
         >>> weights[0], entropy[0]                  # uniform over 4 heads: ln 4 nats
         (tensor([0.2500, 0.2500, 0.2500, 0.2500]), tensor(1.3863))
@@ -76,7 +76,7 @@ def routing_entropy(logits: Tensor, *, temperature: float = 1.0, reduction: str 
     Raises:
         TypeError, ValueError: under the same conditions as `route`; ValueError also for an unknown reduction.
 
-    Example:
+    Examples:
         >>> poh_ext.routing_entropy(torch.zeros(32, 144, 6))
         tensor(1.7918)
     """

@@ -57,7 +57,7 @@ class MazeTasks:
             or has another length.
         IndexError: a cell is out of range, or blocked.
 
-    Example:
+    Examples:
         >>> tasks = sample_tasks(100, 12, min_path=50)
         >>> tasks[:10].start.shape
         torch.Size([10])
@@ -115,9 +115,10 @@ class MazeTasks:
         """The tasks of several sets, on mazes of one size and on one device. Shorter paths are padded.
 
         Raises:
-            TypeError: an item is no MazeTasks. ValueError: there is none, or their sizes or devices differ.
+            TypeError: an item is no MazeTasks.
+            ValueError: there is none, or their sizes or devices differ.
 
-        Example:
+        Examples:
             >>> both = MazeTasks.cat([sample_tasks(100, 12), sample_tasks(100, 12, algorithm="wilson")])
         """
         tasks = list(tasks)
@@ -174,7 +175,7 @@ class MazeTasks:
         """bool [n]: True if exactly one shortest path leads from the start to the nearest goals, so that a path that is
         as short is the same path. In a maze without loops it always is.
 
-        Example:
+        Examples:
             >>> tasks = MazeTasks(MazeBatch.open(1, 3), torch.tensor([0, 0]), torch.tensor([2, 8]))
             >>> tasks.one_shortest_path()  # along the edge, and to the opposite corner
             tensor([ True, False])
@@ -192,7 +193,7 @@ class MazeTasks:
     def keys(self) -> Tensor:
         """int64 [n]: MazeBatch.hash() of the mazes. Two sets share a maze if they share a key.
 
-        Example:
+        Examples:
             >>> assert not torch.isin(train.keys(), test.keys()).any()
         """
         return self.mazes.hash()
@@ -327,15 +328,16 @@ def sample_tasks(
         exclude: int64 [m] of MazeTasks.keys(): mazes to leave out, for a test set without mazes of the training set.
 
     Raises:
-        TypeError: a wrong type. ValueError: a value out of range or unknown; a device that is not available; a filter
+        TypeError: a wrong type.
+        ValueError: a value out of range or unknown; a device that is not available; a filter
             that 10,000 mazes in a row do not fit, naming the longest path seen and how many of them `exclude` left out;
             or min_path > H * W, which no maze can have.
 
-    Example:
+    Examples:
         >>> tasks = sample_tasks(1000, 12, min_path=50, seed=3)
         >>> int(tasks.length.min()) >= 50
         True
-        >>> hard = sample_tasks(300, 30, algorithm="obstacles", min_path=111)  # of the kind of Maze-Hard
+        >>> hard = sample_tasks(10, 30, algorithm="obstacles", min_path=111)  # of the kind of Maze-Hard
     """
     size, algorithm = check_size(size), check_algorithm(algorithm)
     density, braid = check_loops(algorithm, density, braid)
@@ -406,9 +408,14 @@ def sample_tasks_as_published(
     the same). The tasks whose shortest path has at least min_path cells are kept, in order, so their number varies. Use
     `sample_tasks` for everything except the comparison.
 
-    Args and errors: as `sample_tasks`.
+    Args:
+        n_candidates: number of mazes, >= 0.
+        size, min_path, seed, device: as of `sample_tasks`.
 
-    Example:
+    Raises:
+        TypeError, ValueError: a wrong type, or a value out of range.
+
+    Examples:
         >>> tasks = sample_tasks_as_published(3 * 400, 12, min_path=50, seed=42)
     """
     size, min_path = check_size(size), check_int("min_path", min_path, 1)

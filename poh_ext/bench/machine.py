@@ -114,7 +114,7 @@ class Peak:
         rate: the best rate so far.
         name: name of the trial with this rate.
 
-    Example:
+    Examples:
         >>> peak = Peak(products(torch.device("cpu"), torch.float32), torch.device("cpu"))
         >>> peak.look(1.0)
         2.2e11

@@ -91,7 +91,7 @@ class Allowance:
         weights: weights of the cases in their order. A case gets the part of the time left that its weight is of the
             weights left.
 
-    Example:
+    Examples:
         >>> allowance = Allowance(120, [1, 1, 2], Watch())
         >>> allowance.next()   # the first case
         30.0

@@ -140,7 +140,7 @@ _FORMATS = {
 FORMATS: dict[str, str] = {name: each.about for name, each in _FORMATS.items()}
 """The formats of files by name, each with what it holds. All can be read and written.
 
-Example:
+Examples:
     >>> for name, about in poh_ext.io.FORMATS.items():
     ...     print(f"{name:12} {about}")
 """
@@ -159,7 +159,7 @@ def read(path: str | os.PathLike, *, format: str | None = None) -> MazeTasks | M
         FormatError: the file does not hold what the format wants; the message names line and column.
         ImportError: safetensors is missing.
 
-    Example:
+    Examples:
         >>> tasks = poh_ext.io.read("maze-30x30-hard-1k/test.csv")
         >>> tasks = poh_ext.io.read("arena.map.scen")  # with arena.map beside it
     """
@@ -189,7 +189,7 @@ def write(
         FormatError: the format cannot hold the mazes or tasks; the message says why.
         ImportError: safetensors is missing.
 
-    Example:
+    Examples:
         >>> walk = greedy_rollout(table, tasks)
         >>> poh_ext.io.write("answers.csv", tasks, paths=walk.path)
     """

@@ -184,7 +184,7 @@ def as_blocked(what: MazeBatch | MazeTasks) -> MazeBatch | MazeTasks:
     Raises:
         TypeError: what is neither a MazeBatch nor MazeTasks.
 
-    Example:
+    Examples:
         >>> tasks = sample_tasks(100, 12)
         >>> poh_ext.io.write("tasks.csv", poh_ext.io.as_blocked(tasks))
     """

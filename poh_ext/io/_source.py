@@ -19,7 +19,7 @@ class FormatError(ValueError):
 
     The message names the file and, where there is one, the line and the column, both counted from 1.
 
-    Example:
+    Examples:
         >>> try:
         ...     poh_ext.io.parse("S.G\\n.x.")
         ... except poh_ext.io.FormatError as error:
@@ -81,7 +81,8 @@ def read_source(path: str | os.PathLike) -> Source:
     """A text file in UTF-8, with or without a byte order mark.
 
     Raises:
-        OSError: it cannot be read. FormatError: it is larger than 1 GiB, or not UTF-8.
+        OSError: it cannot be read.
+        FormatError: it is larger than 1 GiB, or not UTF-8.
     """
     with open(path, "rb") as file:
         parts, size = [], 0

@@ -47,7 +47,8 @@ def write_npz(path: str | os.PathLike, mazes_or_tasks: MazeBatch | MazeTasks) ->
     """Write mazes or tasks whole to a .npz, which `numpy.load` reads, too.
 
     Raises:
-        OSError: the file cannot be written. TypeError: mazes_or_tasks is neither a MazeBatch nor MazeTasks.
+        OSError: the file cannot be written.
+        TypeError: mazes_or_tasks is neither a MazeBatch nor MazeTasks.
     """
     tensors, record = _fields(mazes_or_tasks)
     arrays = {KEY: np.frombuffer(json.dumps(record).encode(), dtype=np.uint8)}
@@ -67,7 +68,7 @@ def read_npz(path: str | os.PathLike) -> MazeTasks | MazeBatch:
         FormatError: the file is damaged, cut off, no .npz, of another content or version; or what it holds is no maze
             or no task.
 
-    Example:
+    Examples:
         >>> poh_ext.io.write_npz("tasks.npz", tasks)
         >>> tasks = poh_ext.io.read_npz("tasks.npz")
     """
@@ -82,7 +83,8 @@ def write_safetensors(path: str | os.PathLike, mazes_or_tasks: MazeBatch | MazeT
     """Write mazes or tasks whole as safetensors. Needs safetensors (the extra `experiments`).
 
     Raises:
-        OSError: the file cannot be written. TypeError: mazes_or_tasks is neither a MazeBatch nor MazeTasks.
+        OSError: the file cannot be written.
+        TypeError: mazes_or_tasks is neither a MazeBatch nor MazeTasks.
         ImportError: safetensors is missing.
     """
     tensors, record = _fields(mazes_or_tasks)
@@ -94,7 +96,9 @@ def read_safetensors(path: str | os.PathLike) -> MazeTasks | MazeBatch:
     """Read what `write_safetensors` wrote. Needs safetensors (the extra `experiments`).
 
     Raises:
-        OSError: the file cannot be read. FormatError: as of `read_npz`. ImportError: safetensors is missing.
+        OSError: the file cannot be read.
+        FormatError: as of `read_npz`.
+        ImportError: safetensors is missing.
     """
     library = require("safetensors")
 

@@ -44,7 +44,7 @@ def parse(text: str) -> MazeTasks | MazeBatch:
         FormatError: rows of several lengths or drawings of several sizes, an unknown character, an open border, no or
             two starts, no goal, a goal out of reach, or marks that are not one way.
 
-    Example:
+    Examples:
         >>> tasks = poh_ext.io.parse("S.#G\\n..#.\\n....")
         >>> tasks.size, tasks.path.tolist()
         ((3, 4), [[0, 4, 8, 9, 10, 11, 7, 3]])
@@ -72,7 +72,7 @@ def text(mazes_or_tasks: MazeBatch | MazeTasks, *, paths: Tensor | None = None) 
         ValueError: paths has another shape or a value that is no cell.
         FormatError: a task starts on its goal.
 
-    Example:
+    Examples:
         >>> corridor = MazeBatch(torch.tensor([[[8, 12, 4], [8, 12, 4]]], dtype=torch.uint8))
         >>> print(poh_ext.io.text(MazeTasks(corridor, torch.tensor([0]), torch.tensor([2]))), end="")
         +---+---+---+
@@ -214,9 +214,10 @@ def read_micromouse(path: str | os.PathLike) -> MazeTasks | MazeBatch:
     """Read a micromouse maze (https://github.com/micromouseonline/mazefiles): all cells 'G' are goals.
 
     Raises:
-        OSError: the file cannot be read. FormatError: as of `parse`, or there are several mazes.
+        OSError: the file cannot be read.
+        FormatError: as of `parse`, or there are several mazes.
 
-    Example:
+    Examples:
         >>> tasks = poh_ext.io.read_micromouse("classic/87us1.txt")
         >>> tasks.size, tasks.goal.shape
         ((16, 16), torch.Size([1, 4]))
@@ -228,7 +229,8 @@ def write_micromouse(path: str | os.PathLike, mazes_or_tasks: MazeBatch | MazeTa
     """Write one maze as `read_micromouse` reads it, without its path, which the format has not.
 
     Raises:
-        OSError: the file cannot be written. TypeError: mazes_or_tasks is neither a MazeBatch nor MazeTasks.
+        OSError: the file cannot be written.
+        TypeError: mazes_or_tasks is neither a MazeBatch nor MazeTasks.
         FormatError: there are several mazes, or blocked cells, or a task starts on its goal.
     """
     cells = cells_of(mazes_or_tasks, None, f"{path}: ")

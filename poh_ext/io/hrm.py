@@ -54,7 +54,7 @@ def read_hrm(path: str | os.PathLike, *, answers: bool = True) -> Questions:
         FormatError: another header or number of columns, no square or several sizes, an unknown character, a missing
             or second 'S' or 'G', a goal out of reach, or an answer to another question or whose marks are not one way.
 
-    Example:
+    Examples:
         >>> tasks, source, rating = poh_ext.io.read_hrm("maze-30x30-hard-1k/train.csv")
     """
     return parse_hrm(read_source(path), answers=answers)
@@ -156,7 +156,7 @@ def write_hrm(
         FormatError: there are no tasks; the grids are not square, have walls between free cells or more characters
             than csv readers take; or a task has several goals, starts on its goal, or has no path.
 
-    Example:
+    Examples:
         >>> walk = greedy_rollout(table, tasks)
         >>> poh_ext.io.write_hrm("answers.csv", tasks, paths=walk.path)
     """

@@ -38,7 +38,7 @@ def from_lattice(mazes: Any) -> MazeTasks | MazeBatch:
             a solution is no way from start_pos to end_pos.
         IndexError: a position is no cell.
 
-    Example:
+    Examples:
         >>> tasks = poh_ext.io.from_lattice(MazeDataset.from_config(config))
     """
     one = _has(mazes, "connection_list")
@@ -91,7 +91,7 @@ def to_lattice(mazes_or_tasks: MazeBatch | MazeTasks) -> list[dict[str, np.ndarr
         TypeError: mazes_or_tasks is neither a MazeBatch nor MazeTasks.
         ValueError: a task has several goals, or no path.
 
-    Example:
+    Examples:
         >>> solved = [SolvedMaze(**arguments) for arguments in poh_ext.io.to_lattice(tasks)]
     """
     tasks = mazes_or_tasks if isinstance(mazes_or_tasks, MazeTasks) else None
@@ -150,7 +150,7 @@ def from_pixels(pixels: np.ndarray) -> MazeTasks | MazeBatch:
         TypeError: pixels is not uint8.
         ValueError: another shape, an unknown colour, an open border, a start or goal between cells; or as of `parse`.
 
-    Example:
+    Examples:
         >>> tasks = poh_ext.io.from_pixels(np.stack([maze.as_pixels() for maze in dataset]))
     """
     pixels = np.asarray(pixels)

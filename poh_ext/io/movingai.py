@@ -56,7 +56,7 @@ def read_map(path: str | os.PathLike) -> MazeBatch:
         OSError: the file cannot be read.
         FormatError: another header, a size that is too large or differs from the rows, or an unknown character.
 
-    Example:
+    Examples:
         >>> mazes = poh_ext.io.read_map("dao-map/arena.map")
     """
     return parse_map(read_source(path))
@@ -115,7 +115,7 @@ def read_scenarios(
             move needs both cells beside it, as in these benchmarks, what can be reached with diagonal moves can be
             reached without.
 
-    Example:
+    Examples:
         >>> tasks, octile, *_ = poh_ext.io.read_scenarios("arena.map.scen", map="dao-map")
     """
     return parse_scenarios(read_source(path), map=map, skip_unreachable=skip_unreachable)
@@ -218,7 +218,8 @@ def write_map(path: str | os.PathLike, mazes: MazeBatch) -> Path:
     """Write the one map of a batch: '.' where it is free, '@' where it is blocked.
 
     Raises:
-        OSError: the file cannot be written. TypeError: mazes is no MazeBatch.
+        OSError: the file cannot be written.
+        TypeError: mazes is no MazeBatch.
         FormatError: the mazes are several, or have walls between free cells.
     """
     if isinstance(mazes, MazeBatch) and len(mazes) != 1:
@@ -250,7 +251,8 @@ def write_scenarios(
 
     Raises:
         OSError: a file cannot be written; FileExistsError: another map is there under that name.
-        TypeError: tasks is no MazeTasks. ValueError: octile has another length, or a number below 0 or not finite.
+        TypeError: tasks is no MazeTasks.
+        ValueError: octile has another length, or a number below 0 or not finite.
         FormatError: the mazes are several, or have walls between free cells; a task has several goals, or no path.
     """
     if not isinstance(tasks, MazeTasks):

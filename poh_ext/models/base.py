@@ -274,7 +274,7 @@ class Planner(nn.Module):
         columns of `forward` at the passable neighbours; the other N - 4 columns are not computed. Arguments and errors
         are those of `forward`.
 
-        Example:
+        Examples:
             >>> table = model.eval().policy(tasks.mazes, tasks.start, tasks.goal)
             >>> poh_ext.greedy_rollout(table, tasks).reached.float().mean()
         """

@@ -63,7 +63,7 @@ class PlannerShape(NamedTuple):
     Attributes:
         d_model: width; n_heads: attention heads; d_ff: feed-forward width; depth: blocks.
 
-    Example:
+    Examples:
         >>> model = BaselinePlanner(12, **PlannerShape(128, 4, 512, 2)._asdict())
     """
 
@@ -149,7 +149,7 @@ class PlannerConfig(PlannerOptions):
     Raises:
         OptionError: an option is of the wrong type (a TypeError, too) or out of range (a ValueError).
 
-    Example:
+    Examples:
         >>> PlannerConfig(kind="poh", d_model=64, n_heads=4, d_ff=128, depth=1, valid_heads="all").valid_heads
         4
     """

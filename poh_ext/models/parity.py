@@ -47,7 +47,7 @@ def parameter_count(planner: type[nn.Module] | nn.Module, *args, **kwargs) -> in
     Raises:
         TypeError: arguments are given with a model.
 
-    Example:
+    Examples:
         >>> parameter_count(BaselinePlanner, 12, **SHAPES["12x12"]._asdict(), cell_features=1)
         7210896
     """
@@ -99,7 +99,7 @@ def match_width(
     Raises:
         ValueError: mode or rule is unknown, limit is not positive, or no candidate is within the limit.
 
-    Example:
+    Examples:
         >>> match_width(12, SHAPES["12x12"], rule="heads")
         PlannerShape(d_model=320, n_heads=5, d_ff=1280, depth=4)
     """
@@ -168,7 +168,7 @@ def gflop_per_maze(model: BaselinePlanner | PoHPlanner, passes: int | None = Non
         model: a BaselinePlanner or PoHPlanner on any device.
         passes: the number of passes. None: the model's own number.
 
-    Example:
+    Examples:
         >>> round(gflop_per_maze(BaselinePlanner(12, **SHAPES["12x12"]._asdict())), 2)
         2.18
     """

@@ -44,7 +44,7 @@ class BaselinePlanner(Planner):
     Raises:
         TypeError, ValueError: an option is of the wrong type or out of range, or d_model is not divisible by n_heads.
 
-    Example:
+    Examples:
         >>> model = BaselinePlanner(12, d_model=384, n_heads=6, d_ff=1536, depth=4)
         >>> logits = model(tasks.mazes, tasks.start, tasks.goal)      # [B, 144, 144]
     """
@@ -102,7 +102,7 @@ class PoHPlanner(Planner):
     Raises:
         TypeError, ValueError: an option is of the wrong type or out of range, or d_model is not divisible by n_heads.
 
-    Example:
+    Examples:
         >>> model = PoHPlanner(12, d_model=320, n_heads=5, d_ff=1280, depth=4)
         >>> logits = model(tasks.mazes, tasks.start, tasks.goal)      # [B, 144, 144]
         >>> loss = criterion(logits) + 5e-4 * model.routing_entropy()
@@ -203,7 +203,7 @@ class PoHPlanner(Planner):
                 is not 1. A forward raises it for "shuffled" with a batch of a single maze.
             RuntimeError: a forward runs in training mode.
 
-        Example:
+        Examples:
             >>> with model.eval().override_routing("uniform"):
             ...     table = model.policy(tasks.mazes, tasks.start, tasks.goal)
         """
@@ -241,7 +241,7 @@ PLANNERS = {"baseline": BaselinePlanner, "poh": PoHPlanner}  # by PlannerConfig.
 def build(config: PlannerConfig, size: int | tuple[int, int]) -> Planner:
     """A new planner; its weights come from torch's default generator.
 
-    Example:
+    Examples:
         >>> build(PlannerConfig(kind="poh", d_model=64, n_heads=4, d_ff=128, depth=1), 12).size
         (12, 12)
     """

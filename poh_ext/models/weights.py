@@ -67,7 +67,7 @@ def load(path: str | Path) -> tuple[Planner, dict[str, Any]]:
         ValueError: the file is damaged or holds no planner.
         ImportError: safetensors is missing.
 
-    Example:
+    Examples:
         >>> model, notes = load("experiments/results/solve/weights/poh-seed42.safetensors")
         >>> table = model.policy(tasks.mazes, tasks.start, tasks.goal, passes=200)      # [B, N, 4]
     """

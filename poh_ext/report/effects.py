@@ -87,7 +87,7 @@ class _Intervention(Effect):
 def holm(p_values: list[float]) -> list[float]:
     """Holm's step-down correction. The chance of any false rejection among all p values stays below the level.
 
-    Example:
+    Examples:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """
@@ -124,7 +124,7 @@ def ablation_effects(results: Results) -> list[Effect]:
 def ablation_table(results: Results) -> Table | None:
     """Every change with what it comes to; None if nothing was changed.
 
-    Example:
+    Examples:
         >>> print(ablation_table(Results.load("results.json")))
     """
     effects = ablation_effects(results)
@@ -167,7 +167,7 @@ def routing_effects(results: Results) -> list[Effect]:
 def routing_verdicts(results: Results) -> list[str]:
     """One sentence for each planner with interventions.
 
-    Example:
+    Examples:
         >>> routing_verdicts(Results.load("results.json"))
         ['"routing matters", PoH, against uniform weights: holds (reached -9.0 points [-12.1, -5.8]); ...']
     """

@@ -169,7 +169,7 @@ def scaling_panels(results: Results) -> Figure | None:
     Models are moved sideways by 3.5 % of their parameters each, so that no interval hides another. None if fewer than
     two sizes were evaluated.
 
-    Example:
+    Examples:
         >>> scaling_panels(Results.load("results.json")).savefig("scaling.png")
     """
     groups = unchanged(group_rows(results))

@@ -144,7 +144,7 @@ def write_report(results: Results, folder: str | os.PathLike, mazes: MazeSample 
         ValueError: `results` contradicts itself. ImportError: scipy, matplotlib or jinja2 is missing. Nothing is
             written then.
 
-    Example:
+    Examples:
         >>> write_report(Results.load("run/results.json"), "run")
         [PosixPath('run/index.html'), PosixPath('run/report.md'), PosixPath('run/outcomes.png'), ...]
     """

@@ -174,7 +174,7 @@ class Comparison:
 def estimate(outcomes: dict[int, list[bool]]) -> Proportion:
     """Pool one model's outcomes, seed -> one bool per maze, into a percentage with its 95 % intervals.
 
-    Example:
+    Examples:
         >>> p = estimate({0: [True] * 33 + [False] * 24})
         >>> f"{p.percent:.1f} [{p.interval[0]:.1f}, {p.interval[1]:.1f}]"
         '57.9 [45.0, 69.8]'
@@ -209,7 +209,7 @@ def compare(
 
     CONTROLS have no size: they are found for any `scale`.
 
-    Example:
+    Examples:
         >>> comparison = compare(Results.load("results.json"), "reached")
         >>> comparison.resolved, comparison.sentence()
     """

@@ -192,7 +192,7 @@ def entropy_curves(runs: Mapping[str, Results]) -> Figure | None:
     Args:
         runs: name shown to the reader -> Results. A single run needs no name: {"": results}.
 
-    Example:
+    Examples:
         >>> runs = {f"weight {w}": Results.load(f"{w}/results.json") for w in ("0", "5e-4", "5e-2")}
         >>> entropy_curves(runs).savefig("routing_entropy.png")
     """

@@ -39,7 +39,7 @@ CONTROLS_AS_PUBLISHED = {
 def deviations(control: str, measure: str, percent: float) -> float:
     """The distance of a percentage above what a control scores, in standard deviations between test sets.
 
-    Example:
+    Examples:
         >>> round(deviations("random", "reached", 57.89), 1)
         -2.1
     """
@@ -119,7 +119,7 @@ LEADS = {
 def claims(results: Results) -> list[str]:
     """One sentence per claim of the benchmarks and size, for claims whose two planners share a seed.
 
-    Example:
+    Examples:
         >>> claims(Results.load("results.json"))
         ['"PoH > baseline": holds for reached (+5.2 points [+2.1, +8.4]); not resolved for optimal (...).']
     """

@@ -70,7 +70,7 @@ def accuracy_over_passes(outcomes: Sequence[Outcome], title: str = "") -> Figure
 
     Thin dotted lines show the share that could be known.
 
-    Example:
+    Examples:
         >>> accuracy_over_passes(list(measure(model, recipe, DEFAULT_SETS, [0.5, 1, 2]))).savefig("passes.png")
     """
     figure = new_figure(8, 4.6)

@@ -64,17 +64,21 @@ class Recipe:
 
 
 def load(source: str | Path) -> tuple[torch.nn.Module, Recipe, dict[str, Any]]:
-    """(planner in eval mode, what it was trained on, notes).
+    """Load a trained planner.
 
     Args:
         source: "baseline" (the looped one of `--preset solve`) or "poh" for the weights that come with the package, or
             the path of a file that `--save-weights` wrote.
 
-    Raises:
-        FileNotFoundError: no such file. ValueError: it is damaged, holds no weights of this format, or its notes do not
-            say what it was trained on. ImportError: safetensors (the extra `experiments`) is missing.
+    Returns:
+        The planner in eval mode, what it was trained on, and its notes.
 
-    Example:
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, holds no weights of this format, or its notes do not say what it was trained on.
+        ImportError: safetensors (the extra `experiments`) is missing.
+
+    Examples:
         >>> model, recipe, notes = load("poh")
         >>> table = model.policy(tasks.mazes, tasks.start, tasks.goal, passes=200)      # [B, N, 4], mazes of any size
     """

@@ -49,7 +49,7 @@ class Checkpoints:
         folder: made when the first checkpoint is written.
         identity: of this training: see `identity`.
 
-    Example:
+    Examples:
         >>> checkpoints = Checkpoints(Path("run/checkpoints/poh-seed42"), identity(...))
         >>> checkpoints.save(13, {"model": model.state_dict()})
         >>> checkpoints.load(model)["step"]

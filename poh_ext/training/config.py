@@ -149,7 +149,7 @@ def path_cells(min_path: float, cells: int) -> int:
     """The least number of cells on a path, at least 2, that `min_path` means in a maze: cells, or up to 1 a share of
     all of its cells.
 
-    Example:
+    Examples:
         >>> path_cells(50, 144), path_cells(0.35, 144)
         (50, 51)
     """

@@ -33,7 +33,7 @@ class History(Watcher):
         path: made with its folder.
         step: steps that the training goes on from; lines of later ones, and a line that was cut off, are removed.
 
-    Example:
+    Examples:
         >>> history = History(Path("run/logs/poh-seed42.jsonl"), step=0)
         >>> history.step({"step": 1, "loss": 4.97})
         >>> history.close()

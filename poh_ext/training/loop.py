@@ -304,7 +304,7 @@ def learning_rate(step: int, *, total_steps: int, peak: float, warmup_steps: int
 
     from_zero: every step has the rate of the step before, as published: the first step of a warm-up has the rate 0.
 
-    Example:
+    Examples:
         >>> learning_rate(0, total_steps=100, peak=1e-3, warmup_steps=10)
         0.0001
     """

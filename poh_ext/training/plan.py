@@ -109,7 +109,7 @@ def one_at_a_time(config: BenchmarkConfig) -> list[tuple[str, dict[str, Any], bo
     """(what is changed, the changed option, whether only for PoH): each feature that is on is switched off, each that
     is off is switched on, all else as chosen.
 
-    Example:
+    Examples:
         >>> one_at_a_time(ScalingBenchmarkConfig())[0]
         ('without multi-horizon', {'multi_horizon': 1}, False)
     """

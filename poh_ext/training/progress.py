@@ -18,7 +18,7 @@ class Progress:
     On a terminal a tqdm bar. Elsewhere (a file, a pipe) one plain line every `log_seconds` and, with `ends`, at the
     first and the last step: no carriage returns or other control characters.
 
-    Example:
+    Examples:
         >>> with Progress("baseline", total=390, unit="step") as progress:
         ...     progress.step(loss=2.31, lr=1e-4)
     """

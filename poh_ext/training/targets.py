@@ -56,7 +56,7 @@ class Passes(NamedTuple):
 def step_passes(config: BenchmarkConfig, run: int, looped: bool) -> Passes:
     """Which of `run` passes are supervised: `deep_supervision` of the last `grad_passes`, evenly spread.
 
-    Example:
+    Examples:
         >>> step_passes(BenchmarkConfig(grad_passes=12, deep_supervision=3), 30, looped=True)
         Passes(run=30, after=(22, 26, 30), grad=4, looped=True)
     """
@@ -94,7 +94,7 @@ def optimal_move_targets(mazes: MazeBatch, goal: Tensor, *, reach: int, dead_end
     In a maze without loops that is one move, that of `next_move_targets`; with loops several may be as good. Nothing is
     True where `next_move_targets` is UNSUPERVISED. Arguments and errors are its own.
 
-    Example:
+    Examples:
         >>> optimal_move_targets(MazeBatch.open(1, 2), torch.tensor([0]), reach=2)[0, 3]  # from the opposite corner
         tensor([ True, False,  True, False])
     """
