@@ -3,6 +3,7 @@
 # make bench            kernel timings against PyTorch (pytest-benchmark)
 # make -j2 solve        train the two small planners whose weights come with the package anew, a core each (goes on where
 #                       interrupted); SEED=1 is another training
+# make strip            remove the outputs and the editor's metadata from the notebooks
 # make lint             ruff, its format, one-way imports (import-linter), types of the public API (mypy)
 # make wheel            a manylinux wheel for every Python from 3.10 on, in dist/
 # make test-sdist       build the sdist, install it into an empty environment, find the kernels
@@ -23,7 +24,7 @@ TORCH ?= 2.13.0
 CUDA_TORCH ?= 2.14.1
 SEED ?= 0
 
-.PHONY: benchmark test bench solve solve-looped_baseline solve-poh lint install wheel sdist test-sdist test-wheel \
+.PHONY: benchmark test bench solve solve-looped_baseline solve-poh strip lint install wheel sdist test-sdist test-wheel \
 	test-cuda-torch clean
 benchmark: install
 	$(BIN)/python experiments/run_12x12_8m_benchmark.py --quick --overwrite --output experiments/results/quick
@@ -44,6 +45,10 @@ solve-looped_baseline solve-poh: solve-%: install
 		--validate-every 1 --save-weights --cpu --output experiments/results/solve_$*
 	run=$$(ls -td experiments/results/solve_$**/weights | head -n 1) && \
 		cp "$$run/$*-seed$(SEED).safetensors" poh_ext/solve/$(shipped)
+
+strip: $(VENV)/.test
+	$(BIN)/nbstripout --extra-keys "metadata.language_info metadata.colab metadata.accelerator metadata.vscode \
+		cell.metadata.id cell.metadata.outputId cell.metadata.colab cell.metadata.vscode" notebooks/*.ipynb
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
