@@ -26,11 +26,11 @@ RESULTS = {
         {"image/png"},
     ),
     "poh_vs_baseline": (
-        "comparison.n == 80 and len(points) == 2 and set(changed) == {'uniform', 'those of another maze', "
+        "comparison.n == 40 and len(points) == 2 and set(changed) == {'uniform', 'those of another maze', "
         "'constant, the mean'} and all(s[-1].all() for s in solved.values())",
         {"image/png"},
     ),
-    "scaling": ("poh.scale == 'tiny' and len(poh.reached) == 40 and narrowed == (912, 16, 3686, 8)", {"image/png"}),
+    "scaling": ("poh.scale == 'tiny' and len(poh.reached) == 40 and narrowed == (108, 4, 435, 2)", {"image/png"}),
     "solve_your_maze": ("len(cells) == 33 and walk.reached.all()", {"image/png", "image/gif", "image/svg+xml"}),
 }
 
