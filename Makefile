@@ -5,6 +5,7 @@
 #                       interrupted); SEED=1 is another training
 # make lint             ruff, its format, one-way imports (import-linter), types of the public API (mypy), the site
 # make site             the documentation, in build/site: open index.html, no server and no network is needed
+# make strip            remove the outputs and the editor's metadata from the notebooks
 # make wheel            a manylinux wheel for every Python from 3.10 on, in dist/
 # make test-sdist       build the sdist, install it into an empty environment, find the kernels
 # make test-wheel       the operators' tests on the wheel, in an environment of its own, with TORCH (2.13.0)
@@ -25,8 +26,8 @@ TORCH ?= 2.13.0
 CUDA_TORCH ?= 2.14.1
 SEED ?= 0
 
-.PHONY: benchmark test bench solve solve-looped_baseline solve-poh lint site install wheel sdist test-sdist test-wheel \
-	test-cuda-torch clean
+.PHONY: benchmark test bench solve solve-looped_baseline solve-poh strip lint site install wheel sdist test-sdist \
+	test-wheel test-cuda-torch clean
 benchmark: install
 	$(BIN)/python experiments/run_12x12_8m_benchmark.py --quick --overwrite --output experiments/results/quick
 
@@ -46,6 +47,10 @@ solve-looped_baseline solve-poh: solve-%: install
 		--validate-every 1 --save-weights --cpu --output experiments/results/solve_$*
 	run=$$(ls -td experiments/results/solve_$**/weights | head -n 1) && \
 		cp "$$run/$*-seed$(SEED).safetensors" poh_ext/solve/$(shipped)
+
+strip: $(VENV)/.test
+	$(BIN)/nbstripout --extra-keys "metadata.language_info metadata.colab metadata.accelerator metadata.vscode \
+		cell.metadata.id cell.metadata.outputId cell.metadata.colab cell.metadata.vscode" notebooks/*.ipynb
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
