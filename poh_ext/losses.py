@@ -430,7 +430,11 @@ class MultiHorizonCrossEntropy(_Loss[LossT]):
         )  # fmt: skip
 
     if TYPE_CHECKING:  # nn.Module's own takes and returns Any
-        __call__ = forward
+
+        def __call__(
+            self, logits: Tensor, targets: Tensor, *, rows: Tensor | None = None, valid: Tensor | None = None,
+            candidates: Tensor | None = None, segments: Tensor | None = None,
+        ) -> LossT: ...  # fmt: skip
 
 
 class MultiHorizonLinearCrossEntropy(_Loss[LossT]):
@@ -487,4 +491,9 @@ class MultiHorizonLinearCrossEntropy(_Loss[LossT]):
         )  # fmt: skip
 
     if TYPE_CHECKING:  # nn.Module's own takes and returns Any
-        __call__ = forward
+
+        def __call__(
+            self, hidden: Tensor, weight: Tensor, targets: Tensor, *, bias: Tensor | None = None,
+            rows: Tensor | None = None, valid: Tensor | None = None, candidates: Tensor | None = None,
+            segments: Tensor | None = None,
+        ) -> LossT: ...  # fmt: skip
