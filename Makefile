@@ -8,6 +8,7 @@
 # make test-sdist       build the sdist, install it into an empty environment, find the kernels
 # make test-wheel       the operators' tests on the wheel, in an environment of its own, with TORCH (2.13.0)
 # make release          from a tagged commit: sdist, wheel, their tests, checksums, in dist/ (docs/install.md)
+# make gpu              all that is to be done on a GPU: tests, timings, the scaling example, docs/gpu.md (docs/cuda.md)
 # make test-cuda-torch  the same with the CUDA kernels and a torch with CUDA (5.5 GB; no GPU needed)
 # Needs Python >= 3.10 (the pinned versions: 3.11); a C++20 compiler for the kernels (without one the PyTorch fallback is
 # installed). PYTHON=python3.12 chooses an interpreter, PIP_ARGS passes options to pip (an index, say).
@@ -25,7 +26,7 @@ CUDA_TORCH ?= 2.14.1
 SEED ?= 0
 
 .PHONY: benchmark test bench solve solve-looped_baseline solve-poh lint install wheel sdist test-sdist test-wheel \
-	release test-cuda-torch clean
+	release gpu test-cuda-torch clean
 benchmark: install
 	$(BIN)/python experiments/run_12x12_8m_benchmark.py --quick --overwrite --output experiments/results/quick
 
@@ -117,6 +118,10 @@ test-cuda-torch: $(VENV)/.dependencies
 	$(BUILD_ENV) POH_EXT_CUDA=1 $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/cuda_wheel .
 	build/cuda_env/bin/python $(PIP_INSTALL) --no-deps build/cuda_wheel/*.whl
 	$(call run_installed,build/cuda_env,tests/cuda/test_cuda_torch.py $(OPERATORS))
+
+# BUDGET=120 or BUDGET=example=600,build=300 (seconds), STAGES=gpu-tests,kernels, GPU_ARGS='--dry-run': see GPU_ARGS=--help.
+gpu:
+	@$(PYTHON) -m bench.gpu_day --torch $(CUDA_TORCH) $(if $(BUDGET),--budget $(BUDGET)) $(if $(STAGES),--stages $(STAGES)) $(GPU_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info poh_ext/*.so poh_ext/_build_status.json $(VENV)/.installed $(VENV)/.test
