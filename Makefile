@@ -9,6 +9,8 @@
 # make wheel            a manylinux wheel for every Python from 3.10 on, in dist/
 # make test-sdist       build the sdist, install it into an empty environment, find the kernels
 # make test-wheel       the operators' tests on the wheel, in an environment of its own, with TORCH (2.13.0)
+# make release          from a tagged commit: sdist, wheel, their tests, checksums, in dist/ (docs/install.md)
+# make gpu              all that is to be done on a GPU: tests, timings, the scaling example, docs/gpu.md (docs/cuda.md)
 # make test-cuda-torch  the same with the CUDA kernels and a torch with CUDA (5.5 GB; no GPU needed)
 # Needs Python >= 3.10 (the pinned versions: 3.11); a C++20 compiler for the kernels (without one the PyTorch fallback is
 # installed). PYTHON=python3.12 chooses an interpreter, PIP_ARGS passes options to pip (an index, say).
@@ -27,7 +29,7 @@ CUDA_TORCH ?= 2.14.1
 SEED ?= 0
 
 .PHONY: benchmark test bench solve solve-looped_baseline solve-poh strip lint site install wheel sdist test-sdist \
-	test-wheel test-cuda-torch clean
+	test-wheel release gpu test-cuda-torch clean
 benchmark: install
 	$(BIN)/python experiments/run_12x12_8m_benchmark.py --quick --overwrite --output experiments/results/quick
 
@@ -92,12 +94,12 @@ wheel: $(VENV)/.dependencies
 	$(BUILD_ENV) POH_EXT_REQUIRE_BUILD=1 $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/wheel .
 	$(BUILD_ENV) $(BIN)/python -m auditwheel repair --exclude 'libtorch*.so' --exclude libc10.so -w dist build/wheel/*.whl
 
-# An environment that has nothing but torch ($(2)) and pytest, in $(1).
-new_environment = rm -rf $(1) && $(PYTHON) -m venv $(1) && $(1)/bin/python $(PIP_INSTALL) numpy pytest torch==$(2)
+# An environment that has nothing but torch ($(2)), pytest and mypy, in $(1).
+new_environment = rm -rf $(1) && $(PYTHON) -m venv $(1) && $(1)/bin/python $(PIP_INSTALL) numpy pytest mypy torch==$(2)
 # The tests $(2) by the Python of $(1), away from the sources: they import what is installed there.
 run_installed = rm -rf build/installed && mkdir -p build/installed && cp -r tests csrc pyproject.toml build/installed \
 	&& cd build/installed && $(abspath $(1))/bin/python -m pytest -q $(2)
-OPERATORS := tests/kernels tests/mazes tests/package/test_backend.py
+OPERATORS := tests/kernels tests/mazes tests/package/test_backend.py tests/package/test_types.py
 
 # The sdist is built with the tools of .venv, which is all that an isolated build would add, and for one CPU level.
 test-sdist: sdist
@@ -113,11 +115,24 @@ test-wheel: wheel
 	build/wheel_env/bin/python $(PIP_INSTALL) --no-deps dist/poh_ext-*.whl
 	$(call run_installed,build/wheel_env,$(OPERATORS))
 
+release:
+	@$(PYTHON) tools/check_release.py
+	rm -rf dist
+	$(MAKE) test-sdist
+	$(MAKE) test-wheel
+	$(PIP) 'twine>=6.1'
+	$(BIN)/python -m twine check --strict dist/*
+	cd dist && sha256sum -- * > ../build/SHA256SUMS && mv ../build/SHA256SUMS . && sha256sum --check SHA256SUMS
+
 test-cuda-torch: $(VENV)/.dependencies
 	rm -rf build/cuda_wheel && $(call new_environment,build/cuda_env,$(CUDA_TORCH))
 	$(BUILD_ENV) POH_EXT_CUDA=1 $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/cuda_wheel .
 	build/cuda_env/bin/python $(PIP_INSTALL) --no-deps build/cuda_wheel/*.whl
 	$(call run_installed,build/cuda_env,tests/cuda/test_cuda_torch.py $(OPERATORS))
+
+# BUDGET=120 or BUDGET=example=600,build=300 (seconds), STAGES=gpu-tests,kernels, GPU_ARGS='--dry-run': see GPU_ARGS=--help.
+gpu:
+	@$(PYTHON) -m bench.gpu_day --torch $(CUDA_TORCH) $(if $(BUDGET),--budget $(BUDGET)) $(if $(STAGES),--stages $(STAGES)) $(GPU_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info poh_ext/*.so poh_ext/_build_status.json $(VENV)/.installed $(VENV)/.test

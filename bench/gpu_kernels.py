@@ -1,20 +1,24 @@
 """Time on a GPU of each operator's kernels alone, beside the least time that their bytes or products need there.
 
-    python bench/gpu_kernels.py [FILE.json]
+    python bench/gpu_kernels.py [--json FILE]
 
 `python -m poh_ext.bench --device cuda` times whole calls, of which most are launches at small sizes. Here the profiler
 counts the time in which kernels run (torch's own among them), in the cases of the table of docs/cuda.md. The bound is
 the larger of bytes / (rate of a large copy) and operations / (rate of a large matrix product), both measured first.
 """
 
+import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 import poh_ext
+from poh_ext._files import write_atomically
+from poh_ext._program import Parser
 from poh_ext.bench.operator_cases import maze_paths
 
 GPU = torch.device("cuda")
@@ -171,7 +175,14 @@ def mazes_per_second():
                    "distances_per_second": n / elapsed(lambda m=mazes, g=goal: m.distances(g), repeats=2)}  # fmt: skip
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog="python bench/gpu_kernels.py", description=__doc__.splitlines()[0])
+    parser.add_output("--json", help="write all figures to FILE")
+    return parser.parse_args(arguments)
+
+
 def main() -> None:
+    options = parse(sys.argv[1:])
     torch.manual_seed(0)
     copy, products = peaks()
     found = {
@@ -196,9 +207,8 @@ def main() -> None:
         found["mazes"].append(record)
         print(f"{record['mazes']:<22} {record['made_per_second'] / 1e6:8.2f} M mazes/s, with distances of "
               f"{record['distances_per_second'] / 1e6:8.2f} M/s", flush=True)  # fmt: skip
-    if len(sys.argv) > 1:
-        with open(sys.argv[1], "w") as file:
-            json.dump(found, file, indent=1)
+    if options.json:
+        write_atomically(options.json, json.dumps(found, indent=1).encode())
 
 
 if __name__ == "__main__":

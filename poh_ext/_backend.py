@@ -13,6 +13,7 @@ import os
 import platform
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -178,7 +179,7 @@ def has_kernel(device: torch.device, op: str | None = None) -> bool:
     return False
 
 
-def backend_info() -> dict:
+def backend_info() -> dict[str, Any]:
     """What was built, what is used, and why not more.
 
     Returns:

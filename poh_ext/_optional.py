@@ -1,4 +1,4 @@
-"""Import what only the experiments need, with an error that says how to get it."""
+"""Import what only an extra brings, with an error that says how to get it."""
 
 import importlib
 
@@ -6,10 +6,10 @@ __all__ = ["MissingPackage", "require"]
 
 
 class MissingPackage(ImportError):
-    """A package of the extra `experiments` could not be imported."""
+    """A package of an extra could not be imported."""
 
 
-def require(module: str):
+def require(module: str, extra: str = "experiments"):
     """Import and return `module`; if it is not installed, MissingPackage names the extra that brings it."""
     try:
         return importlib.import_module(module)
@@ -17,5 +17,5 @@ def require(module: str):
         package = module.split(".")[0]
         raise MissingPackage(
             f"this part of poh_ext needs {package}, which could not be imported ({error}): "
-            "pip install 'poh_ext[experiments]'"
+            f"pip install 'poh_ext[{extra}]'"
         ) from error

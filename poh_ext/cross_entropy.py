@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +24,13 @@ from poh_ext._checks import (
     listed,
     named_by_its_place,
 )
+from poh_ext._options import ClassOptions
 from poh_ext.losses import HorizonMetrics, metrics_of
 from poh_ext.ops.horizon_ce import horizon_ce
 from poh_ext.ops.horizon_linear_ce import horizon_linear_ce
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["cross_entropy", "linear_cross_entropy"]
 
@@ -34,6 +38,42 @@ _REDUCTIONS = ("mean", "sum", "none")
 _said = False
 
 
+@overload
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | Sequence[float] | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    return_metrics: Literal[False] = False,
+    **options: Unpack[ClassOptions],
+) -> Tensor: ...
+@overload
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | Sequence[float] | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    return_metrics: Literal[True],
+    **options: Unpack[ClassOptions],
+) -> tuple[Tensor, HorizonMetrics]: ...
+@overload
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | Sequence[float] | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    return_metrics: bool,
+    **options: Unpack[ClassOptions],
+) -> Tensor | tuple[Tensor, HorizonMetrics]: ...
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -98,6 +138,48 @@ def cross_entropy(
     return _finish(loss, measured, target, input, return_metrics)
 
 
+@overload
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | Sequence[float] | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    return_metrics: Literal[False] = False,
+    **options: Unpack[ClassOptions],
+) -> Tensor: ...
+@overload
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | Sequence[float] | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    return_metrics: Literal[True],
+    **options: Unpack[ClassOptions],
+) -> tuple[Tensor, HorizonMetrics]: ...
+@overload
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | Sequence[float] | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    return_metrics: bool,
+    **options: Unpack[ClassOptions],
+) -> Tensor | tuple[Tensor, HorizonMetrics]: ...
 def linear_cross_entropy(
     input: Tensor,
     linear_weight: Tensor,

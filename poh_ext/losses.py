@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from poh_ext._checks import (
     listed,
     named_by_its_place,
 )
+from poh_ext._options import ModuleOptions, PlanningOptions
 from poh_ext.ops.horizon_ce import horizon_ce
 from poh_ext.ops.horizon_linear_ce import horizon_linear_ce
 from poh_ext.reference.horizon_ce import asked_table
@@ -33,6 +34,14 @@ __all__ = [
     "multi_horizon_linear_cross_entropy",
 ]
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar, Unpack
+
+    LossT = TypeVar("LossT", default=Tensor)  # what a module form returns
+else:
+    from typing import TypeVar
+
+    LossT = TypeVar("LossT")
 
 _SAME_PLACES = nullcontext()
 
@@ -61,6 +70,33 @@ class HorizonMetrics(NamedTuple):
     weight: Tensor
 
 
+@overload
+def multi_horizon_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | Sequence[float] | None = None,
+    return_metrics: Literal[False] = False,
+    **options: Unpack[PlanningOptions],
+) -> Tensor: ...
+@overload
+def multi_horizon_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | Sequence[float] | None = None,
+    return_metrics: Literal[True],
+    **options: Unpack[PlanningOptions],
+) -> tuple[Tensor, HorizonMetrics]: ...
+@overload
+def multi_horizon_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | Sequence[float] | None = None,
+    return_metrics: bool,
+    **options: Unpack[PlanningOptions],
+) -> Tensor | tuple[Tensor, HorizonMetrics]: ...
 def multi_horizon_cross_entropy(
     logits: Tensor,
     targets: Tensor,
@@ -159,6 +195,39 @@ def multi_horizon_cross_entropy(
     return (loss, metrics_of(measured, horizon_weights, len(offsets))) if return_metrics else loss
 
 
+@overload
+def multi_horizon_linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    class_weight: Tensor | Sequence[float] | None = None,
+    return_metrics: Literal[False] = False,
+    **options: Unpack[PlanningOptions],
+) -> Tensor: ...
+@overload
+def multi_horizon_linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    class_weight: Tensor | Sequence[float] | None = None,
+    return_metrics: Literal[True],
+    **options: Unpack[PlanningOptions],
+) -> tuple[Tensor, HorizonMetrics]: ...
+@overload
+def multi_horizon_linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    bias: Tensor | None = None,
+    class_weight: Tensor | Sequence[float] | None = None,
+    return_metrics: bool,
+    **options: Unpack[PlanningOptions],
+) -> Tensor | tuple[Tensor, HorizonMetrics]: ...
 def multi_horizon_linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -268,7 +337,7 @@ def metrics_of(measured: Tensor, horizon_weights: Tensor | None, horizons: int) 
     return HorizonMetrics(accuracy, loss, weight if horizon_weights is None else weight * horizon_weights)
 
 
-class _Loss(nn.Module):
+class _Loss(nn.Module, Generic[LossT]):
     """The options shared by the module forms; horizon_weights and class weights are buffers."""
 
     horizon_weights: Tensor | None
@@ -307,7 +376,7 @@ class _Loss(nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
 
 
-class MultiHorizonCrossEntropy(_Loss):
+class MultiHorizonCrossEntropy(_Loss[LossT]):
     """Module form of `multi_horizon_cross_entropy`. The options are fixed; a call takes the tensors of a batch.
 
     Args:
@@ -323,18 +392,52 @@ class MultiHorizonCrossEntropy(_Loss):
         >>> loss = criterion(torch.randn(2, 9, 9), torch.randint(0, 9, (2, 5)))
     """
 
-    def __init__(self, *, weight: Tensor | Sequence[float] | None = None, **options):
+    @overload
+    def __init__(
+        self: MultiHorizonCrossEntropy[Tensor],
+        *,
+        weight: Tensor | Sequence[float] | None = None,
+        return_metrics: Literal[False] = False,
+        **options: Unpack[ModuleOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: MultiHorizonCrossEntropy[tuple[Tensor, HorizonMetrics]],
+        *,
+        weight: Tensor | Sequence[float] | None = None,
+        return_metrics: Literal[True],
+        **options: Unpack[ModuleOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: MultiHorizonCrossEntropy[Tensor | tuple[Tensor, HorizonMetrics]],
+        *,
+        weight: Tensor | Sequence[float] | None = None,
+        return_metrics: bool,
+        **options: Unpack[ModuleOptions],
+    ) -> None: ...
+    def __init__(self, *, weight: Tensor | Sequence[float] | None = None, **options: Any) -> None:
         super().__init__(class_weight=weight, **options)
 
-    def forward(self, logits: Tensor, targets: Tensor, *, rows=None, valid=None, candidates=None, segments=None):
+    def forward(
+        self, logits: Tensor, targets: Tensor, *, rows: Tensor | None = None, valid: Tensor | None = None,
+        candidates: Tensor | None = None, segments: Tensor | None = None,
+    ) -> LossT:  # fmt: skip
         """The loss, as `multi_horizon_cross_entropy` returns it."""
         return multi_horizon_cross_entropy(
             logits, targets, rows=rows, valid=valid, candidates=candidates, segments=segments,
             horizon_weights=self.horizon_weights, weight=self.class_weight, **self.options,
         )  # fmt: skip
 
+    if TYPE_CHECKING:  # nn.Module's own takes and returns Any
 
-class MultiHorizonLinearCrossEntropy(_Loss):
+        def __call__(
+            self, logits: Tensor, targets: Tensor, *, rows: Tensor | None = None, valid: Tensor | None = None,
+            candidates: Tensor | None = None, segments: Tensor | None = None,
+        ) -> LossT: ...  # fmt: skip
+
+
+class MultiHorizonLinearCrossEntropy(_Loss[LossT]):
     """Module form of `multi_horizon_linear_cross_entropy`. It has no head: weight and bias are passed to a call.
 
     Args:
@@ -349,15 +452,48 @@ class MultiHorizonLinearCrossEntropy(_Loss):
         >>> loss = criterion(torch.randn(2, 9, 32), head.weight, torch.randint(0, 9, (2, 5)), bias=head.bias)
     """
 
-    def __init__(self, *, class_weight: Tensor | Sequence[float] | None = None, **options):
+    @overload
+    def __init__(
+        self: MultiHorizonLinearCrossEntropy[Tensor],
+        *,
+        class_weight: Tensor | Sequence[float] | None = None,
+        return_metrics: Literal[False] = False,
+        **options: Unpack[ModuleOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: MultiHorizonLinearCrossEntropy[tuple[Tensor, HorizonMetrics]],
+        *,
+        class_weight: Tensor | Sequence[float] | None = None,
+        return_metrics: Literal[True],
+        **options: Unpack[ModuleOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: MultiHorizonLinearCrossEntropy[Tensor | tuple[Tensor, HorizonMetrics]],
+        *,
+        class_weight: Tensor | Sequence[float] | None = None,
+        return_metrics: bool,
+        **options: Unpack[ModuleOptions],
+    ) -> None: ...
+    def __init__(self, *, class_weight: Tensor | Sequence[float] | None = None, **options: Any) -> None:
         super().__init__(class_weight=class_weight, **options)
 
     def forward(
-        self, hidden: Tensor, weight: Tensor, targets: Tensor, *, bias=None, rows=None, valid=None, candidates=None,
-        segments=None,
-    ):  # fmt: skip
+        self, hidden: Tensor, weight: Tensor, targets: Tensor, *, bias: Tensor | None = None,
+        rows: Tensor | None = None, valid: Tensor | None = None, candidates: Tensor | None = None,
+        segments: Tensor | None = None,
+    ) -> LossT:  # fmt: skip
         """The loss, as `multi_horizon_linear_cross_entropy` returns it."""
         return multi_horizon_linear_cross_entropy(
             hidden, weight, targets, bias=bias, rows=rows, valid=valid, candidates=candidates, segments=segments,
             horizon_weights=self.horizon_weights, class_weight=self.class_weight, **self.options,
         )  # fmt: skip
+
+    if TYPE_CHECKING:  # nn.Module's own takes and returns Any
+
+        def __call__(
+            self, hidden: Tensor, weight: Tensor, targets: Tensor, *, bias: Tensor | None = None,
+            rows: Tensor | None = None, valid: Tensor | None = None, candidates: Tensor | None = None,
+            segments: Tensor | None = None,
+        ) -> LossT: ...  # fmt: skip

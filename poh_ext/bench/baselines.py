@@ -9,6 +9,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from poh_ext._optional import require
+
+EXTRA = "gpu-bench"  # brings the packages of other projects, whose kernels are for GPUs
+
 
 def take_rows(t, rows):
     """t [B, N, V], rows [B, L] -> [B, L, V], by index_select on the flattened rows, the fastest eager gather."""
@@ -95,6 +99,26 @@ def linear_then_cross_entropy(input, weight, target):
 def chunked_linear_cross_entropy(input, weight, target):
     """torch's own linear_cross_entropy in chunks of its choice (PyTorch >= 2.13)."""
     return F.linear_cross_entropy(input, weight, target, options=torch.nn.LinearCrossEntropyOptions())
+
+
+def liger_cross_entropy(input, target, *, label_smoothing=0.0):
+    """Liger-Kernel's. It writes the gradient over the logits that it is given, so it is given a copy."""
+    functional = require("liger_kernel.transformers.functional", EXTRA)
+    return functional.liger_cross_entropy(input.clone(), target, label_smoothing=label_smoothing)
+
+
+def liger_linear_cross_entropy(input, weight, target):
+    """Liger-Kernel's, by chunks of rows whose logits it forms."""
+    functional = require("liger_kernel.transformers.functional", EXTRA)
+    return functional.liger_fused_linear_cross_entropy(input, weight, target)
+
+
+def cut_linear_cross_entropy(input, weight, target, *, filter_eps=None):
+    """cut-cross-entropy's, which never forms logits; for half types.
+
+    filter_eps: "high" (its default) leaves out what is small of the gradients, None nothing.
+    """
+    return require("cut_cross_entropy", EXTRA).linear_cross_entropy(input, weight, target, filter_eps=filter_eps)
 
 
 def eager_route(logits, temperature):

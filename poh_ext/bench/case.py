@@ -46,6 +46,7 @@ class Case:
         flops: floating-point operations of the matrix products, or None if they do not dominate.
         precision: the dtype of those products, if it is not that of the run.
         items: name -> number of things made per call (mazes); empty if a rate has no meaning.
+        foreign: names of variants of other projects. One that gives other results is left out, and the reason told.
         slower: name -> least factor by which a variant takes longer than OURS, for variants whose call is one long
             operator. Such a call cannot be stopped, so it is not begun if there is no time for it.
     """
@@ -59,6 +60,7 @@ class Case:
     precision: torch.dtype | None = None
     items: dict[str, int] = field(default_factory=dict)
     slower: dict[str, float] = field(default_factory=dict)
+    foreign: frozenset[str] = frozenset()
 
     def check(self, run: Callable[[str, Callable], tuple] = lambda name, call: call()) -> dict[str, str]:
         """Run every variant once and compare it with OURS. Returns name -> reason for those that cannot run.
@@ -67,7 +69,8 @@ class Case:
             run: (name, variant) -> its results; may raise NotTimed.
 
         Raises:
-            AssertionError: the result of a variant differs, so the timings would compare different computations.
+            AssertionError: the result of a variant that is not foreign differs, so the timings would compare
+                different computations.
         """
         expected = run(OURS, self.variants[OURS])
         failed = {}
@@ -77,11 +80,14 @@ class Case:
             except NotTimed as error:
                 failed[name] = str(error)
                 continue
-            except (RuntimeError, ImportError, NotImplementedError, AttributeError) as error:  # an older torch
+            except Exception as error:  # an older torch; and other projects raise what they like
                 words = " ".join(str(error).split()) or "?"
                 failed[name] = f"{type(error).__name__}: {words[:120]}"
                 continue
-            if problem := self.compare(found, expected):
+            problem = self.compare(found, expected)
+            if problem and name in self.foreign:
+                failed[name] = f"its results differ: {problem}"
+            elif problem:
                 raise AssertionError(f"{self.name}: {name} and {OURS} disagree: {problem}")
         return failed
 

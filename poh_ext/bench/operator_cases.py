@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -40,6 +41,33 @@ def _problem(batch, rows, classes, length, horizons, kind, device):
     return targets, options
 
 
+def plain_forms(device: torch.device) -> tuple[dict[str, Callable], dict[str, Callable]]:
+    """cross_entropy and what stands beside it, and the forms of other projects, which have kernels for GPUs only."""
+    forms = {
+        OURS: poh_ext.cross_entropy,
+        "F.cross_entropy": F.cross_entropy,
+        "torch.compile": torch.compile(F.cross_entropy),
+    }
+    return forms, {"Liger, of a copy": baselines.liger_cross_entropy} if device.type == "cuda" else {}
+
+
+def linear_forms(device: torch.device) -> tuple[dict[str, Callable], dict[str, Callable]]:
+    """The same of linear_cross_entropy."""
+    forms = {
+        OURS: poh_ext.linear_cross_entropy,
+        "F.linear + cross_entropy": baselines.linear_then_cross_entropy,
+        "chunked": baselines.chunked_linear_cross_entropy,
+    }
+    if device.type != "cuda":
+        return forms, {}
+    forms["F.linear + torch.compile"] = torch.compile(baselines.linear_then_cross_entropy)
+    return forms, {
+        "Liger": baselines.liger_linear_cross_entropy,
+        "cut-cross-entropy": functools.partial(baselines.cut_linear_cross_entropy, filter_eps="high"),
+        "the same, exact": baselines.cut_linear_cross_entropy,
+    }
+
+
 def loss_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], Case]]]:
     """(size name, builder) of the dense loss."""
 
@@ -75,13 +103,13 @@ def loss_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, 
             generator = torch.Generator().manual_seed(0)
             logits = torch.randn(rows, classes, generator=generator).to(device, dtype).requires_grad_()
             target = torch.randint(classes, (rows,), generator=generator).to(device)
-            forms = {OURS: poh_ext.cross_entropy, "F.cross_entropy": F.cross_entropy,
-                     "torch.compile": torch.compile(F.cross_entropy)}  # fmt: skip
+            forms, foreign = plain_forms(device)
             variants = {name: with_gradients(form, (logits, target), label_smoothing=SMOOTHING)
-                        for name, form in forms.items()}  # fmt: skip
+                        for name, form in (forms | foreign).items()}  # fmt: skip
             # The forward pass reads the logits, the backward pass reads them and writes the gradient.
             traffic, label = 3 * logits.element_size() * logits.numel(), f"cross_entropy [{rows}, {classes}]"
-            return Case("loss", label, variants, close(TOLERANCE.get(dtype, 2e-2)), traffic)
+            compare = close(TOLERANCE.get(dtype, 2e-2))
+            return Case("loss", label, variants, compare, traffic, foreign=frozenset(foreign))
 
         return size, build
 
@@ -132,16 +160,15 @@ def linear_cases(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str
             state = torch.randn(rows, width, generator=generator).to(device, dtype).requires_grad_()
             head = (torch.randn(classes, width, generator=generator) * width**-0.5).to(device, dtype).requires_grad_()
             target = torch.randint(classes, (rows,), generator=generator).to(device)
-            forms = {OURS: poh_ext.linear_cross_entropy,
-                     "F.linear + cross_entropy": baselines.linear_then_cross_entropy,
-                     "chunked": baselines.chunked_linear_cross_entropy}  # fmt: skip
-            variants = {name: with_gradients(f, (state, head, target)) for name, f in forms.items()}
+            forms, foreign = linear_forms(device)
+            variants = {name: with_gradients(f, (state, head, target)) for name, f in (forms | foreign).items()}
             return Case(
                 "linear",
                 f"linear_cross_entropy [{rows}, {width}] x [{classes}, {width}]",
                 variants,
                 close(TOLERANCE.get(dtype, 2e-2) * 10),
                 flops=6 * rows * classes * width,
+                foreign=frozenset(foreign),
             )
 
         return size, build

@@ -146,7 +146,7 @@ Examples:
 """
 
 
-def read(path: str | os.PathLike, *, format: str | None = None) -> MazeTasks | MazeBatch:
+def read(path: str | os.PathLike[str], *, format: str | None = None) -> MazeTasks | MazeBatch:
     """Read the mazes of a file, as MazeTasks where it holds starts and goals, else as a MazeBatch.
 
     Args:
@@ -169,7 +169,7 @@ def read(path: str | os.PathLike, *, format: str | None = None) -> MazeTasks | M
 
 
 def write(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     mazes_or_tasks: MazeBatch | MazeTasks,
     *,
     format: str | None = None,

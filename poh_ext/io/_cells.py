@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import overload
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ def has_walls(mazes: MazeBatch) -> bool:
     return not torch.equal(MazeBatch.from_free(one.free()).passages, one.passages)
 
 
-def check_blocked_only(path: str | os.PathLike, mazes: MazeBatch, name: str) -> None:
+def check_blocked_only(path: str | os.PathLike[str], mazes: MazeBatch, name: str) -> None:
     """Refuse walls between free cells, which the format has not."""
     if has_walls(mazes):
         raise FormatError(
@@ -175,6 +176,12 @@ def _mark(cells: Tensor, at: Tensor, character: int) -> None:
     cells[task, at[task, place]] = character
 
 
+@overload
+def as_blocked(what: MazeBatch) -> MazeBatch: ...
+@overload
+def as_blocked(what: MazeTasks) -> MazeTasks: ...
+@overload
+def as_blocked(what: MazeBatch | MazeTasks) -> MazeBatch | MazeTasks: ...
 def as_blocked(what: MazeBatch | MazeTasks) -> MazeBatch | MazeTasks:
     """Mazes with walls between cells as grids of free and blocked cells, of (2H + 1) x (2W + 1).
 

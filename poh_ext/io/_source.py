@@ -77,7 +77,7 @@ def unknown(character: str, accepted: str) -> str:
     return f"{character!r} is unknown; accepted: {', '.join(map(repr, accepted))}"
 
 
-def read_source(path: str | os.PathLike) -> Source:
+def read_source(path: str | os.PathLike[str]) -> Source:
     """A text file in UTF-8, with or without a byte order mark.
 
     Raises:

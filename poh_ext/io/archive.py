@@ -43,7 +43,7 @@ _MOST_RATIO = 200  # of a compressed array to its bytes in the file; deflate rea
 _MOST = 1 << 40  # mazes that one maze may stand for
 
 
-def write_npz(path: str | os.PathLike, mazes_or_tasks: MazeBatch | MazeTasks) -> Path:
+def write_npz(path: str | os.PathLike[str], mazes_or_tasks: MazeBatch | MazeTasks) -> Path:
     """Write mazes or tasks whole to a .npz, which `numpy.load` reads, too.
 
     Raises:
@@ -60,7 +60,7 @@ def write_npz(path: str | os.PathLike, mazes_or_tasks: MazeBatch | MazeTasks) ->
     return write_atomically(path, put)
 
 
-def read_npz(path: str | os.PathLike) -> MazeTasks | MazeBatch:
+def read_npz(path: str | os.PathLike[str]) -> MazeTasks | MazeBatch:
     """Read what `write_npz` wrote. No pickles are read.
 
     Raises:
@@ -79,7 +79,7 @@ def read_npz(path: str | os.PathLike) -> MazeTasks | MazeBatch:
     return _built(path, tensors, None if record is None else bytes(record.numpy()))
 
 
-def write_safetensors(path: str | os.PathLike, mazes_or_tasks: MazeBatch | MazeTasks) -> Path:
+def write_safetensors(path: str | os.PathLike[str], mazes_or_tasks: MazeBatch | MazeTasks) -> Path:
     """Write mazes or tasks whole as safetensors. Needs safetensors (the extra `experiments`).
 
     Raises:
@@ -92,7 +92,7 @@ def write_safetensors(path: str | os.PathLike, mazes_or_tasks: MazeBatch | MazeT
     return write_atomically(path, require("safetensors.torch").save(tensors, {KEY: json.dumps(record)}))
 
 
-def read_safetensors(path: str | os.PathLike) -> MazeTasks | MazeBatch:
+def read_safetensors(path: str | os.PathLike[str]) -> MazeTasks | MazeBatch:
     """Read what `write_safetensors` wrote. Needs safetensors (the extra `experiments`).
 
     Raises:
@@ -133,7 +133,7 @@ def _fields(what: MazeBatch | MazeTasks) -> tuple[dict[str, Tensor], dict[str, A
     return {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, record
 
 
-def _parsed(path: str | os.PathLike, kind: str, parse: Callable[[], Any]) -> Any:
+def _parsed(path: str | os.PathLike[str], kind: str, parse: Callable[[], Any]) -> Any:
     try:
         return parse()
     except FormatError as error:
@@ -190,7 +190,7 @@ def _array(name: str, data: bytes) -> Tensor:
 
 
 def _built(
-    path: str | os.PathLike, tensors: dict[str, Tensor], text: bytes | str | None, *, check: bool = False
+    path: str | os.PathLike[str], tensors: dict[str, Tensor], text: bytes | str | None, *, check: bool = False
 ) -> MazeTasks | MazeBatch:
     try:
         record = json.loads(text or "null")

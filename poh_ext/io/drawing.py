@@ -210,7 +210,7 @@ def _walls(source: Source, first: int, rows: list[str]) -> tuple[np.ndarray, np.
     return raster, cells
 
 
-def read_micromouse(path: str | os.PathLike) -> MazeTasks | MazeBatch:
+def read_micromouse(path: str | os.PathLike[str]) -> MazeTasks | MazeBatch:
     """Read a micromouse maze (https://github.com/micromouseonline/mazefiles): all cells 'G' are goals.
 
     Raises:
@@ -225,7 +225,7 @@ def read_micromouse(path: str | os.PathLike) -> MazeTasks | MazeBatch:
     return read_drawings(read_source(path), several=False, walls=True)
 
 
-def write_micromouse(path: str | os.PathLike, mazes_or_tasks: MazeBatch | MazeTasks) -> Path:
+def write_micromouse(path: str | os.PathLike[str], mazes_or_tasks: MazeBatch | MazeTasks) -> Path:
     """Write one maze as `read_micromouse` reads it, without its path, which the format has not.
 
     Raises:

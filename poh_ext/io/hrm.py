@@ -40,7 +40,7 @@ class Questions(NamedTuple):
     rating: list[str]
 
 
-def read_hrm(path: str | os.PathLike, *, answers: bool = True) -> Questions:
+def read_hrm(path: str | os.PathLike[str], *, answers: bool = True) -> Questions:
     """Read the tasks of a csv file with the columns source, question, answer and rating.
 
     A question is the N * N characters of a square grid, row by row: '#' is blocked, ' ' free, 'S' the start, 'G' the
@@ -134,7 +134,7 @@ def _rows(source: Source) -> tuple[list[list[str]], list[int]]:
 
 
 def write_hrm(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     tasks: MazeTasks,
     *,
     paths: Tensor | None = None,

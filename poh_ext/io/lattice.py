@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from poh_ext._checks import MAX_CELLS
@@ -81,7 +82,7 @@ def from_lattice(mazes: Any) -> MazeTasks | MazeBatch:
     return MazeTasks(batch, start, goal, path)
 
 
-def to_lattice(mazes_or_tasks: MazeBatch | MazeTasks) -> list[dict[str, np.ndarray]]:
+def to_lattice(mazes_or_tasks: MazeBatch | MazeTasks) -> list[dict[str, NDArray[Any]]]:
     """The arguments of a LatticeMaze for each maze, of a SolvedMaze for each task. A blocked cell has no passages.
 
     Returns:
@@ -114,7 +115,7 @@ def to_lattice(mazes_or_tasks: MazeBatch | MazeTasks) -> list[dict[str, np.ndarr
     return solved
 
 
-def to_pixels(mazes_or_tasks: MazeBatch | MazeTasks, *, paths: Tensor | None = None) -> np.ndarray:
+def to_pixels(mazes_or_tasks: MazeBatch | MazeTasks, *, paths: Tensor | None = None) -> NDArray[np.uint8]:
     """Pictures as `as_pixels()` of maze-dataset draws them, uint8 [n, 2H+1, 2W+1, 3].
 
     Cell (r, c) is pixel (2r+1, 2c+1). Walls and blocked cells are black, the rest white, the start is green, goals are
@@ -139,7 +140,7 @@ def to_pixels(mazes_or_tasks: MazeBatch | MazeTasks, *, paths: Tensor | None = N
     return palette[codes]
 
 
-def from_pixels(pixels: np.ndarray) -> MazeTasks | MazeBatch:
+def from_pixels(pixels: NDArray[np.uint8]) -> MazeTasks | MazeBatch:
     """The mazes or tasks of pictures that `to_pixels`, or `as_pixels()` of maze-dataset, draws.
 
     Args:

@@ -47,7 +47,7 @@ class Scenarios(NamedTuple):
     map: Path
 
 
-def read_map(path: str | os.PathLike) -> MazeBatch:
+def read_map(path: str | os.PathLike[str]) -> MazeBatch:
     """Read a map of MovingAI as a batch of one maze, whose free cells are the characters '.', 'G' and 'S'.
 
     '@', 'O', 'T' and 'W' are blocked: water is not passable from terrain. Diagonal moves are not made.
@@ -96,7 +96,7 @@ def parse_map(source: Source) -> MazeBatch:
 
 
 def read_scenarios(
-    path: str | os.PathLike, *, map: str | os.PathLike | None = None, skip_unreachable: bool = False
+    path: str | os.PathLike[str], *, map: str | os.PathLike[str] | None = None, skip_unreachable: bool = False
 ) -> Scenarios:
     """Read the tasks of a file of scenarios, version 1, and the map that they are on.
 
@@ -122,7 +122,7 @@ def read_scenarios(
 
 
 def parse_scenarios(
-    source: Source, *, map: str | os.PathLike | None = None, skip_unreachable: bool = False
+    source: Source, *, map: str | os.PathLike[str] | None = None, skip_unreachable: bool = False
 ) -> Scenarios:
     first = source.lines[0].split() if source.lines else []
     if len(first) != 2 or first[0] != "version" or not re.fullmatch(r"1(\.0*)?", first[1]):
@@ -191,7 +191,7 @@ def _length(source: Source, field: str, line: int) -> float:
     return float(field)
 
 
-def _find_map(source: Source, name: str, given: str | os.PathLike | None) -> Path:
+def _find_map(source: Source, name: str, given: str | os.PathLike[str] | None) -> Path:
     """The file of the map `name`; nothing outside the folder of the scenarios, or the given one, is looked at."""
     relative = PurePosixPath(name.replace("\\", "/"))
     names = [relative.name]
@@ -214,7 +214,7 @@ def _find_map(source: Source, name: str, given: str | os.PathLike | None) -> Pat
     raise source.error(f"the map {name[:200]!r} is not there; looked for {looked}. Pass `map`, its file or folder", 1)
 
 
-def write_map(path: str | os.PathLike, mazes: MazeBatch) -> Path:
+def write_map(path: str | os.PathLike[str], mazes: MazeBatch) -> Path:
     """Write the one map of a batch: '.' where it is free, '@' where it is blocked.
 
     Raises:
@@ -227,7 +227,7 @@ def write_map(path: str | os.PathLike, mazes: MazeBatch) -> Path:
     return write_atomically(path, _map(path, mazes))
 
 
-def _map(path: str | os.PathLike, mazes: MazeBatch) -> bytes:
+def _map(path: str | os.PathLike[str], mazes: MazeBatch) -> bytes:
     if not isinstance(mazes, MazeBatch):
         raise TypeError(f"mazes must be a MazeBatch, got {type(mazes).__name__}")
     if not len(mazes) or not (is_shared(mazes.passages) or (mazes.passages == mazes.passages[:1]).all()):
@@ -241,7 +241,7 @@ def _map(path: str | os.PathLike, mazes: MazeBatch) -> bytes:
 
 
 def write_scenarios(
-    path: str | os.PathLike, tasks: MazeTasks, *, octile: Tensor | Sequence[float] | None = None
+    path: str | os.PathLike[str], tasks: MazeTasks, *, octile: Tensor | Sequence[float] | None = None
 ) -> Path:
     """Write tasks that are all on one map, and beside them the map: `arena.map` for `arena.map.scen` or `arena.scen`.
 

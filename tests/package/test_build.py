@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tools.check_release import declared
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -205,11 +207,12 @@ def test_the_sdist_has_what_a_build_and_its_tests_need(tmp_path):
     (archive,) = tmp_path.glob("poh_ext-*.tar.gz")
     with tarfile.open(archive) as packed:
         names = {name.split("/", 1)[1] for name in packed.getnames() if "/" in name}
-    for folder in ("csrc", "tests", "bench", "experiments", "poh_ext", "docs"):
+    for folder in ("csrc", "tests", "tools", "bench", "experiments", "poh_ext", "docs"):
         files = {str(p.relative_to(source)) for p in (source / folder).rglob("*") if p.is_file()}
         unwanted = {f for f in files if f.endswith((".pyc", ".so", ".json")) and "figures" not in f}
         assert files - unwanted <= names, files - unwanted - names
-    assert {"CMakeLists.txt", "Makefile", "constraints.txt", "LICENSE", "NOTICE", "pyproject.toml", "setup.py"} <= names
+    named = {"CMakeLists.txt", "Makefile", "constraints.txt", "LICENSE", "NOTICE", "pyproject.toml", "setup.py"}
+    assert named | {"CHANGELOG.md", "CITATION.cff"} <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 
 
@@ -217,6 +220,7 @@ def test_metadata_is_complete(tmp_path):
     _, built = wheel(tmp_path, POH_EXT_SKIP_BUILD="1")
     (name,) = [n for n in built.namelist() if n.endswith("/METADATA")]
     metadata = email.message_from_bytes(built.read(name))
+    assert metadata["Version"] == declared(ROOT)["pyproject.toml"][0] and "poh_ext/py.typed" in built.namelist()
     assert metadata["License-Expression"] == "Apache-2.0" and metadata["Author"] == "poh_ext contributors"
     assert metadata.get_all("License-File") == ["LICENSE", "NOTICE"] and len(metadata.get_all("Classifier")) > 5
     text = metadata.get_payload()
