@@ -25,10 +25,12 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parent
 OUTSIDE = {
+    "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "README.md": "index.md",
     "examples/README.md": "examples.md",
     "experiments/TRAINING_ENHANCEMENTS.md": "training.md",
+    "notebooks/README.md": "notebooks.md",
 }
 LINK = re.compile(r"\[([^\[\]]*)\]\((?!\w+:|#)([^)\s#]+)(?=[#)])")
 COMMENT = re.compile(r"^<!-- site: (.*) -->$", re.M)
