@@ -105,7 +105,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if record["sha256"] != digest(weights):
         raise ValueError("is damaged: the checksum of its weights is wrong")
     kinds = {tensor.dtype for tensor in weights.values()}
-    if len(kinds) != 1 or not kinds <= DTYPES:
+    if len(kinds) > 1 or not kinds <= DTYPES:
         given, accepted = (", ".join(sorted(map(str, each))).replace("torch.", "") for each in (kinds, DTYPES))
         raise ValueError(f"holds no planner: its weights are {given}; one of {accepted} is accepted")
     return record, weights

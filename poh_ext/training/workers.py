@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -212,7 +213,8 @@ def joined(config: BenchmarkConfig) -> Iterator[Workers]:
     except RuntimeError as error:
         if not _is_of_connection(error):
             raise
-        raise WorkersLost(f"another process of torchrun died ({str(error).splitlines()[0][:200]})") from error
+        reason = re.sub(r"^\[\S*\] ", "", str(error).splitlines()[0]).split(". ")[0]  # without the place in its source
+        raise WorkersLost(f"another process of torchrun died ({reason[:200]})") from error
     finally:  # after any other error the others may be amid an exchange: torchrun ends them
         # A model in a cycle of references holds its group, whose threads must end before Python does: they may hold
         # tensors, and to free one then aborts the process.
