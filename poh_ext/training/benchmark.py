@@ -332,8 +332,8 @@ def _rescuing(run: _Run) -> Iterator[None]:
             run.results.save(run.folder / "results.json")
         raise _NotWritten(error) from error
     except OSError as error:
-        folder, name = os.path.realpath(run.folder), error.filename
-        if not isinstance(name, str) or os.path.commonpath([folder, os.path.realpath(name)]) != folder:
+        name = error.filename
+        if not isinstance(name, str) or not Path(os.path.realpath(name)).is_relative_to(os.path.realpath(run.folder)):
             raise  # of standard output, say
         raise _NotWritten(f"{name}: {error.strerror}") from error
 

@@ -144,10 +144,11 @@ class Hold:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
+        self._file = self._place = None
         self._take()
 
     def _take(self) -> None:
-        path, self._file, self._place = self.folder / LOCK, None, None
+        path = self.folder / LOCK
         while self._file is None:
             file = path.open("a+")
             if fcntl is not None:
@@ -178,7 +179,7 @@ class Hold:
             FolderTaken: it was, and it is there again with another run in it.
             OSError: it was, and cannot be made again.
         """
-        if self._place is None or _is_open(self.folder / LOCK, self._file.fileno()):
+        if fcntl is None or _is_open(self.folder / LOCK, self._file.fileno()):
             return
         kept = _is_open(self.folder, self._place)  # only the lock was removed
         if not kept:
@@ -192,17 +193,19 @@ class Hold:
 
     def release(self) -> None:
         with contextlib.suppress(OSError):  # of a folder that cannot be written any more
-            if self._place is None:
-                self._close()
+            if fcntl is None:
+                self._close()  # there, what is open cannot be removed
                 (self.folder / LOCK).unlink()
-            elif _is_open(self.folder / LOCK, self._file.fileno()):
+            elif self._file is not None and _is_open(self.folder / LOCK, self._file.fileno()):
                 (self.folder / LOCK).unlink()
         self._close()
 
     def _close(self) -> None:
         if self._place is not None:
             os.close(self._place)
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+        self._file = self._place = None
 
 
 @contextlib.contextmanager

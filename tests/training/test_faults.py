@@ -231,6 +231,10 @@ def test_a_lock_that_is_removed_is_made_again(straight, tmp_path, monkeypatch):
         assert not run_folder.in_use(tmp_path)
         hold.check()
         assert run_folder.in_use(tmp_path)
+        lock.unlink()
+        monkeypatch.setattr(run_folder.os, "open", lambda *_: full_disk_at(str(lock)))
+        with pytest.raises(OSError, match="No space left"):
+            hold.check()
 
 
 # -- two runs in one folder -------------------------------------------------------------------------------------
