@@ -217,7 +217,8 @@ class _Trainer:
             if not (0 <= training.steps <= total and 0 <= training.seconds < math.inf):
                 return f"it is of step {training.steps} of {total}, after {training.seconds} s"
             check_validation("it", training.validation)
-            torch.Generator().set_state(state["random"][0]["cpu"])
+            for states in state["random"]:
+                torch.Generator().set_state(states["cpu"])
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         return None

@@ -224,4 +224,7 @@ def joined(config: BenchmarkConfig) -> Iterator[Workers]:
 
 def _is_of_connection(error: RuntimeError) -> bool:
     """Whether an exchange between processes failed; gloo raises bare RuntimeErrors."""
-    return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "Connection", "NCCL"))
+    words = ("gloo", "Connection", "NCCL")
+    return isinstance(error, dist.DistError) or (
+        type(error) is RuntimeError and any(word in str(error) for word in words)
+    )
