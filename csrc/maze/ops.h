@@ -19,7 +19,7 @@ inline Grid checked_grid(int64_t height, int64_t width) {
   return {static_cast<int32_t>(height), static_cast<int32_t>(width)};
 }
 
-// The handle is taken, not a std::string: torch's conversion to one (2.10 to 2.13) never frees what it makes.
+// The handle is taken, not a std::string: torch's conversion to one (as of 2.13) never frees a string that it makes.
 inline MazeAlgorithm to_algorithm(StringHandle handle) {
   const char* text = nullptr;
   size_t length = 0;
