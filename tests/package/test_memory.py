@@ -26,7 +26,7 @@ def test_memory_is_flat():
 @pytest.mark.skipif(not has_kernel(torch.device("cpu")), reason="the reference gets no strings from torch")
 def test_the_name_of_a_generator_is_freed():
     """Of 48 bytes a call that torch's own conversion keeps, only many calls tell."""
-    assert growth(calls()["generate_mazes percolation"], 40_000) < MOST
+    assert growth(calls()["generate_mazes percolation"], 60_000) < MOST / 2
 
 
 @needs_proc
