@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
 import os
 import pickle
+import re
 import stat
 import sys
 import zipfile
@@ -17,8 +19,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-__all__ = ["digest", "is_replaced", "read_archive", "why_not_writable", "write_atomically"]
+__all__ = ["digest", "is_part", "is_replaced", "read_archive", "why_not_writable", "write_atomically"]
 
+_PART = re.compile(r"\..+\.\d+\.part")
 MOST_LINKS = 40  # that lead to one another, as the kernel allows
 
 
@@ -53,8 +56,11 @@ def write_atomically(path: str | os.PathLike, data: bytes | Callable[[BinaryIO],
             if mode is not None:
                 os.chmod(part, mode)
             os.replace(part, target)
-        except BaseException:  # Ctrl-C too
-            part.unlink(missing_ok=True)
+        except BaseException as error:  # Ctrl-C too
+            with contextlib.suppress(OSError):
+                part.unlink()
+            if isinstance(error.__context__, OSError) and not isinstance(error, OSError):
+                raise error.__context__ from None  # torch.save: an archive cannot be closed on a full disk either
             raise
     except OSError as error:
         if error.errno is None or error.filename not in (None, path, str(path), part, str(part)):
@@ -85,6 +91,11 @@ def is_replaced(path: str | os.PathLike) -> bool:
     raise OSError(errno.EINVAL, "it is neither a file, a pipe nor a character device", str(path))
 
 
+def is_part(path: Path) -> bool:
+    """Whether it is what write_atomically leaves of a file where the process is killed meanwhile."""
+    return _PART.fullmatch(path.name) is not None
+
+
 def why_not_writable(path: str | os.PathLike) -> str:
     """'' if write_atomically(path, ...) can write, else the reason. Leaves nothing behind and opens no FIFO."""
     path = Path(path)
@@ -110,7 +121,7 @@ def why_not_writable(path: str | os.PathLike) -> str:
 
 def _part(target: Path) -> Path:
     """What becomes `target`: in the same folder, because os.replace is atomic only within one file system."""
-    return target.with_name(f".{target.name}.{os.getpid()}.part")
+    return target.with_name(f".{target.name}.{os.getpid()}.part")  # _PART matches it
 
 
 def _put(data: bytes | Callable[[BinaryIO], None], file: BinaryIO) -> None:
@@ -151,6 +162,9 @@ def read_archive(path: Path, kind: str, version: int) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:  # torch.save compresses nothing
+                raise ValueError("is damaged or no checkpoint: it would take more memory than the file has bytes")
             damaged = archive.testzip()
         if damaged is not None:
             raise ValueError(f"is damaged: the checksum of {damaged} is wrong")

@@ -23,7 +23,7 @@ import torch
 from poh_ext._files import write_atomically
 from poh_ext.routing_records import check_outcomes, check_routing
 
-__all__ = ["CONTROLS", "SCHEMA_VERSION", "Results", "Row", "label", "plain", "solved_measure"]
+__all__ = ["CONTROLS", "SCHEMA_VERSION", "Results", "Row", "check_validation", "label", "plain", "solved_measure"]
 
 SCHEMA_VERSION = 1
 PROTOCOLS = ("default", "as-published")
@@ -190,7 +190,7 @@ class Results:
                 raise ValueError(f"{row.describe()} counts a maze as exact that is not optimal")
             if not 0 <= row.moves_correct <= row.moves_total:
                 raise ValueError(f"{row.describe()}: moves_correct={row.moves_correct} of {row.moves_total}")
-            _check_validation(row.describe(), row.validation)
+            check_validation(row.describe(), row.validation)
             if (row.key, row.seed) in seen:
                 raise ValueError(f"{row.describe()} occurs twice")
             seen.add((row.key, row.seed))
@@ -213,7 +213,7 @@ class Results:
         path = Path(path)
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError, lists in lists in lists
             raise ValueError(f"{path} is damaged or not a results file: {error}") from error
         if not isinstance(record, dict) or "schema_version" not in record:
             raise ValueError(f"{path} is not a results file: it has no schema_version")
@@ -233,7 +233,7 @@ class Results:
         return results
 
 
-def _check_validation(name: str, points: list) -> None:
+def check_validation(name: str, points: list) -> None:
     """Raise ValueError that names the first point that is invalid or contradicts the one before it."""
     for i, point in enumerate(points):
         if not isinstance(point, dict) or set(point) - {"exact"} != set(VALIDATION_FIELDS):

@@ -19,7 +19,14 @@ inline Grid checked_grid(int64_t height, int64_t width) {
   return {static_cast<int32_t>(height), static_cast<int32_t>(width)};
 }
 
-inline MazeAlgorithm to_algorithm(const std::string& name) {
+// The handle is taken, not a std::string: torch's conversion to one (as of 2.13) never frees a string that it makes.
+inline MazeAlgorithm to_algorithm(StringHandle handle) {
+  const char* text = nullptr;
+  size_t length = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &text));
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+  const std::string name(text, length);
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
   if (name == "dfs") return kDfs;
   if (name == "wilson") return kWilson;
   if (name == "prim") return kPrim;
@@ -59,11 +66,11 @@ struct MazeBatch {
 // where to write its results.
 template <class Device>
 struct MazeOps {
-  static Tensor generate(const Tensor& indices, int64_t seed, int64_t height, int64_t width, std::string algorithm,
+  static Tensor generate(const Tensor& indices, int64_t seed, int64_t height, int64_t width, StringHandle algorithm,
                          int64_t low, int64_t high) {
+    const MazeAlgorithm which = to_algorithm(algorithm);  // first: it frees the string
     MazeBatch::checked(indices, "indices", ScalarType::Long, 1, indices);
     const Grid grid = checked_grid(height, width);
-    const MazeAlgorithm which = to_algorithm(algorithm);
     check(0 <= low && low <= high && high <= int64_t{1} << 32, "a share must be in [0, 2^32], got ", low, ", ", high);
     const Tensor out = empty(indices, ScalarType::Byte, indices.size(0), height, width);
     if (out.numel() > 0) {

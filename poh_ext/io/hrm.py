@@ -108,6 +108,10 @@ def parse_hrm(source: Source, *, answers: bool = True) -> Questions:
 
 def _rows(source: Source) -> tuple[list[list[str]], list[int]]:
     """The rows below the header, and the line of each, from 0."""
+    most = 2 * len(HEADER) * csv.field_size_limit()  # each field full of quotes that are doubled
+    for number, text in enumerate(source.lines):
+        if len(text) > most:  # csv would make a list of its fields first, a hundred times as large
+            raise source.error(f"no csv of four columns: the line has {len(text)} characters", number)
     reader = csv.reader((line + "\n" for line in source.lines), strict=True)
     rows: list[list[str]] = []
     lines: list[int] = []

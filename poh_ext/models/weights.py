@@ -22,6 +22,7 @@ __all__ = ["VERSION", "load", "save"]
 
 KEY = "poh_ext"  # one entry of the metadata, because the order of several would not be the same in every file
 VERSION = 3
+DTYPES = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 CLASSES = {cls.__name__: cls for cls in PLANNERS.values()}
 
 
@@ -76,6 +77,8 @@ def load(path: str | Path) -> tuple[Planner, dict[str, Any]]:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         record, weights = _read(path)
+        if record["options"]["depth"] > len(weights):  # before they are made, which a made-up number would not end
+            raise ValueError(f"is of another planner: {len(weights)} tensors, {record['options']['depth']} blocks")
         with torch.device("meta"):
             model = CLASSES[record["planner"]](record["size"], **record["options"])
         model.load_state_dict(weights, assign=True)
@@ -93,7 +96,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             record = json.loads((file.metadata() or {}).get(KEY, "null"))
             # Copies, because the tensors of the file are its pages, which change when it is overwritten.
             weights = {key: file.get_tensor(key).clone() for key in file.keys()}
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
+    except (safetensors.SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"is damaged or no safetensors file: {error}") from error
     if not isinstance(record, dict) or "version" not in record:
         raise ValueError(f"holds no planner: its metadata has no {KEY!r}")
@@ -101,4 +104,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(f"has version {record['version']!r}; this poh_ext reads {VERSION}")
     if record["sha256"] != digest(weights):
         raise ValueError("is damaged: the checksum of its weights is wrong")
+    kinds = {tensor.dtype for tensor in weights.values()}
+    if len(kinds) > 1 or not kinds <= DTYPES:
+        given, accepted = (", ".join(sorted(map(str, each))).replace("torch.", "") for each in (kinds, DTYPES))
+        raise ValueError(f"holds no planner: its weights are {given}; one of {accepted} is accepted")
     return record, weights

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import textwrap
 import time
@@ -26,10 +28,19 @@ from poh_ext.training.evaluate import shares
 from poh_ext.training.loop import Diverged
 from poh_ext.training.plan import PlannedRow, planned_rows
 from poh_ext.training.progress import Interrupted, StopSignals
-from poh_ext.training.run_folder import check_usable, find_interrupted, holding, own_folders, prepare_output
+from poh_ext.training.run_folder import (
+    FolderLost,
+    FolderTaken,
+    Hold,
+    check_usable,
+    find_interrupted,
+    holding,
+    own_folders,
+    prepare_output,
+)
 from poh_ext.training.sweep import sweep
 from poh_ext.training.trial import MAZES_SHOWN, Outcome, Place, assist, data_of, run_trial, trial_checkpoints
-from poh_ext.training.workers import Workers, choose_device, choose_precision, joined
+from poh_ext.training.workers import Workers, WorkersLost, choose_device, choose_precision, ending_with_torchrun, joined
 
 __all__ = ["run_benchmark"]
 
@@ -43,6 +54,7 @@ class _Run:
         self.precision = choose_precision(config, self.device)
         self.data: dict[int, Data] = {}
         self.folder: Path | None = None
+        self.hold: Hold | None = None
         self.environment = environment = describe_environment()
         environment.update(device=self.device.type, precision=self.precision)
         if workers.count > 1:
@@ -166,7 +178,7 @@ class _Run:
         run = (
             self.one_by_one(waiting)
             if self.config.ray == "off"
-            else sweep(waiting, self.config, self.place, self.stop.check)
+            else sweep(waiting, self.config, self.place, self.check)
         )
         for planned, seed, outcome in run:
             self.record(planned, seed, outcome)
@@ -175,7 +187,7 @@ class _Run:
         for planned, seed in trials:
             self.stop.check()
             data = data_of(planned, seed, self.data[seed])
-            yield planned, seed, run_trial(planned, seed, data, self.place, self.stop.check)
+            yield planned, seed, run_trial(planned, seed, data, self.place, self.stop.check, self.hold.check)
 
     def trials(self) -> Iterator[tuple[PlannedRow, int]]:
         """Every row for every seed, in the order of the table."""
@@ -205,12 +217,25 @@ class _Run:
         data = self.data[seed]
         summarize(self.results, self.folder, maze_sample(self.results, seed, data.test, data.test_walls))
 
+    def check(self) -> None:
+        self.stop.check()
+        self.hold.check()
+
     def save(self) -> None:
+        """FolderLost after it, if the folder was removed meanwhile: see Hold.check."""
+        lost = None
+        try:
+            self.hold.check()
+        except FolderLost as reason:
+            lost = reason
         self.results.save(self.folder / "results.json")
+        if lost is not None:
+            raise lost
 
 
 def run_benchmark(config: BenchmarkConfig) -> int:
-    """Run all rows for all sizes and seeds; return the exit code: 0, or 130 when stopped by Ctrl-C or SIGTERM.
+    """Run all rows for all sizes and seeds; return the exit code: 0, 130 when stopped by Ctrl-C or SIGTERM, or 1 when
+    the training diverged, the folder could not be written to the end, or other processes died.
 
     Each finished row is in results.json at once; when stopped, its status stays "interrupted", and the next run of
     the same options goes on from there.
@@ -229,24 +254,30 @@ def run_benchmark(config: BenchmarkConfig) -> int:
         require(module)
     rows = planned_rows(config)  # raises where no PoH of the baseline's size exists
     started = time.perf_counter()
-    with StopSignals() as stop, joined(config) as workers:
-        if workers.count > 1 and config.ray != "off":
-            raise ConfigError("--ray contradicts torchrun: start the program with python")
-        if not workers.first:
-            assist(workers, stop.check)
-            return 0
-        run = _Run(config, stop, rows, workers)
-        if config.dry_run:
-            try:
-                run.prepare()
-                run.print_plan()
-            except Interrupted as reason:
-                print(f"stopped by {reason}", file=sys.stderr)
-                return 130
-            return 0
-        run.open_output()
-        with holding(run.folder):
-            code = _finish(run)
+    run = None
+    try:
+        with StopSignals() as stop, ending_with_torchrun(stop.request), joined(config) as workers:
+            if workers.count > 1 and config.ray != "off":
+                raise ConfigError("--ray contradicts torchrun: start the program with python")
+            if not workers.first:
+                assist(workers, stop.check)
+                return 0
+            run = _Run(config, stop, rows, workers)
+            if config.dry_run:
+                try:
+                    run.prepare()
+                    run.print_plan()
+                except Interrupted as reason:
+                    print(f"stopped by {reason}", file=sys.stderr)
+                    return 130
+                return 0
+            run.open_output()
+            with holding(run.folder) as run.hold, _rescuing(run):
+                code = _finish(run)
+    except (_NotWritten, WorkersLost) as error:
+        kept = f"; {_kept(run.folder)}" if run is not None and run.folder is not None else ""
+        print(f"error: {error}{kept}", file=sys.stderr)
+        return 1
     print(f"\n{describe_seconds(time.perf_counter() - started)} in all")
     return code
 
@@ -259,6 +290,13 @@ def _finish(run: _Run) -> int:
         run.save()
         run.run_rows()
         run.results.status = "complete"
+    except FolderLost as reason:
+        print(
+            f"error: {reason}; {len(run.results.rows)} rows are finished and written anew; the same command goes on "
+            "from there",
+            file=sys.stderr,
+        )
+        code = 1
     except Interrupted as reason:
         print(
             f"stopped by {reason}; {len(run.results.rows)} rows are finished; the same command goes on from there",
@@ -269,9 +307,47 @@ def _finish(run: _Run) -> int:
         print(f"error: {error}; {len(run.results.rows)} rows are finished", file=sys.stderr)
         code = 1
     if run.results.test_sets:
-        run.save()
+        try:
+            run.save()
+        except FolderLost as reason:
+            print(f"error: {reason}; the results are written anew", file=sys.stderr)
+            code = 1
         run.report()
     return code
+
+
+class _NotWritten(RuntimeError):
+    """The folder of the run could not be written."""
+
+
+@contextlib.contextmanager
+def _rescuing(run: _Run) -> Iterator[None]:
+    """_NotWritten where the folder cannot be written any more, with the finished rows in another one if it is another
+    run's by now."""
+    try:
+        yield
+    except FolderTaken as error:
+        run.folder = prepare_output(run.config.output, overwrite=False)
+        with holding(run.folder):
+            run.results.save(run.folder / "results.json")
+        raise _NotWritten(error) from error
+    except OSError as error:
+        name = error.filename
+        if not isinstance(name, str) or not Path(os.path.realpath(name)).is_relative_to(os.path.realpath(run.folder)):
+            raise  # of standard output, say
+        raise _NotWritten(f"{name}: {error.strerror}") from error
+
+
+def _kept(folder: Path) -> str:
+    """What a run left that ended with an error, and how to go on."""
+    try:
+        left = Results.load(folder / "results.json")
+    except (OSError, ValueError):
+        return f"{folder} holds no results any more"
+    if left.status == "complete":
+        return f"the results in {folder} are complete; the same command with --resume writes the report"
+    checkpoint = " and the last checkpoint" if any(folder.glob("checkpoints/*/step-*.pt")) else ""
+    return f"{folder} keeps {len(left.rows)} finished rows{checkpoint}; the same command goes on from there"
 
 
 def print_row(row: Row) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "VERSION",
     "Checkpoints",
     "first_difference",
+    "first_misfit",
     "identity",
     "random_state",
     "read_archive",
@@ -34,6 +36,7 @@ __all__ = [
 FORMAT = "poh_ext training checkpoint"
 VERSION = 1
 KEPT = 2
+_HEAD = ("format", "version", "identity", "step")
 # No result depends on these. Device and precision are compared as what was chosen, not as asked: see _COMPARED.
 NOT_COMPARED = ("output", "overwrite", "resume", "dry_run", "quick", "preset", "cpu", "device", "precision",
                 "save_weights", "tensorboard", "ray")  # fmt: skip
@@ -61,16 +64,22 @@ class Checkpoints:
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write the state after so many steps (with "model", the planner's state_dict); forget all but the last two."""
-        record = {"format": FORMAT, "version": VERSION, "identity": self.identity, "step": step, **state}
+        head = dict(zip(_HEAD, (FORMAT, VERSION, self.identity, step), strict=True))
+        record = {**head, **state}
         path = write_atomically(self.folder / f"step-{step:08d}.pt", lambda file: torch.save(record, file))
         for old in self.paths()[KEPT:]:
             old.unlink(missing_ok=True)
         return path
 
-    def load(self, model: torch.nn.Module) -> dict[str, Any] | None:
+    def load(
+        self, model: torch.nn.Module, misfit: Callable[[dict[str, Any]], str | None] = lambda state: None
+    ) -> dict[str, Any] | None:
         """The newest checkpoint that is whole, of this training and fits the planner; None if there is none.
 
         Each one passed over is named on stderr, with the reason.
+
+        Args:
+            misfit: says what else keeps the state, as it was given to `save`, from being used.
         """
         for part in self.folder.glob(".step-*.part"):  # of a process that was killed while it wrote
             part.unlink(missing_ok=True)
@@ -79,6 +88,8 @@ class Checkpoints:
             try:
                 record = read_archive(path, FORMAT, VERSION)
                 self._compare(record, model)
+                if found := misfit({key: value for key, value in record.items() if key not in _HEAD}):
+                    raise ValueError(f"is damaged: {found}")
                 return record
             except ValueError as error:
                 instead = f"trying the one before it, {paths[i].name}" if i < len(paths) else "starting anew"
@@ -107,6 +118,31 @@ class Checkpoints:
             raise ValueError(f"is of another training: {different}")
         if shapes != {name: tensor.shape for name, tensor in model.state_dict().items()}:
             raise ValueError("is of another planner: its weights have other names or shapes")
+
+
+def first_misfit(found: Any, like: Any, name: str = "it") -> str | None:
+    """What keeps a value of a checkpoint from standing where `like` stands, in words; None if nothing does.
+
+    A dict has the keys of `like`, a list its length if it has any, a tensor its shape and type. All else has its type,
+    where a whole number also serves as a float.
+    """
+    if isinstance(like, torch.Tensor) and isinstance(found, torch.Tensor):
+        if (found.shape, found.dtype) == (like.shape, like.dtype):
+            return None
+        return f"{name} is {list(found.shape)} of {found.dtype}, not {list(like.shape)} of {like.dtype}"
+    if not (type(found) is type(like) or (isinstance(like, float) and type(found) is int)):
+        return f"{name} is a {type(found).__name__}, not a {type(like).__name__}"
+    if isinstance(like, dict):
+        if other := found.keys() ^ like.keys():
+            return f"{name} {'lacks' if min(map(str, other)) in map(str, like) else 'has'} {min(map(str, other))}"
+        parts = ((found[key], value, str(key)) for key, value in like.items())
+    elif isinstance(like, list) and like:
+        if len(found) != len(like):
+            return f"{name} has {len(found)} items, not {len(like)}"
+        parts = ((a, b, f"{name}[{i}]") for i, (a, b) in enumerate(zip(found, like, strict=True)))
+    else:
+        return None
+    return next((misfit for a, b, part in parts if (misfit := first_misfit(a, b, part))), None)
 
 
 def identity(experiment: str, config: dict[str, Any], environment: dict[str, Any], **parts: Any) -> dict[str, Any]:

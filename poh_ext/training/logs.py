@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +44,14 @@ class History(Watcher):
 
     def __init__(self, path: Path, *, step: int) -> None:
         write_atomically(path, b"".join(_lines_until(path, step)))
+        self.path = path
         self._file = path.open("ab", buffering=0)  # straight to the system, which outlives a killed process
 
     def step(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(plain(record), allow_nan=False).encode() + b"\n")
+        line = json.dumps(plain(record), allow_nan=False).encode() + b"\n"
+        with _naming(self.path):
+            while line:  # of a disk that is getting full, the system takes a part and says so when it gets the rest
+                line = line[self._file.write(line) :]
 
     def validated(self, point: dict[str, Any]) -> None:
         """Append the validation as a line of its own, after that of the step."""
@@ -61,12 +68,21 @@ def _lines_until(path: Path, step: int) -> list[bytes]:
     for line in path.read_bytes().splitlines(keepends=True) if step and path.exists() else ():
         try:
             wanted = line.endswith(b"\n") and json.loads(line)["step"] <= step
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             wanted = False
         if not wanted:
             break
         lines.append(line)
     return lines
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Of an OSError, which file or folder it is about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 class Board(Watcher):
@@ -97,24 +113,30 @@ class Board(Watcher):
 
         self.config, self.options, self.tasks, self.precision = config, options, tasks[:MAZES], precision
         self.walls = walls[:MAZES]
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=10)
+        self.folder = folder
+        _sort_before_now(folder)
+        with _naming(folder):
+            self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=10)
 
     def step(self, record: dict[str, Any]) -> None:
-        for name, value in record.items():
-            if name not in ("step", "epoch") and value is not None:
-                self._writer.add_scalar(f"training/{name}", value, record["step"])
+        with _naming(self.folder):
+            for name, value in record.items():
+                if name not in ("step", "epoch") and value is not None:
+                    self._writer.add_scalar(f"training/{name}", value, record["step"])
 
     def validated(self, point: dict[str, Any]) -> None:
-        for measure in (measure for measure in ("reached", "optimal", "exact") if measure in point):
-            self._writer.add_scalar(f"validation/{measure} %", 100 * point[measure], point["step"])
-        self._writer.add_scalar("validation/training seconds", point["seconds"], point["step"])
+        with _naming(self.folder):
+            for measure in (measure for measure in ("reached", "optimal", "exact") if measure in point):
+                self._writer.add_scalar(f"validation/{measure} %", 100 * point[measure], point["step"])
+            self._writer.add_scalar("validation/training seconds", point["seconds"], point["step"])
 
     def epoch(self, model: Planner, epoch: int, step: int) -> None:
         """Before the checkpoint of the epoch: so nothing up to it is missing when a killed training goes on."""
         every = max(1, self.config.epochs // PICTURES)
-        if (epoch + 1) % every == 0 or epoch + 1 == self.config.epochs:
-            self._writer.add_figure("rollouts on test mazes", self._picture(model), step)
-        self._writer.flush()
+        with _naming(self.folder):
+            if (epoch + 1) % every == 0 or epoch + 1 == self.config.epochs:
+                self._writer.add_figure("rollouts on test mazes", self._picture(model), step)
+            self._writer.flush()
 
     def _picture(self, model: Planner):
         tasks = self.tasks
@@ -135,10 +157,22 @@ class Board(Watcher):
             **{f"test/{name} %": 100 * share for name, share in shares(row).items()},
             "test/next move %": 100 * row.moves_correct / max(row.moves_total, 1),
         }
-        for summary in hparams(shown, metrics):
-            self._writer.file_writer.add_summary(summary)
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, row.steps)
+        with _naming(self.folder):
+            for summary in hparams(shown, metrics):
+                self._writer.file_writer.add_summary(summary)
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, row.steps)
 
     def close(self) -> None:
-        self._writer.close()
+        with _naming(self.folder):
+            self._writer.close()
+
+
+def _sort_before_now(folder: Path) -> None:
+    """TensorBoard reads files of events by the times in their names, which are to come if the clock was set back."""
+    files = sorted(folder.glob("events.out.tfevents.*"))
+    for before, path in enumerate(reversed(files), 1):
+        *head, when, rest = path.name.split(".", 4)
+        latest = int(time.time()) - before
+        if when.isdecimal() and int(when) > latest:
+            path.rename(path.with_name(".".join([*head, f"{latest:010d}", rest])))

@@ -14,9 +14,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from poh_ext.models.base import Planner
-from poh_ext.results import solved_measure
+from poh_ext.results import check_validation, plain, solved_measure
 from poh_ext.tasks import MazeTasks
-from poh_ext.training.checkpoint import Checkpoints, random_state, restore_random_state
+from poh_ext.training.checkpoint import Checkpoints, first_misfit, random_state, restore_random_state
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.data import Batches, FixedBatches, Step
 from poh_ext.training.evaluate import Validation
@@ -163,7 +163,8 @@ class _Trainer:
         self._started = time.perf_counter()
 
     def load(self) -> None:
-        record = self.workers.share(self.checkpoints.load(self.model) if self.checkpoints else None)
+        found = self.checkpoints.load(self.model, self.misfit) if self.checkpoints else None
+        record = self.workers.share(found)
         if record is None:
             return
         self.model.load_state_dict(record["model"])
@@ -181,17 +182,46 @@ class _Trainer:
         random = self.workers.collect(random_state(self.device))
         if self.checkpoints:
             self.result.seconds = self.seconds()
-            self.checkpoints.save(
-                self.result.steps,
-                {
-                    "label": self.label,
-                    "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "average": self.ema.module.state_dict() if self.ema else None,
-                    "random": random,
-                    "training": vars(self.result),
-                },
-            )
+            self.checkpoints.save(self.result.steps, self.state(random))
+
+    def state(self, random: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        """What a checkpoint holds; random: the states of all processes."""
+        return {
+            "label": self.label,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.ema.module.state_dict() if self.ema else None,
+            "random": random,
+            "training": vars(self.result),
+        }
+
+    def misfit(self, state: dict[str, Any]) -> str | None:
+        """What keeps the state of a checkpoint from being used, though its checksums are right: it may be made to."""
+        try:
+            like = self.state([random_state(self.device)] * self.workers.count)
+            moments, like["optimizer"] = state["optimizer"]["state"], like["optimizer"]["param_groups"]
+            groups = [{**group, "lr": 0.0} for group in state["optimizer"]["param_groups"]]
+            if plain(groups) != plain([{**group, "lr": 0.0} for group in like["optimizer"]]):
+                return "its optimizer has other settings"
+            if found := first_misfit({**state, "optimizer": like["optimizer"]}, like):
+                return found
+            parameters = list(self.model.parameters())
+            for index, moment in moments.items():
+                wanted = {"step": torch.zeros(()), "exp_avg": parameters[index], "exp_avg_sq": parameters[index]}
+                if found := first_misfit(moment, wanted, f"the optimizer's state of parameter {index}"):
+                    return found
+            training, total = Training(**state["training"]), self.config.epochs * self.batches.per_epoch
+            points = [value for point in training.curve for value in point.values()]
+            if not all(value is None or type(value) in (int, float) for value in points):
+                return "its learning curve holds more than numbers"
+            if not (0 <= training.steps <= total and 0 <= training.seconds < math.inf):
+                return f"it is of step {training.steps} of {total}, after {training.seconds} s"
+            check_validation("it", training.validation)
+            for states in state["random"]:
+                torch.Generator().set_state(states["cpu"])
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return None
 
     def seconds(self) -> float:
         return time.perf_counter() - self._started

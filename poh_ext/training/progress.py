@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -116,11 +117,12 @@ class StopSignals:
         if self._requested is not None:
             raise KeyboardInterrupt  # the user insists
         self.request(signal.Signals(number).name)
-        print(
-            f"\n{self._requested}: stopping after this step, keeping what is finished; repeat to stop at once",
-            file=sys.stderr,
-            flush=True,
-        )
+        with contextlib.suppress(OSError):  # of a terminal or a pipe that is gone
+            print(
+                f"\n{self._requested}: stopping after this step, keeping what is finished; repeat to stop at once",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def request(self, reason: str) -> None:
         """Ask for a stop, as a signal would."""

@@ -1,5 +1,7 @@
 """The folder of a run: writable before any work starts, never overwritten silently, and gone on with if interrupted.
 
+One run at a time holds a folder, and notices when it is removed meanwhile.
+
 A run is continued only where its finished rows are those that this run would produce, bit for bit: same options, same
 device, precision, threads and versions. Anything else is another run, and the first difference is named.
 """
@@ -9,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +23,28 @@ try:
 except ImportError:  # not a POSIX system: two runs in one folder are not noticed there
     fcntl = None
 
+from poh_ext._files import is_part
 from poh_ext.report import FILES
 from poh_ext.results import Results
 from poh_ext.training.checkpoint import first_difference, identity
 from poh_ext.training.config import BenchmarkConfig, ConfigError
+from poh_ext.training.progress import Interrupted
 
-__all__ = ["FOLDERS", "check_usable", "find_interrupted", "holding", "in_use", "own_folders", "prepare_output"]
+__all__ = [
+    "FOLDERS",
+    "FolderLost",
+    "FolderTaken",
+    "Hold",
+    "check_usable",
+    "find_interrupted",
+    "holding",
+    "in_use",
+    "own_folders",
+    "prepare_output",
+]
 
 LOCK = ".running"
+WAIT = 30.0  # seconds that a run has to end of which another one would be the continuation
 FOLDERS = {  # name -> (this program's files in it, what they are)
     "checkpoints": ("*/*step-*", "of what is being trained: the same command goes on from them"),
     "logs": ("*.jsonl", "one JSON object per training step and validation"),
@@ -45,7 +63,8 @@ def prepare_output(folder: Path, *, overwrite: bool) -> Path:
     try:
         if overwrite and folder.is_dir():
             check_usable(folder)
-            _remove_own(folder)
+            with holding(folder):
+                _remove_own(folder)
             return folder
         for candidate in _siblings(folder):
             if _claim(candidate):
@@ -82,8 +101,10 @@ def _claim(folder: Path) -> bool:
     except FileExistsError as error:
         if not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "it is no folder", str(folder)) from error
-        # A lock alone is what a run leaves that was killed before it wrote anything.
-        return all(path.name == LOCK for path in folder.iterdir()) and not in_use(folder)
+        if in_use(folder):
+            return False
+        # That is what a run leaves that was killed before it wrote anything whole.
+        return all(path.name == LOCK or is_part(path) for path in folder.iterdir())
     return True
 
 
@@ -106,23 +127,113 @@ def _unusable(folder: Path, reason: str) -> ConfigError:
     return ConfigError(f"--output {folder} cannot be written: {reason}")
 
 
-@contextlib.contextmanager
-def holding(folder: Path) -> Iterator[None]:
-    """Keep another run from going on in this folder meanwhile; the system ends it with the process, however it dies.
+class FolderLost(Interrupted):
+    """The output folder was removed or renamed; a new one in its place takes what the run still has to write."""
+
+
+class FolderTaken(RuntimeError):
+    """The output folder was removed or renamed, and another run has taken its place."""
+
+
+class Hold:
+    """Keeps other runs out of a folder; the system ends it with the process, however it dies.
 
     Raises:
         ConfigError: another run is writing there.
     """
-    path = folder / LOCK
-    with path.open("w") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise ConfigError(f"--output {folder}: another run is writing there") from error
-        try:
-            yield
-        finally:
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self._file = self._place = None
+        self._take()
+
+    def _take(self) -> None:
+        path = self.folder / LOCK
+        while self._file is None:
+            file = path.open("a+")
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    file.seek(0)
+                    holder = file.read(20).strip()
+                    file.close()
+                    by = f" (process {holder})" if holder.isdecimal() else ""
+                    raise ConfigError(f"--output {self.folder}: another run{by} is writing there") from error
+                if not _is_open(path, file.fileno()):  # the run before removed it after it was opened here
+                    file.close()
+                    continue
+                # While it is open, no other folder gets its number.
+                self._place = os.open(self.folder, os.O_RDONLY)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            self._file = file
+        _remove_parts(self.folder)
+
+    def check(self) -> None:
+        """Notice that the folder was removed or renamed. To be called before results or a checkpoint are written.
+
+        Raises:
+            FolderLost: it was. It is there again, without files, and held.
+            FolderTaken: it was, and it is there again with another run in it.
+            OSError: it was, and cannot be made again.
+        """
+        if fcntl is None or _is_open(self.folder / LOCK, self._file.fileno()):
+            return
+        kept = _is_open(self.folder, self._place)  # only the lock was removed
+        if not kept:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if in_use(self.folder) or (self.folder / "results.json").exists():
+                raise FolderTaken(f"--output {self.folder} was removed or renamed, and another run writes there now")
+        self._close()
+        self._take()
+        if not kept:
+            raise FolderLost(f"--output {self.folder} was removed or renamed, with the logs and weights in it")
+
+    def release(self) -> None:
+        with contextlib.suppress(OSError):  # of a folder that cannot be written any more
+            if fcntl is None:
+                self._close()  # there, what is open cannot be removed
+                (self.folder / LOCK).unlink()
+            elif self._file is not None and _is_open(self.folder / LOCK, self._file.fileno()):
+                (self.folder / LOCK).unlink()
+        self._close()
+
+    def _close(self) -> None:
+        if self._place is not None:
+            os.close(self._place)
+        if self._file is not None:
+            self._file.close()
+        self._file = self._place = None
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[Hold]:
+    """Keep another run from going on in this folder meanwhile.
+
+    Raises:
+        ConfigError: another run is writing there.
+    """
+    hold = Hold(folder)
+    try:
+        yield hold
+    finally:
+        hold.release()
+
+
+def _is_open(path: Path, descriptor: int) -> bool:
+    """Whether the path leads to what is open."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
+def _remove_parts(folder: Path) -> None:
+    """What a run left that was killed while it wrote."""
+    for path in (*folder.iterdir(), *(path for name in FOLDERS for path in (folder / name).rglob(".*.part"))):
+        if is_part(path):
             path.unlink(missing_ok=True)
 
 
@@ -150,25 +261,41 @@ def find_interrupted(config: BenchmarkConfig, environment: dict[str, Any]) -> tu
     """
     why = ""
     for folder in itertools.takewhile(Path.is_dir, _siblings(config.output.expanduser())):
-        try:
-            earlier = Results.load(folder / "results.json")
-        except (ValueError, OSError) as error:
-            found = f"{folder}: {error}" if (folder / "results.json").exists() else f"{folder} holds no results.json"
-            why = why or found
-            continue
-        different = first_difference(
-            identity(earlier.experiment, earlier.config, earlier.environment),
-            identity(config.title, config.to_dict(), environment),
-        )
-        if different is not None:
-            why = why or f"{folder} holds another run: {different}"
-        elif in_use(folder):
-            why = why or f"the run in {folder} is still going on"
-        elif earlier.status == "interrupted" or config.resume:
+        earlier, found = _earlier(folder, config, environment)
+        if earlier is not None and in_use(folder):
+            _wait_for(folder)
+            earlier, found = _earlier(folder, config, environment)  # it may have finished rows meanwhile
+            if in_use(folder):
+                earlier, found = None, f"the run in {folder} is still going on"
+        if earlier is not None and (earlier.status == "interrupted" or config.resume):
             return folder, earlier, ""
+        why = why or found
     if config.resume:
         raise ConfigError(f"--resume: nothing to go on with; {why or f'{config.output} does not exist'}")
     return None, None, why
+
+
+def _earlier(folder: Path, config: BenchmarkConfig, environment: dict[str, Any]) -> tuple[Results | None, str]:
+    """(results of this run in the folder, why there are none)."""
+    try:
+        earlier = Results.load(folder / "results.json")
+    except (ValueError, OSError) as error:
+        missing = not (folder / "results.json").exists()
+        return None, f"{folder} holds no results.json" if missing else f"{folder}: {error}"
+    different = first_difference(
+        identity(earlier.experiment, earlier.config, earlier.environment),
+        identity(config.title, config.to_dict(), environment),
+    )
+    return (earlier, "") if different is None else (None, f"{folder} holds another run: {different}")
+
+
+def _wait_for(folder: Path) -> None:
+    """Until a run in the folder has ended, as that of a torchrun that was killed soon does; at most WAIT seconds."""
+    if WAIT:
+        print(f"this run is still going on in {folder}: waiting {WAIT:.0f} s for its end", flush=True)
+    end = time.monotonic() + WAIT
+    while in_use(folder) and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 def _siblings(folder: Path) -> Iterator[Path]:

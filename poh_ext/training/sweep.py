@@ -21,7 +21,8 @@ from poh_ext.training.config import BenchmarkConfig, ConfigError
 from poh_ext.training.loop import Diverged
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.progress import Interrupted, StopSignals
-from poh_ext.training.trial import Outcome, Place, data_of, run_trial
+from poh_ext.training.trial import Outcome, Place, data_of, run_trial, trial_name
+from poh_ext.training.workers import WorkersLost
 
 __all__ = ["sweep"]
 
@@ -50,7 +51,8 @@ def sweep(
 
     Raises:
         ConfigError: there is no such cluster.
-        Diverged: as raised by a trial.
+        Diverged, OSError: as raised by a trial.
+        WorkersLost: the worker of a trial died once more than it is run again.
     """
     if not trials:
         return
@@ -109,17 +111,20 @@ def _collect(
             done, _ = ray.wait(list(waiting), timeout=0.5)
             for reference in done:
                 planned, seed = waiting.pop(reference)
-                yield planned, seed, _result(ray, reference)
-    except (Interrupted, Diverged):
+                yield planned, seed, _result(ray, reference, trial_name(planned, seed))
+    except Exception:
         _stop(ray, list(waiting))
         raise
 
 
-def _result(ray: Any, reference: Any) -> Outcome:
+def _result(ray: Any, reference: Any, name: str) -> Outcome:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, Diverged) else error from error
+        raise error.cause if isinstance(error.cause, (Diverged, OSError)) else error from error
+    except ray.exceptions.RayError as error:
+        reason = str(error).splitlines()[0][:200]
+        raise WorkersLost(f"the worker of {name} died, and so in {RETRIES} more tries: {reason}") from error
 
 
 def _stop(ray: Any, references: list) -> None:

@@ -85,8 +85,19 @@ def data_of(planned: PlannedRow, seed: int, run: Data | None = None) -> Data:
     return run if planned.run is None else make_data(planned.config, seed, test=run.test)
 
 
-def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: Callable[[], None]) -> Outcome:
+def run_trial(
+    planned: PlannedRow,
+    seed: int,
+    data: Data,
+    place: Place,
+    check: Callable[[], None],
+    held: Callable[[], None] = lambda: None,
+) -> Outcome:
     """The row of a planner, or of a control without one.
+
+    Args:
+        check: called before each step and batch; may raise Interrupted to stop.
+        held: called before each training step alone, where a checkpoint is written; may raise Interrupted, too.
 
     Raises:
         Interrupted: by `check`; what was trained is in the checkpoints.
@@ -98,6 +109,10 @@ def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: C
     place = dataclasses.replace(place, precision=planned.precision(place.precision))
     name = f"{label(planned.model, planned.trained, planned.scale)} (seed {seed})"
     model, training, watchers = planned.build(seed, place.device), Training(), []
+
+    def check_both() -> None:
+        check()
+        held()
 
     def watch(step: int) -> list[Watcher]:
         """The training log and, where it is asked for, TensorBoard."""
@@ -128,7 +143,7 @@ def run_trial(planned: PlannedRow, seed: int, data: Data, place: Place, check: C
                 seed=seed,
                 label=name,
                 precision=place.precision,
-                check=check,
+                check=check_both,
                 watch=watch,
                 workers=place.workers,
                 checkpoints=trial_checkpoints(planned, seed, place),

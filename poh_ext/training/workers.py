@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Iterator
+import re
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -68,6 +70,38 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 
 TIMEOUT = timedelta(days=7)  # the others wait while the first evaluates; torchrun ends them all if one dies
+POLL = 0.5  # seconds between looks at whether torchrun is there
+GRACE = 300.0  # seconds that a process has to stop when torchrun has died
+
+
+class WorkersLost(RuntimeError):
+    """Other processes, of torchrun or Ray, died."""
+
+
+@contextlib.contextmanager
+def ending_with_torchrun(stop: Callable[[str], None]) -> Iterator[None]:
+    """Call stop(reason) when torchrun dies, which started this process and would have ended it: nothing else does.
+
+    Where that does not help, as while waiting for a process that is gone, the process ends after GRACE.
+    """
+    if not dist.is_torchelastic_launched():
+        yield
+        return
+    parent, over = os.getppid(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(POLL):
+            if os.getppid() != parent:
+                stop("the death of torchrun")
+                if not over.wait(GRACE):
+                    os._exit(1)
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 @dataclass(frozen=True)
@@ -150,6 +184,7 @@ def joined(config: BenchmarkConfig) -> Iterator[Workers]:
 
     Raises:
         ConfigError: the device cannot be shared out like that.
+        WorkersLost: another process died.
     """
     if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield ALONE
@@ -175,8 +210,21 @@ def joined(config: BenchmarkConfig) -> Iterator[Workers]:
         if workers.first:
             workers.dismiss()
         raise
+    except RuntimeError as error:
+        if not _is_of_connection(error):
+            raise
+        reason = re.sub(r"^\[\S*\] ", "", str(error).splitlines()[0]).split(". ")[0]  # without the place in its source
+        raise WorkersLost(f"another process of torchrun died ({reason[:200]})") from error
     finally:  # after any other error the others may be amid an exchange: torchrun ends them
         # A model in a cycle of references holds its group, whose threads must end before Python does: they may hold
         # tensors, and to free one then aborts the process.
         gc.collect()
         dist.destroy_process_group()
+
+
+def _is_of_connection(error: RuntimeError) -> bool:
+    """Whether an exchange between processes failed; gloo raises bare RuntimeErrors."""
+    words = ("gloo", "Connection", "NCCL")
+    return isinstance(error, dist.DistError) or (
+        type(error) is RuntimeError and any(word in str(error) for word in words)
+    )

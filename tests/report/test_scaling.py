@@ -382,10 +382,11 @@ def test_a_run_in_a_numbered_sibling_is_found(tmp_path, monkeypatch):
 def test_a_run_that_is_still_going_on_is_left_alone(tmp_path, monkeypatch):
     config = tiny(output=tmp_path / "run", rows=("random", "untrained_poh", "baseline"))
     interrupted_run(config, monkeypatch, trainings=0)
+    monkeypatch.setattr(run_folder, "WAIT", 0.0)
     with run_folder.holding(config.output):
         with pytest.raises(ConfigError, match="still going on"):
             benchmark.run_benchmark(dataclasses.replace(config, resume=True))
-        with pytest.raises(ConfigError, match="another run is writing there"):
+        with pytest.raises(ConfigError, match=r"another run \(process \d+\) is writing there"):
             benchmark.run_benchmark(dataclasses.replace(config, overwrite=True))
     assert not run_folder.in_use(config.output)
 

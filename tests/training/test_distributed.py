@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from poh_ext.results import Results
-from poh_ext.training import benchmark, workers
+from poh_ext.training import benchmark, run_folder, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
 from poh_ext.training.data import make_data
 from poh_ext.training.step import Objective, planning_loss
@@ -130,6 +130,14 @@ def torchrun(config, *flags):
     )
 
 
+def wait_for_lines(process, log, count):
+    """Until the log has so many lines, or the program ends."""
+    deadline = time.monotonic() + 600
+    while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < count):
+        assert time.monotonic() < deadline, "the program does not get on"
+        time.sleep(0.001)
+
+
 def curves(config):
     results = Results.load(config.output / "results.json")
     assert results.status == "complete"
@@ -168,11 +176,7 @@ def test_two_processes_train_as_one_and_go_on_after_an_interruption(tmp_path, st
     # SIGTERM to torchrun stops all at one step; the same command ends with the very weights of the run above.
     process = torchrun(stopped)
     started.append(process)
-    log = stopped.output / "logs" / "baseline-seed42.jsonl"
-    deadline = time.monotonic() + 600
-    while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < 4):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    wait_for_lines(process, stopped.output / "logs" / "baseline-seed42.jsonl", 4)
     process.send_signal(signal.SIGTERM)
     text = process.communicate(timeout=600)[0]
     assert "stopped by" in text and Results.load(stopped.output / "results.json").status == "interrupted", text
@@ -186,3 +190,22 @@ def test_two_processes_train_as_one_and_go_on_after_an_interruption(tmp_path, st
         assert all(torch.equal(again[name][key], straight[name][key]) for key in straight[name])
     with pytest.raises(ConfigError, match="processes was 2, not None"):
         benchmark.run_benchmark(dataclasses.replace(two, resume=True))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "getppid"), reason="a process learns that it is an orphan from getppid")
+def test_the_processes_of_a_killed_torchrun_stop_with_a_checkpoint_and_free_the_folder(tmp_path, started):
+    config = tiny(output=tmp_path / "run", rows=("baseline", "poh"), epochs=4000)
+    process = torchrun(config, "--epochs", "4000")
+    started.append(process)
+    wait_for_lines(process, config.output / "logs" / "baseline-seed42.jsonl", 10)
+    assert process.poll() is None and run_folder.in_use(config.output)
+    process.kill()
+    text = process.communicate(timeout=600)[0]  # until none of them is left that could write to its pipe
+    assert "stopped by the death of torchrun; 0 rows are finished; the same command goes on from there" in text, text
+    assert not run_folder.in_use(config.output)
+    steps = [int(path.stem.removeprefix("step-")) for path in config.output.glob("checkpoints/baseline-seed42/*.pt")]
+    assert max(steps) == (config.output / "logs" / "baseline-seed42.jsonl").read_bytes().count(b"\n")
+    environment = Results.load(config.output / "results.json").environment
+    found, *_ = run_folder.find_interrupted(dataclasses.replace(config, resume=True), environment)
+    assert found == config.output

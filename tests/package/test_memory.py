@@ -1,0 +1,61 @@
+"""Memory is flat over many calls of each operator, and each can be called from many threads at once."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from poh_ext._backend import has_kernel
+from tests.cases.calls import calls
+from tests.package.memory import MOST, growth
+
+THREADS = 8
+needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory in use in /proc")
+
+
+@pytest.mark.usefixtures("one_thread")
+@needs_proc
+def test_memory_is_flat():
+    """A short run of memory.py."""
+    counts = {name: 50 if "training" in name else 250 for name in calls()}  # the slow ones hold the most for a call
+    assert {name: more for name, call in calls().items() if (more := growth(call, counts[name])) > MOST} == {}
+
+
+@needs_proc
+@pytest.mark.skipif(not has_kernel(torch.device("cpu")), reason="the reference gets no strings from torch")
+def test_the_name_of_a_generator_is_freed():
+    """Of 48 bytes a call that torch's own conversion keeps, only many calls tell."""
+    assert growth(calls()["generate_mazes percolation"], 60_000) < MOST / 2
+
+
+@needs_proc
+def test_what_is_kept_is_seen():
+    kept = []
+    assert growth(lambda: kept.append(torch.ones(8192)), 100) > MOST
+
+
+def test_eight_threads_at_once_get_what_one_gets():
+    """Bit for bit: each thread makes every call, each starting with another one."""
+    operators = calls()
+    names = list(operators)
+    expected = {name: operators[name]() for name in names}
+    start, wrong = threading.Barrier(THREADS), []
+
+    def work(number: int) -> None:
+        try:
+            start.wait(60)
+            shift = number * len(names) // THREADS
+            for name in 3 * (names[shift:] + names[:shift]):
+                found = operators[name]()
+                wrong.extend(name for a, b in zip(found, expected[name], strict=True) if not torch.equal(a, b))
+        except Exception as error:
+            wrong.append(f"{type(error).__name__}: {error}")
+
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not any(thread.is_alive() for thread in threads), "they wait for each other"
+    assert wrong == []
