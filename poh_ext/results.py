@@ -117,14 +117,16 @@ class Row:
         return f"row {name!r} ({'trained' if self.trained else 'untrained'}, seed {self.seed})"
 
 
-def _command_line(words: list[str]) -> list[str]:
+def _command_line() -> str:
     """What a user typed, of sys.argv."""
-    path = Path(words[0])
+    path, words = Path(sys.argv[0]), sys.argv[1:]
+    if path.stem == "ipykernel_launcher":
+        return "(in a notebook)"
     if path.stem == "poh-ext":
-        return ["poh-ext", *words[1:]]
+        return shlex.join(["poh-ext", *words])
     if path.name == "__main__.py":
-        return ["python", "-m", path.parent.name, *words[1:]]
-    return ["python", *words]
+        return shlex.join(["python", "-m", path.parent.name, *words])
+    return shlex.join(["python", sys.argv[0], *words])
 
 
 @dataclass
@@ -157,7 +159,7 @@ class Results:
     protocol: str
     config: dict = field(default_factory=dict)
     environment: dict = field(default_factory=dict)
-    command: str = field(default_factory=lambda: shlex.join(_command_line(sys.argv)))
+    command: str = field(default_factory=_command_line)
     created: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     rows: list[Row] = field(default_factory=list)
     test_sets: dict[int, dict] = field(default_factory=dict)

@@ -48,7 +48,9 @@ __all__ = ["run_benchmark"]
 class _Run:
     """One run: its options, where it computes, and the results so far."""
 
-    def __init__(self, config: BenchmarkConfig, stop: StopSignals, rows: list[PlannedRow], workers: Workers) -> None:
+    def __init__(
+        self, config: BenchmarkConfig, stop: StopSignals, rows: list[PlannedRow], workers: Workers, command: str | None
+    ) -> None:
         self.config, self.stop, self.rows, self.workers = config, stop, rows, workers
         self.device = workers.device or choose_device(config)
         self.precision = choose_precision(config, self.device)
@@ -65,6 +67,7 @@ class _Run:
             config=config.to_dict(),
             environment=environment,
             status="interrupted",
+            **({} if command is None else {"command": command}),
         )
 
     def open_output(self) -> None:
@@ -233,12 +236,16 @@ class _Run:
             raise lost
 
 
-def run_benchmark(config: BenchmarkConfig) -> int:
+def run_benchmark(config: BenchmarkConfig, command: str | None = None) -> int:
     """Run all rows for all sizes and seeds; return the exit code: 0, 130 when stopped by Ctrl-C or SIGTERM, or 1 when
     the training diverged, the folder could not be written to the end, or other processes died.
 
     Each finished row is in results.json at once; when stopped, its status stays "interrupted", and the next run of
     the same options goes on from there.
+
+    Args:
+        config: the options.
+        command: the command line that the report names; None: the one that this program was started with.
 
     Raises:
         ConfigError: before any work, for options that cannot be run. ImportError, too: what they need is missing.
@@ -262,7 +269,7 @@ def run_benchmark(config: BenchmarkConfig) -> int:
             if not workers.first:
                 assist(workers, stop.check)
                 return 0
-            run = _Run(config, stop, rows, workers)
+            run = _Run(config, stop, rows, workers, command)
             if config.dry_run:
                 try:
                     run.prepare()

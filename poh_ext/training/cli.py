@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 import sys
 import typing
 from collections.abc import Sequence
@@ -73,15 +74,19 @@ def main(
 ) -> int:
     """Parse, check, run; return the exit code: 0 done, 2 bad options, 130 stopped by a signal, 1 failed, and those of
     poh_ext._program.run."""
-    return run(_main, config_type, sys.argv[1:] if arguments is None else arguments, program)
+    return run(_main, config_type, arguments, program)
 
 
-def _main(config_type: type[BenchmarkConfig], arguments: Sequence[str], program: str | None) -> int:
+def _main(config_type: type[BenchmarkConfig], arguments: Sequence[str] | None, program: str | None) -> int:
+    command = None  # what was typed
+    if arguments is not None:
+        script = next(name for name, known in PROGRAMS.items() if known is config_type)
+        command = f"{program or f'python experiments/{script}'} {shlex.join(arguments)}".strip()
     try:
-        config = parse(config_type, arguments, program=program)
+        config = parse(config_type, sys.argv[1:] if arguments is None else arguments, program=program)
         from poh_ext.training.benchmark import run_benchmark
 
-        return run_benchmark(config)
+        return run_benchmark(config, command)
     except (ConfigError, MissingPackage) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_OPTIONS

@@ -220,6 +220,7 @@ class TestWriteReport:
     [
         (["/usr/bin/poh-ext", "benchmark", "--quick"], "poh-ext benchmark --quick"),
         (["/lib/poh_ext/__main__.py", "benchmark"], "python -m poh_ext benchmark"),
+        (["/lib/ipykernel_launcher.py", "-f", "kernel.json"], "(in a notebook)"),
         (["experiments/run.py", "--output", "a b"], "python experiments/run.py --output 'a b'"),
     ],
 )

@@ -28,6 +28,7 @@ def test_a_run_end_to_end_and_again(tmp_path, capsys):
     assert "GFLOP" in out and "results.json" in out
     results = Results.load(tmp_path / "run" / "results.json")
     assert results.status == "complete" and results.config["seeds"] == 2
+    assert results.command.startswith("python experiments/run_12x12_8m_benchmark.py ") and "--output" in results.command
     assert results.environment["precision"] == "float32" and results.environment["device"] == "cpu"
     names = [
         ("random", False),
