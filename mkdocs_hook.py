@@ -43,6 +43,8 @@ CODE = re.compile(r"<(a|h\d|pre)\b.*?</\1>|<code>((?:poh_ext\.|io\.)*)([A-Za-z]\
 def on_config(config):
     formula = {"name": "math", "class": "formula", "format": _formula}
     config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [formula]}
+    if (ROOT / "docs" / "gpu.md").is_file():  # which `make gpu` writes
+        next(part["Kernels"] for part in config.nav if "Kernels" in part).append({"On this GPU": "gpu.md"})
     return config
 
 
