@@ -1,6 +1,6 @@
 """Random calls of every public function, the kernels and the PyTorch reference side by side.
 
-    python tests/fuzz.py --calls 100000 --seed 0
+    python tests/kernels/fuzz.py --calls 100000 --seed 0
 
 Shapes with zeros, strided and expanded tensors, extreme numbers, wrong dtypes, shapes and indices are among them. Both
 backends must give the same values and gradients, or the same error: of a type that is documented, with a text that
