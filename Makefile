@@ -101,9 +101,14 @@ run_installed = rm -rf build/installed && mkdir -p build/installed && cp -r test
 	&& cd build/installed && $(abspath $(1))/bin/python -m pytest -q $(2)
 OPERATORS := tests/kernels tests/mazes tests/package/test_backend.py tests/package/test_types.py
 
+# Used once: test-sdist removes the mark.
+build/empty/.made:
+	$(call new_environment,build/empty,$(TORCH))
+	touch $@
+
 # The sdist is built with the tools of .venv, which is all that an isolated build would add, and for one CPU level.
-test-sdist: sdist
-	rm -rf build/from_sdist && $(call new_environment,build/empty,$(TORCH))
+test-sdist: sdist build/empty/.made
+	rm -rf build/from_sdist build/empty/.made
 	$(BUILD_ENV) POH_EXT_CAPABILITIES=DEFAULT $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation \
 		-w build/from_sdist dist/poh_ext-*.tar.gz
 	build/empty/bin/python $(PIP_INSTALL) --no-deps build/from_sdist/*.whl

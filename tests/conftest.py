@@ -12,6 +12,7 @@ import tempfile
 # Before torch: threads of several workers that wait for each other's cores would be all the time spent.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: they would wait for the other tests to end
 # The compile cache is keyed by an operator's name, not by its fake: an earlier version's entry would be used.
 # The workers get the controller's.
 if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:

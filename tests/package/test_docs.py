@@ -93,7 +93,7 @@ def only_parse(monkeypatch, tmp_path):
         raise Parsed
 
     def checked(config_type, arguments, name):
-        cli.parse(config_type, arguments, program=name).check()
+        cli.parse(config_type, sys.argv[1:] if arguments is None else arguments, program=name).check()
         raise Parsed
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
