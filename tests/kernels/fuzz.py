@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import inspect
 import math
+import sys
 import warnings
+from pathlib import Path
 
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
@@ -20,6 +22,9 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
 import poh_ext
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.cases.backends import reference
 
 SIZES = st.sampled_from([0, 1, 1, 2, 2, 3, 4, 5, 9, 17])
