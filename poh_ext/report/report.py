@@ -13,11 +13,12 @@ from poh_ext._optional import require
 from poh_ext.maze_drawing import MazeSample, maze_sheet
 from poh_ext.report.effects import ablation_table, interventions_table
 from poh_ext.report.head_weights import head_curves, head_weights_table, routing_heatmaps
+from poh_ext.report.headline import headline
 from poh_ext.report.outcome_figures import accuracy_by_length, outcome_bars, scaling_panels
 from poh_ext.report.rendering import png_size, render
 from poh_ext.report.tables import differences_table, results_table, seeds_table
 from poh_ext.report.training_figures import accuracy_curves, accuracy_table, entropy_curves, learning_curves
-from poh_ext.report.verdicts import AS_PUBLISHED_CAVEAT, headline, published_table, verdicts
+from poh_ext.report.verdicts import AS_PUBLISHED_CAVEAT, published_table, verdicts
 from poh_ext.results import Results, plain
 
 __all__ = ["FIGURES", "FILES", "write_report"]

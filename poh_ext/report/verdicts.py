@@ -8,14 +8,12 @@ from poh_ext.report.statistics import (
     OPPONENTS,
     Comparison,
     beats_chance,
-    chance_rows,
     compare,
     estimate,
-    estimate_rows,
     group_rows,
     sizes,
 )
-from poh_ext.report.tables import SOLVERS, Table
+from poh_ext.report.tables import Table
 from poh_ext.results import Results, label
 
 # What training-enhancement-summary.md reports for its 12x12 example: (reached, optimal) of 57 test mazes.
@@ -143,122 +141,6 @@ def _answer(c: Comparison, beats_chance: bool) -> str:
     verdict = "not resolved" if not c.resolved else "holds" if c.difference > 0 else "the opposite holds"
     caution = "" if beats_chance or not c.resolved else ", though the better one is not shown to beat the random policy"
     return f"{verdict} for {c.measure} ({c.points()}){caution}"
-
-
-# -- the sentence on top -----------------------------------------------------------------------------------------
-
-
-def headline(results: Results) -> str:
-    """One sentence for a reader in a hurry: what was compared, and who won by how much or why nothing is resolved.
-
-    It is about the first of CLAIMS whose two planners were trained on a common seed, and about goals reached; about
-    near-shortest paths ("optimal") only if these alone are resolved.
-
-    Example:
-        >>> headline(Results.load("results.json"))
-        'PoH (385,405 parameters) against baseline (434,704), 1,000 test mazes, one seed: nothing is resolved, ...'
-    """
-    groups = group_rows(results)
-    trained = {key: rows for key, rows in groups.items() if key[2]}
-    for _, first, second in CLAIMS:
-        found = {scale: [compare(results, m, (first, True), (second, True), scale) for m in MEASURES]
-                 for scale in sizes(groups)}  # fmt: skip
-        found = {scale: pair for scale, pair in found.items() if None not in pair}
-        if len(found) == 1:
-            ((scale, pair),) = found.items()
-            return _one_size(results, trained, scale, first, second, pair) + _solvers(trained) + "."
-        if found:
-            return _sizes(results, first, second, found) + "."
-    if not trained:
-        return "No planner was trained to the end: there is no result yet."
-    reached = (f"{label(model, True, scale)} {estimate_rows(rows, 'reached').percent:.1f} %"
-               for (scale, model, _), rows in trained.items() if "/" not in model)  # fmt: skip
-    return (
-        f"Nothing is compared, because no two planners were trained on one seed; goals reached: {', '.join(reached)}."
-    )
-
-
-def _one_size(results: Results, trained, scale: str, first: str, second: str, pair: list[Comparison]) -> str:
-    c = next((c for c in pair if c.resolved), pair[0])
-    ours, theirs = ((label(model, True, scale), trained[scale, model, True]) for model in (first, second))
-    seeds = len(c.per_seed)
-    text = (
-        f"{ours[0]} ({ours[1][0].params:,} parameters) against {theirs[0]} ({theirs[1][0].params:,}), "
-        f"{c.n:,} test mazes, {'one seed' if seeds == 1 else f'{seeds} seeds'}: "
-    )
-    what = "goals reached" if c.measure == "reached" else "paths within 5 % of the shortest"
-    shares = [estimate_rows([row for row in rows if row.seed in c.per_seed], c.measure).percent for _, rows in
-              (ours, theirs)]  # fmt: skip
-    figures = f"{shares[0]:.1f} against {shares[1]:.1f} %, {c.points()}"
-    if c.resolved:
-        text += f"{c.first if c.difference > 0 else c.second} wins in {what} ({figures})"
-    elif not c.only_first and not c.only_second:
-        text += f"nothing is resolved, because both end alike on every maze ({shares[0]:.1f} % {what})"
-    else:
-        why = (
-            "the interval of the difference includes 0"
-            if c.interval[0] <= 0 <= c.interval[1]
-            else "p is not below 0.05"
-        )
-        text += f"nothing is resolved in {what} ({figures}), because {why}"
-    chance = chance_rows(results, scale)
-    weak = [not beats_chance(results, model, scale, "reached") for model in (first, second)]
-    if any(weak):
-        who = "neither is" if all(weak) else f"{(ours if weak[0] else theirs)[0]} is not"
-        text += f"; {who} shown to beat a random policy, which reaches {estimate_rows(chance, 'reached').percent:.1f} %"
-    return text
-
-
-def _sizes(results: Results, first: str, second: str, found: dict[str, list[Comparison]]) -> str:
-    """Of several sizes: at which of them each planner wins, and by how much at the most."""
-    reached = {scale: pair[0] for scale, pair in found.items()}
-    parts = []
-    for model, sign in ((first, 1), (second, -1)):
-        won = {scale: c for scale, c in reached.items() if c.resolved and sign * c.difference > 0}
-        if won:
-            best = max(won, key=lambda scale: sign * won[scale].difference)
-            parts.append(
-                f"{label(model)} wins at {', '.join(won)} (by {abs(won[best].difference):.1f} points at {best})"
-            )
-    open_sizes = [scale for scale, c in reached.items() if not c.resolved]
-    if open_sizes:
-        all_of_them = len(open_sizes) == len(reached)
-        with_zero = all(c.interval[0] <= 0 <= c.interval[1] for c in reached.values())
-        why = (
-            "every interval of a difference includes 0"
-            if with_zero
-            else "an interval includes 0, or p is not below 0.05"
-        )
-        parts.append(
-            f"nothing is resolved at any size, because {why}"
-            if all_of_them
-            else f"nothing is resolved at {', '.join(open_sizes)}"
-        )
-    weak = [scale for scale in reached
-            if not any(beats_chance(results, model, scale, "reached") for model in (first, second))]  # fmt: skip
-    if weak:
-        parts.append(f"neither is shown to beat a random policy at {', '.join(weak)}")
-    seeds = {len(c.per_seed) for c in reached.values()}
-    span = (
-        "one seed"
-        if seeds == {1}
-        else f"{min(seeds)} to {max(seeds)} seeds"
-        if len(seeds) > 1
-        else f"{max(seeds)} seeds"
-    )
-    n = max(c.n for c in reached.values())
-    return (
-        f"{label(first)} against {label(second)} of equal parameters at {len(reached)} sizes, goals reached of up to "
-        f"{n:,} test mazes, {span}: " + "; ".join(parts)
-    )
-
-
-def _solvers(trained) -> str:
-    """A clause on the planners of --preset solve that were trained beside the compared ones."""
-    solvers = {key: rows for key, rows in trained.items() if key[1] in SOLVERS and all(row.exact for row in rows)}
-    found = [f"{label(model, True, scale)} solves {estimate_rows(rows, 'exact').percent:.1f} % exactly"
-             for (scale, model, _), rows in solvers.items()]  # fmt: skip
-    return f"; {' and '.join(found)}" if found else ""
 
 
 def verdicts(results: Results) -> list[str]:

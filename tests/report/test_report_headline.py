@@ -27,18 +27,21 @@ SAID = {
     "600 test mazes, 3 seeds: baseline wins in goals reached (20.0 against 45.0 %, -2": pair(40, 90, seeds=(0, 1, 2)),
     "nothing is resolved in goals reached (20.5 against 20.0 %, +0.5 points": pair(41, 40),
     "because the interval of the difference includes 0.": pair(41, 40),
-    "nothing is resolved, because both end alike on every maze (20.0 % goals reached).": pair(40, 40),
+    "nothing is resolved, because both reach the same goals (20.0 %).": pair(40, 40, near={"poh": 40, "baseline": 38}),
     "PoH wins in paths within 5 % of the shortest (20.0 against 5.0 %": pair(40, 40, near={"poh": 40, "baseline": 10}),
     "; baseline is not shown to beat a random policy, which reaches 30.0 %.": pair(90, 40, random=60),
     "PoH wins in goals reached (45.0 against 30.0 %, +15.0 points [+10.0, +20.0]); neither is shown to beat a random "
     "policy, which reaches 60.0 %.": pair(90, 60, random=120),
     "No planner was trained to the end: there is no result yet.": make_results([]),
-    "Nothing is compared, because no two planners were trained on one seed; goals reached: baseline 75.0 %.":
-        make_results(),
-    "PoH against baseline of equal parameters at 3 sizes, goals reached of up to 60 test mazes, one seed: PoH wins at "
-    "tiny, small, xl (by 20.0 points at tiny).": make_scaling(),
+    "Nothing is compared, because PoH and a planner that it is held against were not both trained on one seed; goals "
+    "reached: baseline 75.0 %, looped baseline 75.0 %.": make_results([make_row(), make_row("looped_baseline")]),
+    "not both trained on one seed; goals reached: PoH, without warm-up 75.0 %.":
+        make_results([make_row("poh/without warm-up")]),
+    "not both trained on one seed.": make_results([make_row(reached=())], lengths=()),
+    "PoH (with 1.01 to 1.10 times the parameters) against baseline at 3 sizes, goals reached of up to 60 test mazes, "
+    "one seed: PoH wins at tiny, small, xl (by 20.0 points at tiny).": make_scaling(),
     "baseline wins at tiny, small, xl (by 20.0 points at tiny).": make_scaling(gain=-0.2, share=0.5),
-    "2 seeds: nothing is resolved at any size, because every interval of a difference includes 0.":
+    "2 seeds: nothing is resolved at any size, because every interval of the difference includes 0.":
         make_scaling(gain=0, seeds=(0, 1)),
     "; neither is shown to beat a random policy at tiny, small.": make_scaling(share=0.0, gain=0.05),
 }  # fmt: skip
@@ -57,6 +60,25 @@ def test_a_difference_of_one_size_alone_is_told_from_the_others():
         if (row.model, row.scale, row.trained) == ("poh", "small", True):
             row.reached, row.optimal = same.reached, same.optimal
     assert "PoH wins at tiny (by 20.0 points at tiny); nothing is resolved at small." in headline(results)
+
+
+def test_seeds_that_only_one_planner_has_are_left_out():
+    results = pair(95, 80, random=40, seeds=(0, 1))
+    results.rows = [row for row in results.rows if (row.model, row.seed) != ("poh", 1)]
+    for row in results.rows:
+        if (row.model, row.seed) == ("baseline", 1):
+            row.reached = row.optimal = [False] * MAZES
+    assert headline(results) == headline(pair(95, 80, random=40))
+
+
+def test_several_sizes_speak_of_short_paths_where_these_alone_are_resolved():
+    results = make_scaling(("tiny", "small"), gain=0)
+    for row in results.rows:
+        if row.model == "baseline":
+            row.optimal = [False] * len(row.optimal)
+    assert "paths within 5 % of the shortest of up to 60 test mazes, one seed: PoH wins at tiny, small (by" in headline(
+        results
+    )
 
 
 def test_solvers_beside_the_compared_planners_are_named():
