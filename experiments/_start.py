@@ -17,5 +17,8 @@ def start(script: str) -> None:
     except ImportError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    checkout, package = Path(__file__).resolve().parents[1], Path(sys.modules["poh_ext"].__file__).resolve().parents[1]
+    if package != checkout and (checkout / "poh_ext" / "__init__.py").is_file():
+        print(f"using the poh_ext that is installed in {package}, not the sources of {checkout}", file=sys.stderr)
     name = Path(script).name
     sys.exit(main(PROGRAMS[name], program=name))

@@ -320,6 +320,11 @@ def _refuse(**given) -> None:
 def _of_probabilities(logits, target, weights, ignore_index, reduction, label_smoothing) -> Tensor:
     global _said
     check_whole("target", target)
+    if target.shape != logits.shape:
+        raise ValueError(
+            f"target of dtype {target.dtype} must be probabilities in the shape of input, {list(logits.shape)}, got "
+            f"{list(target.shape)}; classes are int64 or int32"
+        )
     if not _said:
         _said = True
         warnings.warn(

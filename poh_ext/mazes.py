@@ -9,7 +9,7 @@ With the kernels, `greedy_rollout` and all functions here compile under torch.co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -322,6 +322,10 @@ class MazeBatch:
         """The batch of what becomes of each of the tensors [B, ...]."""
         free, index = (None if t is None else change(t) for t in (self._free, self.index))
         return self._like(change(self.passages), free, index)
+
+    def __iter__(self) -> Iterator[MazeBatch]:
+        """Batches of one maze each."""
+        return (self[i] for i in range(len(self)))
 
     def __getitem__(self, which: int | slice | Tensor | Sequence[int]) -> MazeBatch:
         """The mazes `which` as a batch. An int gives a batch of one; a tensor holds indices or is a bool mask.

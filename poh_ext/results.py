@@ -38,6 +38,9 @@ _NAMES = {
     "beeline": "beeline policy",
     "poh_solver": "PoH solver",
 }
+# Fields of a row that are texts, and those that are whole numbers from 0 on.
+_TEXTS, _COUNTS = ("model", "scale", "note"), ("seed", "params", "steps", "moves_correct", "moves_total")
+_SECONDS = ("train_seconds", "train_mazes_per_second", "eval_mazes_per_second", "gflop_per_maze")
 # Steps and epochs (from 0) that were taken, seconds of training alone so far, validation mazes, shares of them.
 VALIDATION_FIELDS = ("step", "epoch", "seconds", "mazes", "reached", "optimal")
 
@@ -181,6 +184,7 @@ class Results:
                 raise ValueError(f"test_sets[{seed}]: {given} path_lengths for n={test_set['n']}")
         seen = set()
         for row in self.rows:
+            _check_types(row)
             if row.seed not in self.test_sets:
                 known = sorted(self.test_sets) or "no seed"
                 raise ValueError(f"{row.describe()} has no test set; test_sets has {known}")
@@ -233,6 +237,21 @@ class Results:
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         return results
+
+
+def _check_types(row: Row) -> None:
+    """Raise ValueError that names a field which the report could not read."""
+    for name in (*_TEXTS, *_COUNTS, *_SECONDS, "trained"):
+        value = getattr(row, name)
+        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and 0 <= value < math.inf
+        right = {
+            name in _TEXTS: isinstance(value, str),
+            name in _COUNTS: number and not isinstance(value, float),
+            name in _SECONDS: number or value is None,
+            name == "trained": isinstance(value, bool),
+        }[True]
+        if not right:
+            raise ValueError(f"{row.describe()}: {name} is {value!r}")
 
 
 def check_validation(name: str, points: list) -> None:

@@ -74,7 +74,7 @@ def load(path: str | Path) -> tuple[Planner, dict[str, Any]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise FileNotFoundError(f"{path}: {'it is a folder, not a file' if Path(path).is_dir() else 'no such file'}")
     try:
         record, weights = _read(path)
         if record["options"]["depth"] > len(weights):  # before they are made, which a made-up number would not end

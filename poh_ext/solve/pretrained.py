@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from poh_ext.models.base import Planner
 from poh_ext.models.weights import load as load_planner
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.data import OnlineBatches, make_data
@@ -63,7 +64,7 @@ class Recipe:
         return torch.cat([torch.zeros(0, dtype=torch.int64), *(batches.draw(step)[0].keys() for step in steps)])
 
 
-def load(source: str | Path) -> tuple[torch.nn.Module, Recipe, dict[str, Any]]:
+def load(source: str | Path) -> tuple[Planner, Recipe, dict[str, Any]]:
     """Load a trained planner.
 
     Args:

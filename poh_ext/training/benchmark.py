@@ -299,19 +299,15 @@ def _finish(run: _Run) -> int:
         run.results.status = "complete"
     except FolderLost as reason:
         print(
-            f"error: {reason}; {len(run.results.rows)} rows are finished and written anew; the same command goes on "
-            "from there",
+            f"error: {reason}; {_finished(run.results)} and written anew; the same command goes on from there",
             file=sys.stderr,
         )
         code = 1
     except Interrupted as reason:
-        print(
-            f"stopped by {reason}; {len(run.results.rows)} rows are finished; the same command goes on from there",
-            file=sys.stderr,
-        )
+        print(f"stopped by {reason}; {_finished(run.results)}; the same command goes on from there", file=sys.stderr)
         code = 130
     except Diverged as error:
-        print(f"error: {error}; {len(run.results.rows)} rows are finished", file=sys.stderr)
+        print(f"error: {error}; {_finished(run.results)}", file=sys.stderr)
         code = 1
     if run.results.test_sets:
         try:
@@ -345,6 +341,13 @@ def _rescuing(run: _Run) -> Iterator[None]:
         raise _NotWritten(f"{name}: {error.strerror}") from error
 
 
+def _finished(results: Results, adjective: str = "") -> str:
+    """ "1 row is finished", "2 rows are finished"; with an adjective "2 finished rows"."""
+    n = len(results.rows)
+    rows = f"{n} {adjective}row{'' if n == 1 else 's'}"
+    return rows if adjective else f"{rows} {'is' if n == 1 else 'are'} finished"
+
+
 def _kept(folder: Path) -> str:
     """What a run left that ended with an error, and how to go on."""
     try:
@@ -354,7 +357,7 @@ def _kept(folder: Path) -> str:
     if left.status == "complete":
         return f"the results in {folder} are complete; the same command with --resume writes the report"
     checkpoint = " and the last checkpoint" if any(folder.glob("checkpoints/*/step-*.pt")) else ""
-    return f"{folder} keeps {len(left.rows)} finished rows{checkpoint}; the same command goes on from there"
+    return f"{folder} keeps {_finished(left, 'finished ')}{checkpoint}; the same command goes on from there"
 
 
 def print_row(row: Row) -> None:

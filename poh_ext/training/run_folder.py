@@ -271,7 +271,10 @@ def find_interrupted(config: BenchmarkConfig, environment: dict[str, Any]) -> tu
             return folder, earlier, ""
         why = why or found
     if config.resume:
-        raise ConfigError(f"--resume: nothing to go on with; {why or f'{config.output} does not exist'}")
+        raise ConfigError(
+            f"--resume: nothing to go on with; {why or f'{config.output} does not exist'}. Without --resume the run "
+            "starts in a folder of its own, with --overwrite in this one"
+        )
     return None, None, why
 
 

@@ -195,6 +195,8 @@ BAD = {
     "class at [1, 2]": (lambda: cross_entropy(torch.zeros(2, 5, 3), torch.tensor([[0, 1, 2], [3, 4, -1]])), IndexError,
                         r"target\[1, 2\] is -1, but there are 5 classes"),
     "one place": (lambda: cross_entropy(X[0], Y[0] + 7), IndexError, r"target.* is 7, but there are 5 classes"),
+    "floats": (lambda: cross_entropy(X, Y.float()), ValueError,
+               "target of dtype torch.float32 must be probabilities in the shape of input"),
     "reduction": (lambda: cross_entropy(X, Y, reduction="position_mean"), ValueError,
                   "reduction must be one of mean, sum, none, got 'position_mean'"),
     "weight": (lambda: cross_entropy(X, Y, torch.ones(4)), ValueError, r"weight must have shape \[5\], got \[4\]"),
