@@ -314,3 +314,8 @@ def test_steps_in_a_grid_one_cell_wide():
 def test_mazes_must_be_mazes():
     with pytest.raises(TypeError, match="mazes must be a MazeBatch, got Tensor"):
         MazeTasks(OPEN, torch.tensor([0]), torch.tensor([1]))
+
+
+def test_a_loop_gives_batches_of_one():
+    mazes = obstacles(3)
+    assert [same(one, mazes[i]) and len(one) == 1 for i, one in enumerate(mazes)] == [True] * 3

@@ -65,6 +65,8 @@ def test_a_planner_does_not_change_with_its_file(tmp_path):
 def test_what_is_no_planner_is_refused(tmp_path):
     with pytest.raises(ValueError, match="model must be a BaselinePlanner or PoHPlanner, got Linear"):
         save(tmp_path / "w.safetensors", torch.nn.Linear(2, 2), notes={})
+    with pytest.raises(FileNotFoundError, match=r"it is a folder, not a file"):
+        load(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"none\.pt: no such file"):
         load(tmp_path / "none.pt")
     (tmp_path / "a.pt").write_bytes(b"x")

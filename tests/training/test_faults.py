@@ -180,7 +180,7 @@ def test_a_folder_that_goes_after_the_training_loses_no_row(straight, tmp_path, 
     with monkeypatch.context() as patched:
         patched.setattr(trial, "_evaluate", removed)
         assert benchmark.run_benchmark(dataclasses.replace(config, rows=("baseline",))) == 1
-    assert "1 rows are finished and written anew" in the_error(capsys)
+    assert "1 row is finished and written anew" in the_error(capsys)
     assert Results.load(config.output / "results.json").rows[0].curve == straight[1].curve
     with monkeypatch.context() as patched:
         patched.setattr(benchmark._Run, "run_rows", lambda self: shutil.rmtree(self.folder))
