@@ -94,8 +94,8 @@ wheel: $(VENV)/.dependencies
 	$(BUILD_ENV) POH_EXT_REQUIRE_BUILD=1 $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w build/wheel .
 	$(BUILD_ENV) $(BIN)/python -m auditwheel repair --exclude 'libtorch*.so' --exclude libc10.so -w dist build/wheel/*.whl
 
-# An environment that has nothing but torch ($(2)), pytest and mypy, in $(1).
-new_environment = rm -rf $(1) && $(PYTHON) -m venv $(1) && $(1)/bin/python $(PIP_INSTALL) numpy pytest mypy torch==$(2)
+# An environment that has nothing but torch ($(2)), safetensors (a format of files), pytest and mypy, in $(1).
+new_environment = rm -rf $(1) && $(PYTHON) -m venv $(1) && $(1)/bin/python $(PIP_INSTALL) numpy safetensors pytest mypy torch==$(2)
 # The tests $(2) by the Python of $(1), away from the sources: they import what is installed there.
 run_installed = rm -rf build/installed && mkdir -p build/installed && cp -r tests csrc pyproject.toml build/installed \
 	&& cd build/installed && $(abspath $(1))/bin/python -m pytest -q $(2)

@@ -22,9 +22,11 @@ from poh_ext.maze_drawing import (
     open_raster,
 )
 from poh_ext.mazes import MazeBatch
-from tests.cases.reports import carve, decode, is_dark, pad, walk
 
 Image = pytest.importorskip("PIL.Image")
+pytest.importorskip("matplotlib.figure")
+from tests.cases.reports import carve, decode, is_dark, pad, walk  # noqa: E402 (it needs matplotlib)
+
 UP, DOWN, LEFT, RIGHT = 1, 2, 4, 8  # bits of MazeBatch.passages
 
 
