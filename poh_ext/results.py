@@ -241,17 +241,17 @@ class Results:
 
 def _check_types(row: Row) -> None:
     """Raise ValueError that names a field which the report could not read."""
-    for name in (*_TEXTS, *_COUNTS, *_SECONDS, "trained"):
-        value = getattr(row, name)
-        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and 0 <= value < math.inf
-        right = {
-            name in _TEXTS: isinstance(value, str),
-            name in _COUNTS: number and not isinstance(value, float),
-            name in _SECONDS: number or value is None,
-            name == "trained": isinstance(value, bool),
-        }[True]
-        if not right:
-            raise ValueError(f"{row.describe()}: {name} is {value!r}")
+
+    def number(value: object) -> bool:
+        return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and 0 <= value < math.inf
+
+    values = vars(row)
+    wrong = [name for name in _TEXTS if not isinstance(values[name], str)]
+    wrong += [name for name in _COUNTS if not number(values[name]) or isinstance(values[name], float)]
+    wrong += [name for name in _SECONDS if values[name] is not None and not number(values[name])]
+    wrong += ["trained"] if not isinstance(row.trained, bool) else []
+    if wrong:
+        raise ValueError(f"{row.describe()}: {wrong[0]} is {values[wrong[0]]!r}")
 
 
 def check_validation(name: str, points: list) -> None:
