@@ -235,7 +235,8 @@ class _Trainer:
             reason = asked
         if self.workers.agree(reason is not None):
             self.save()
-            raise reason or Interrupted("a signal to another process")
+            # The one that was asked need not be the first, which alone reports.
+            raise next(asked for asked in self.workers.collect(reason) if asked is not None)
 
     def run(self, watchers: Sequence[Watcher], quiet: bool) -> None:
         config, result, per_epoch = self.config, self.result, self.batches.per_epoch
