@@ -169,6 +169,10 @@ def _check_training(config) -> None:
             to is not None and not value[1] <= to <= most,
             f"{growth} {to}: must be from the upper end of {flag(name)}, {value[1]}, to {most}",
         )
+    _refuse(
+        config.train_R_draw != "uniform" and config.train_R is None,
+        f"--train-R-draw {config.train_R_draw}: needs --train-R, the range that it draws from",
+    )
     for name in ("train_R", "test_R"):
         _refuse(
             config.R == 1 and getattr(config, name) not in (None, "R"),

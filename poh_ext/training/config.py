@@ -79,6 +79,9 @@ class TrainingOptions:
     train_R_growth: int | None = None
     """Number that the upper end of --train-R grows to, linearly from 20 % to 60 % of the steps [passes]. None: no
     growth."""
+    train_R_draw: Literal["uniform", "log"] = "uniform"
+    """uniform: every number of passes is as likely. log: of every doubling of the number, each part is as likely (low
+    numbers are drawn more often), so that a state is often supervised while a message is still on its way."""
     grad_passes: int | Literal["all"] = "all"
     """Passes at the end of a run that gradients flow through [passes, or all]. Earlier passes run without a graph."""
     test_R: int | Literal["R"] = "R"
@@ -132,7 +135,14 @@ class TrainingOptions:
     def mean_passes(self) -> float:
         """The mean number of passes of a step, over the whole training."""
         spans = [self.pass_range(step, 100) for step in range(100)]
-        return sum(low + high for low, high in spans) / 200
+        return sum(map(self._mean_of, spans)) / len(spans)
+
+    def _mean_of(self, span: tuple[int, int]) -> float:
+        low, high = span
+        if self.train_R_draw == "uniform":
+            return (low + high) / 2
+        # n is drawn with the probability log(1 + 1/n) / log((high + 1) / low).
+        return sum(n * math.log1p(1 / n) for n in range(low, high + 1)) / math.log((high + 1) / low)
 
     @property
     def size_range(self) -> tuple[int, int]:

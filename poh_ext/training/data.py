@@ -45,12 +45,18 @@ Span = tuple[int, int]  # lowest and highest
 # -- steps -------------------------------------------------------------------------------------------------------
 
 
-def draw(seed: int, step: int, sizes: Span, passes: Span = (1, 1)) -> tuple[int, int, torch.Generator]:
-    """What a step draws before its mazes: their side and the passes, uniformly from (lowest, highest), and the
-    generator for what comes after. Neither range changes what else is drawn."""
+def draw(
+    seed: int, step: int, sizes: Span, passes: Span = (1, 1), law: str = "uniform"
+) -> tuple[int, int, torch.Generator]:
+    """What a step draws before its mazes: their side and the passes, from (lowest, highest), and the generator for
+    what comes after. Neither range, nor the law of the passes (of --train-R-draw), changes what else is drawn."""
     generator = torch.Generator().manual_seed(stream_seed(seed, step))
-    size, run = (int(torch.randint(low, high + 1, (), generator=generator)) for low, high in (sizes, passes))
-    return size, run, generator
+    size = int(torch.randint(sizes[0], sizes[1] + 1, (), generator=generator))
+    low, high = passes
+    if law == "uniform":
+        return size, int(torch.randint(low, high + 1, (), generator=generator)), generator
+    share = int(torch.randint(1 << 24, (), generator=generator)) / (1 << 24)
+    return size, min(high, int(low * ((high + 1) / low) ** share)), generator
 
 
 def stream_seed(seed: int, step: int) -> int:
@@ -89,18 +95,28 @@ class FixedBatches:
         batch_size: mazes of a step.
         seed: of the order, and of the passes.
         passes: (lowest, highest) number of passes, or a function that says these of a step.
+        law: that they are drawn by, of --train-R-draw.
     """
 
     def __init__(
-        self, tasks: MazeTasks, batch_size: int, seed: int, *, passes: int | Span | Callable[[int], Span] = 1
+        self,
+        tasks: MazeTasks,
+        batch_size: int,
+        seed: int,
+        *,
+        passes: int | Span | Callable[[int], Span] = 1,
+        law: str = "uniform",
     ) -> None:
-        self.tasks, self.batch_size, self.seed, self.passes = tasks, batch_size, seed, _of_step(passes)
+        self.tasks, self.batch_size, self.seed = tasks, batch_size, seed
+        self.passes, self.law = _of_step(passes), law
         self.per_epoch, self.mazes_per_epoch = math.ceil(len(tasks) / batch_size), len(tasks)
 
     @classmethod
     def of(cls, tasks: MazeTasks, config: BenchmarkConfig, seed: int) -> FixedBatches:
         total = config.epochs * math.ceil(len(tasks) / config.batch_size)
-        return cls(tasks, config.batch_size, seed, passes=lambda step: config.pass_range(step, total))
+        return cls(
+            tasks, config.batch_size, seed, passes=lambda step: config.pass_range(step, total), law=config.train_R_draw
+        )
 
     def run(self, first: int, last: int) -> Iterator[Step]:
         """Yield the steps first to last - 1."""
@@ -109,7 +125,7 @@ class FixedBatches:
             permutation = torch.randperm(len(self.tasks), generator=order)  # drawn for epochs before `first` too
             for step, index in enumerate(permutation.split(self.batch_size), epoch * self.per_epoch):
                 if first <= step < last:
-                    yield Step(self.tasks[index], draw(self.seed, step, (1, 1), self.passes(step))[1], 0)
+                    yield Step(self.tasks[index], draw(self.seed, step, (1, 1), self.passes(step), self.law)[1], 0)
 
 
 class OnlineBatches:
@@ -126,6 +142,7 @@ class OnlineBatches:
         size: side of the mazes, or the (lowest, highest) from which each step draws it, or a function that says these
             of a step.
         passes: likewise, the number of passes.
+        law: that they are drawn by, of --train-R-draw.
         min_path: least number of cells on a shortest path, or a function that says it of a side and a kind.
         algorithm: one of poh_ext.mazes.KINDS, or several, of which each step draws one.
         anywhere: start and goal are any two cells of any maze (the same cell, or without a way between them, too);
@@ -148,11 +165,12 @@ class OnlineBatches:
         algorithm: str | Sequence[str],
         anywhere: bool = False,
         passes: int | Span | Callable[[int], Span] = 1,
+        law: str = "uniform",
     ) -> None:
         self.batch_size, self.per_epoch, self.seed = batch_size, per_epoch, seed
         self.exclude, self.anywhere = exclude, anywhere
         self.kinds = (algorithm,) if isinstance(algorithm, str) else tuple(algorithm)
-        self.sizes, self.passes = _of_step(size), _of_step(passes)
+        self.sizes, self.passes, self.law = _of_step(size), _of_step(passes), law
         self.min_path = min_path if callable(min_path) else lambda *_: min_path
         self.mazes_per_epoch = batch_size * per_epoch
 
@@ -167,6 +185,7 @@ class OnlineBatches:
             size=lambda step: config.size_range_at(step, total),
             algorithm=config.kinds,
             passes=lambda step: config.pass_range(step, total),
+            law=config.train_R_draw,
             min_path=config.min_path_at,
             anywhere=config.supervision == "all",
         )
@@ -189,7 +208,7 @@ class OnlineBatches:
 
     def draw(self, step: int, size: int | None = None) -> Step:
         """The step, made now; `size` replaces the side that is drawn."""
-        own, passes, generator = draw(self.seed, step, self.sizes(step), self.passes(step))
+        own, passes, generator = draw(self.seed, step, self.sizes(step), self.passes(step), self.law)
         size, drawn, kind = size or own, self.batch_size, self.kind(step)
         ends = torch.randint(size * size, (2, self.batch_size), generator=generator) if self.anywhere else None
         while True:
