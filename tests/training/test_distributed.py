@@ -9,15 +9,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from poh_ext.results import Results
-from poh_ext.training import benchmark, run_folder, workers
+from poh_ext.training import benchmark, loop, run_folder, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
 from poh_ext.training.data import make_data
+from poh_ext.training.progress import Interrupted
 from poh_ext.training.step import Objective, planning_loss
 from poh_ext.training.targets import step_passes, term_weights
 from poh_ext.training.workers import Workers
@@ -190,6 +192,24 @@ def test_two_processes_train_as_one_and_go_on_after_an_interruption(tmp_path, st
         assert all(torch.equal(again[name][key], straight[name][key]) for key in straight[name])
     with pytest.raises(ConfigError, match="processes was 2, not None"):
         benchmark.run_benchmark(dataclasses.replace(two, resume=True))
+
+
+class _OfTwo(Workers):
+    """The first of two processes, of which the other was asked to stop."""
+
+    def agree(self, wish):
+        return True
+
+    def collect(self, item):
+        return [item, Interrupted("the death of torchrun")]
+
+
+def test_the_first_says_why_another_process_was_asked_to_stop():
+    saved = []
+    trainer = SimpleNamespace(check=lambda: None, workers=_OfTwo(2), save=lambda: saved.append(True))
+    with pytest.raises(Interrupted, match="the death of torchrun"):
+        loop._Trainer.stop_if_asked(trainer)
+    assert saved == [True]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import sys
 
 import pytest
@@ -208,6 +209,7 @@ def test_a_missing_package_is_named_before_any_work(module, tmp_path, monkeypatc
         ({"train_R": (5, 4)}, "--train-R 5 4"),
         ({"train_R": (2, 4), "R": 1}, "--R 1 contradicts --train-R"),
         ({"test_R": 4, "R": 1}, "--R 1 contradicts --test-R"),
+        ({"train_R_draw": "log"}, "--train-R-draw log: needs --train-R, the range that it draws from"),
         ({"train_R_growth": 9}, "--train-R-growth 9: needs --train-R"),
         ({"train_R": (2, 8), "train_R_growth": 7}, "--train-R-growth 7: must be from the upper end of --train-R, 8"),
         ({"grad_passes": 0}, "--grad-passes 0: must be at least 1, or all"),
@@ -310,6 +312,26 @@ def test_passes_grow_between_a_fifth_and_three_fifths_of_the_run():
     assert all(a <= b for a, b in itertools.pairwise(spans))
     assert tiny(train_R=(4, 40)).mean_passes() == 22
     assert config.mean_passes() == pytest.approx((4 + (0.2 * 40 + 0.4 * 70 + 0.4 * 100)) / 2, abs=0.5)
+
+
+def test_passes_by_the_logarithmic_law():
+    config = tiny(**MOVES, train_R=(4, 120), train_R_draw="log", batch_size=2, min_path=0.3)
+    runs = [draw(7, step, (5, 12), (4, 120), "log")[1] for step in range(20_000)]
+    assert min(runs) == 4 and max(runs) == 120
+    for low, high in ((4, 7), (8, 15), (16, 31), (32, 63)):  # of every doubling, as much
+        share = sum(low <= run <= high for run in runs) / len(runs)
+        assert share == pytest.approx(math.log(2) / math.log(121 / 4), abs=0.02)
+    assert config.mean_passes() == pytest.approx(sum(runs) / len(runs), rel=0.02)
+    assert {draw(7, step, (5, 12), (6, 6), "log")[1] for step in range(200)} == {6}
+    drawn = [step.passes for step in make_data(config, 7).batches.run(0, 50)]
+    assert drawn == runs[:50]
+    assert drawn == [
+        step.passes for step in FixedBatches(sample_tasks(2, 3), 1, 7, passes=(4, 120), law="log").run(0, 50)
+    ]
+    # Mazes, sides and ends are those of the uniform law.
+    uniform = dataclasses.replace(config, train_R_draw="uniform")
+    pairs = zip(make_data(config, 7).batches.run(0, 5), make_data(uniform, 7).batches.run(0, 5), strict=True)
+    assert all(torch.equal(a.batch.path, b.batch.path) for a, b in pairs)
 
 
 def test_sizes_grow_in_the_same_way_and_the_mazes_with_them():
