@@ -52,13 +52,14 @@ SOLVE: dict[str, Any] = {
     "maze_size": 12,
     "min_path": 50 / 144,
     "test": 1000,
-    "epochs": 120,
+    "epochs": 60,
     "steps_per_epoch": 100,
     "batch_size": 32,
     "supervision": "all",
     "R": 220,
     "train_R": (4, 40),
     "train_R_growth": 120,
+    "train_R_draw": "log",
     "grad_passes": 12,
     "deep_supervision": 3,
     "state_noise": 0.1,
@@ -88,7 +89,7 @@ SOLVE: dict[str, Any] = {
 # The planners that the recipe was found for, where the program has one size: 19,992 parameters, and 30,728 of PoH,
 # which keeps the width: what each can do is compared, and the table has the parameters.
 SOLVE_SHAPE: dict[str, Any] = {"d_model": 48, "n_heads": 4, "d_ff": 96, "depth": 1, "parity": "none"}
-# 1200 steps without the growth of passes.
+# 1,200 steps without the growth of passes.
 SOLVE_QUICK: dict[str, Any] = {
     "epochs": 12,
     "train_R_growth": None,
