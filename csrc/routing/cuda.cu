@@ -7,7 +7,7 @@
 namespace poh::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kRouteThreads = 256;
 
 // The rows a warp works on at a time, lane by lane.
 struct Place {
@@ -63,7 +63,7 @@ __device__ Softmax<A> softmax(const Row<T, A>& row, const T* g, int lanes, A inv
 
 // weights, entropy and wide_entropy (the same, unrounded) may each be null.
 template <class T, class A>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kRouteThreads)
     route_forward(const T* logits, int64_t rows, int heads, int lanes, A inverse, T* weights, T* entropy,
                   A* wide_entropy) {
   const Place at(lanes);
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // grad_entropy: one value for each row, or the same one for all; grad_weights may be null.
 template <class T, class A>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kRouteThreads)
     route_gradients(const T* logits, const T* grad_weights, const T* grad_entropy, bool one_entropy, A scale,
                     int64_t rows, int heads, int lanes, A inverse, T* out) {
   const Place at(lanes);
@@ -146,7 +146,7 @@ struct CudaRouting {
     while (lanes < in.heads && lanes < kWarp) lanes *= 2;
     return lanes;
   }
-  static Shape shape(const RouteRows& in) { return {blocks_for(in.logits, in.rows, kThreads / lanes(in)), kThreads}; }
+  static Shape shape(const RouteRows& in) { return {blocks_for(in.logits, in.rows, kRouteThreads / lanes(in)), kRouteThreads}; }
 };
 
 }  // namespace

@@ -1,11 +1,13 @@
 """nvcc compiles every CUDA source against whatever torch is here, and the module loads where torch has CUDA.
 
-For one architecture with PTX, or those of TORCH_CUDA_ARCH_LIST: `make test-cuda-torch` compiles all that are shipped.
+In one unit, as most of the time goes to torch's headers, and for one architecture with PTX, or those of
+TORCH_CUDA_ARCH_LIST: `make test-cuda-torch` compiles as what is shipped is.
 What the kernels compute is tested in test_cuda_host.py.
 """
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -32,6 +34,7 @@ def built():
     generator = ["-GNinja"] if shutil.which("ninja", path=path()) else []
     configure = ["cmake", "-S", ROOT, "-B", build, *generator, f"-DPython_EXECUTABLE={sys.executable}",
                  "-DCMAKE_BUILD_TYPE=Release", "-DPOH_EXT_CUDA=ON", "-DPOH_EXT_CAPABILITIES=",
+                 "-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=0",
                  f"-DPOH_EXT_OUTPUT={build / 'tested'}"]  # fmt: skip
     # Less optimisation than is shipped, in a third less time: what is tested is that it compiles, links and loads.
     env = {
@@ -58,11 +61,11 @@ def path():
 def test_every_source_is_compiled_for_the_architectures(built):
     numbers = [each.removesuffix("+PTX").replace(".", "") for each in ARCHITECTURES.split(";")]
     commands = json.loads((built.parents[1] / "compile_commands.json").read_text())
-    compiled = {Path(c["file"]): c["command"] for c in commands if c["file"].endswith(".cu")}
-    assert set(compiled) == set(ROOT.glob("csrc/*/*.cu"))
-    for command in compiled.values():
-        for flag in (*(f"code=[sm_{n}]" for n in numbers), "code=[compute_90]", "-Werror=all-warnings"):
-            assert flag in command
+    ((unit, command),) = [(Path(c["file"]), c["command"]) for c in commands if c["file"].endswith("cu.cu")]
+    included = re.findall(r'#include "(.*\.cu)"', unit.read_text())
+    assert {Path(path) for path in included} == set(ROOT.glob("csrc/*/*.cu"))
+    for flag in (*(f"code=[sm_{n}]" for n in numbers), "code=[compute_90]", "-Werror=all-warnings"):
+        assert flag in command
     code = built.read_bytes()
     assert all(f"sm_{n}".encode() in code for n in numbers)
 
