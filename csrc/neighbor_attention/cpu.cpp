@@ -80,7 +80,7 @@ struct CpuAttention {
   static void forward(const Inputs<T>& in, A* weights, T* to) {
     const auto [B, H, N, D, C] = in.shape;
     const int64_t slots = C + 1, scratch = slots * kLanes<A> + vectors_for<A>(D) * kLanes<A>;
-    with_sizes(vectors_for<A>(D), slots, [&, B = B, H = H, N = N, D = D](auto nv, auto s) {
+    with_sizes<A>(vectors_for<A>(D), slots, [&, B = B, H = H, N = N, D = D](auto nv, auto s) {
       parallel(B * H, head_grain(in.shape), [&](int64_t begin, int64_t end) {
         const std::unique_ptr<A[]> room(new A[static_cast<size_t>(scratch)]);
         in.template each_head<nv(), s()>(begin, end, 0, [&](const auto& head, int64_t b, int64_t h, A*) {
@@ -103,7 +103,7 @@ struct CpuAttention {
       return std::vector<A>(static_cast<size_t>(wanted != nullptr ? B * H * slots * width : 0), A(0));
     };
     std::vector<A> of_bias = parts(d_bias, W), of_key = parts(d_key, padded), of_value = parts(d_value, padded);
-    with_sizes(vectors_for<A>(D), slots, [&](auto nv, auto s) {
+    with_sizes<A>(vectors_for<A>(D), slots, [&](auto nv, auto s) {
       parallel(B * H, head_grain(shape), [&](int64_t begin, int64_t end) {
         const std::unique_ptr<A[]> room(new A[static_cast<size_t>(2 * slots * W + padded)]);
         in.template each_head<nv(), s()>(begin, end, 3, [&](const auto& head, int64_t b, int64_t h, A* more) {

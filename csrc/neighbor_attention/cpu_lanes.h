@@ -186,23 +186,19 @@ inline Vector<A> lane_products(const A* a, const A* b, const A* c, int64_t vecto
   return sum;
 }
 
-// f(NV, S) with the numbers of vectors and slots as constants, where they are common ones; 0 stands for any.
-template <class F>
+// f(NV, S) with the numbers of vectors and slots as constants where they are common ones, in float: the four neighbours of a
+// grid and the cell itself. 0 stands for any. Each pair is compiled for itself, which is most of the time of a build.
+template <class A, class F>
 void with_sizes(int64_t vectors, int64_t slots, const F& f) {
-  const auto with_slots = [&](auto nv) {
-    if (slots == 5) return f(nv, std::integral_constant<int, 5>());
-    f(nv, std::integral_constant<int, 0>());
-  };
-  switch (vectors) {
-    case 1:
-      return with_slots(std::integral_constant<int, 1>());
-    case 2:
-      return with_slots(std::integral_constant<int, 2>());
-    case 4:
-      return with_slots(std::integral_constant<int, 4>());
-    default:
-      return with_slots(std::integral_constant<int, 0>());
+  constexpr std::integral_constant<int, 0> any;
+  constexpr std::integral_constant<int, 5> five;
+  if constexpr (std::is_same_v<A, float>) {
+    if (slots == 5 && vectors == 1) return f(std::integral_constant<int, 1>(), five);
+    if (slots == 5 && vectors == 2) return f(std::integral_constant<int, 2>(), five);
+    if (slots == 5 && vectors == 4) return f(std::integral_constant<int, 4>(), five);
+    if (slots == 5) return f(any, five);
   }
+  f(any, any);
 }
 
 }  // namespace poh

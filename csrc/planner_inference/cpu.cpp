@@ -77,7 +77,7 @@ std::tuple<Tensor, Tensor, Tensor> neighbor_passes(
     used = new_empty({passes, depth, B, heads}, ScalarType::Float);
   }
   A *const found = data<A>(out), *const states = data<A>(state), *const weights_used = data<A>(used);
-  with_sizes(vectors_for<A>(shape.D), shape.slots(), [&](auto nv, auto s) {
+  with_sizes<A>(vectors_for<A>(shape.D), shape.slots(), [&](auto nv, auto s) {
     const auto run = [&](int64_t begin, int64_t end, PassMaze& maze) {
       for (int64_t b = begin; b < end; ++b) {
         const int64_t at = b * N * d;
