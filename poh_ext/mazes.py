@@ -450,9 +450,11 @@ KINDS: dict[str, dict[str, Any]] = {
     **{name: {"algorithm": name} for name in GENERATORS},
     "braid": {"algorithm": "dfs", "braid": (0.0, 0.3)},
     "few-loops": {"algorithm": "dfs", "braid": (0.0, 0.05)},
+    "open": {"algorithm": "obstacles", "density": (0.0, 0.3)},
 }
-"""What the programs call a kind of mazes: each generator with its defaults, and dfs mazes with loops, many of them or
-few and long ones. By name, the arguments of `generate_mazes` and `sample_tasks`."""
+"""What the programs call a kind of mazes: each generator with its defaults, dfs mazes with loops, many of them or few
+and long ones, and grids with few obstacles, as the maps of games are. By name, the arguments of `generate_mazes` and
+`sample_tasks`."""
 
 
 def check_loops(

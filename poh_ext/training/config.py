@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from poh_ext.mazes import DENSITY
+from poh_ext.mazes import DENSITY, KINDS
 from poh_ext.models import SHAPES, PlannerShape
 from poh_ext.models.config import PlannerOptions
 from poh_ext.results import CONTROLS
@@ -219,13 +219,14 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
     maze_size: int = 12
     """Side of the square mazes [cells]."""
     algorithm: str = "dfs"
-    """Kinds of mazes, separated by commas: dfs, wilson, prim, kruskal, percolation, obstacles, braid (dfs
-    with up to 30 % of the remaining walls open) and few-loops (up to 5 %). Of several, each step draws one, and the
-    test mazes are of all, equally many."""
+    """Kinds of mazes, separated by commas: dfs, wilson, prim, kruskal, percolation, obstacles, open
+    (obstacles, of up to 30 % of the cells), braid (dfs with up to 30 % of the remaining walls open) and few-loops (up
+    to 5 %). Of several, each step draws one, and the test mazes are of all, equally many."""
     min_path: float = 0.35
     """Least length of the shortest path from start to goal, both counted [cells; up to 1: that share of the maze's
-    cells]. Mazes of another side than --maze-size have paths of the same share. In percolation and obstacles, whose
-    paths are short, 0.4 times as many cells are asked for."""
+    cells]. Mazes of another side than --maze-size have paths of the same share. In percolation, obstacles and
+    open, whose paths are short, 0.4 times as many cells are asked for; in open at most 0.8 times those from corner to
+    corner."""
     protocol: Literal["default", "as-published"] = "default"
     """default: the planners see the walls. as-published: the protocol behind the published figures. Planners, validity
     mask and rollout get a grid without walls, and few mazes are tested; wherever random is a row, random_table and
@@ -300,7 +301,11 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
         cells = self.min_path * size**2
         if self.min_path > 1:
             cells /= self.cells
-        return max(2, math.ceil(cells * (0.4 if kind in DENSITY else 1)))
+        if KINDS[kind]["algorithm"] in DENSITY:
+            cells *= 0.4
+        if kind == "open":  # from corner to corner it is no farther
+            cells = min(cells, 0.8 * (2 * size - 1))
+        return max(2, math.ceil(cells))
 
     @property
     def kinds(self) -> tuple[str, ...]:

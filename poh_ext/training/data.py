@@ -146,7 +146,7 @@ class OnlineBatches:
         min_path: least number of cells on a shortest path, or a function that says it of a side and a kind.
         algorithm: one of poh_ext.mazes.KINDS, or several, of which each step draws one.
         anywhere: start and goal are any two cells of any maze (the same cell, or without a way between them, too);
-            min_path is of no effect. In percolation and obstacles there is a way between
+            min_path is of no effect. In percolation, obstacles and open there is a way between
             them.
 
     Raises:
@@ -237,7 +237,7 @@ class OnlineBatches:
         seed, options = stream_seed(self.seed, step), KINDS[kind]
         if not self.anywhere:
             return sample_tasks(n, size, min_path=self.min_path(size, kind), seed=seed, **options)
-        if kind in DENSITY:  # most pairs of cells would be no task
+        if options["algorithm"] in DENSITY:  # most pairs of cells would be no task
             return sample_tasks(n, size, min_path=2, seed=seed, **options)
         return generate_mazes(n, size, seed=seed, **options)
 
