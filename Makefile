@@ -17,7 +17,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP_INSTALL = -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+# Compiled are the modules that are imported, when they first are: all of them would take minutes of a core.
+PIP_INSTALL = -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_ARGS)
 PIP := $(BIN)/python $(PIP_INSTALL) -c constraints.txt
 READ_BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 SOURCES := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/*)

@@ -121,13 +121,13 @@ def run_operators(variant, folder, note, every, selection, **env):
 
 def test_operators_under_address_sanitizer(tmp_path, note):
     """Results, gradients, bad arguments, and mazes to the bit, with every index watched."""
-    assert run_operators("address", tmp_path, note, 11, SKIPPED) > 60
+    assert run_operators("address", tmp_path, note, 17, SKIPPED) > 60
 
 
 def test_operators_under_thread_sanitizer(tmp_path, note):
     """The same kernels, watched for races; threads in reverse order, on which nothing may depend."""
     selection = f"({SKIPPED}) and not gradcheck"
-    assert run_operators("thread", tmp_path, note, 11, selection, POH_EMULATION_ORDER="reverse") > 50
+    assert run_operators("thread", tmp_path, note, 17, selection, POH_EMULATION_ORDER="reverse") > 50
 
 
 def test_indices_are_named_where_checks_are_wanted(tmp_path, note):
