@@ -104,6 +104,10 @@ def test_the_least_path_is_given_in_cells_or_as_a_share():
     with_both = Benchmark12x12Config(min_path=50), Benchmark12x12Config(min_path=50 / 144)
     assert [config.min_path_at(5) for config in with_both] == [9, 9]
     assert [config.min_path_cells for config in with_both] == [50, 50]
+    # Obstacles make short paths; of an open grid the longest is that from corner to corner, 59 cells at 30x30.
+    kinds = ("braid", "percolation", "obstacles", "open")
+    assert [with_both[1].min_path_at(12, kind) for kind in kinds] == [50, 20, 20, 19]
+    assert [with_both[1].min_path_at(30, kind) for kind in kinds] == [313, 125, 125, 48]
 
 
 def test_fields_are_in_the_order_of_the_help():
