@@ -120,16 +120,24 @@ class Row:
         return f"row {name!r} ({'trained' if self.trained else 'untrained'}, seed {self.seed})"
 
 
+_KINDS = {("experiment", "command", "created"): str, ("config", "environment"): dict, ("warnings",): list}
+
+
 def _command_line() -> str:
     """What a user typed, of sys.argv."""
     path, words = Path(sys.argv[0]), sys.argv[1:]
     if path.stem == "ipykernel_launcher":
         return "(in a notebook)"
-    if path.stem == "poh-ext":
+    start = ["python"]
+    if (count := int(os.environ.get("WORLD_SIZE", 1))) > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+        each = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = ["--nnodes", str(count // each)] if count > each else []
+        start = ["torchrun", *nodes, "--nproc-per-node", str(each)]
+    elif path.stem == "poh-ext":
         return shlex.join(["poh-ext", *words])
     if path.name == "__main__.py":
-        return shlex.join(["python", "-m", path.parent.name, *words])
-    return shlex.join(["python", sys.argv[0], *words])
+        return shlex.join([*start, "-m", path.parent.name, *words])
+    return shlex.join([*start, sys.argv[0], *words])
 
 
 @dataclass
@@ -176,6 +184,12 @@ class Results:
             raise ValueError(f"protocol is {self.protocol!r}; accepted: {', '.join(PROTOCOLS)}")
         if self.status not in STATUSES:
             raise ValueError(f"status is {self.status!r}; accepted: {', '.join(STATUSES)}")
+        for names, kind in _KINDS.items():
+            for name in names:
+                if not isinstance(getattr(self, name), kind):
+                    raise ValueError(f"{name} is {getattr(self, name)!r}, not a {kind.__name__}")
+        if not all(isinstance(warning, str) for warning in self.warnings):
+            raise ValueError(f"warnings must be sentences, not {self.warnings!r}")
         for seed, test_set in self.test_sets.items():
             if missing := {"n", "path_lengths", "n_train"} - set(test_set):
                 raise ValueError(f"test_sets[{seed}] lacks {', '.join(sorted(missing))}")
@@ -261,7 +275,7 @@ def check_validation(name: str, points: list) -> None:
             given = ", ".join(map(str, point)) if isinstance(point, dict) else type(point).__name__
             needed = ", ".join(VALIDATION_FIELDS)
             raise ValueError(f"{name}: validation[{i}] must have the fields {needed}, not {given}")
-        if not all(isinstance(value, int | float) and math.isfinite(value) for value in point.values()):
+        if not all(isinstance(value, int | float) and abs(value) < 2**63 for value in point.values()):
             raise ValueError(f"{name}: validation[{i}] must be finite numbers, not {list(point.values())}")
         shares = [point[measure] for measure in ("exact", "optimal", "reached") if measure in point]
         if not (point["mazes"] >= 1 and all(a <= b for a, b in itertools.pairwise([0, *shares, 1]))):

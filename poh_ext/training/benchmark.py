@@ -282,7 +282,7 @@ def run_benchmark(config: BenchmarkConfig, command: str | None = None) -> int:
             with holding(run.folder) as run.hold, _rescuing(run):
                 code = _finish(run)
     except (_NotWritten, WorkersLost) as error:
-        kept = f"; {_kept(run.folder)}" if run is not None and run.folder is not None else ""
+        kept = f"; {_kept(run.folder, config)}" if run is not None and run.folder is not None else ""
         print(f"error: {error}{kept}", file=sys.stderr)
         return 1
     print(f"\n{describe_seconds(time.perf_counter() - started)} in all")
@@ -299,12 +299,14 @@ def _finish(run: _Run) -> int:
         run.results.status = "complete"
     except FolderLost as reason:
         print(
-            f"error: {reason}; {_finished(run.results)} and written anew; the same command goes on from there",
+            f"error: {reason}; {_finished(run.results)} and written anew; {_again(run.config)} goes on from there",
             file=sys.stderr,
         )
         code = 1
     except Interrupted as reason:
-        print(f"stopped by {reason}; {_finished(run.results)}; the same command goes on from there", file=sys.stderr)
+        print(
+            f"stopped by {reason}; {_finished(run.results)}; {_again(run.config)} goes on from there", file=sys.stderr
+        )
         code = 130
     except Diverged as error:
         print(f"error: {error}; {_finished(run.results)}", file=sys.stderr)
@@ -348,16 +350,22 @@ def _finished(results: Results, adjective: str = "") -> str:
     return rows if adjective else f"{rows} {'is' if n == 1 else 'are'} finished"
 
 
-def _kept(folder: Path) -> str:
+def _again(config: BenchmarkConfig, flag: str = "") -> str:
+    """The command that goes on with this run: --overwrite would remove what it left."""
+    changes = [f"with {flag}"] * bool(flag) + ["without --overwrite"] * config.overwrite
+    return " ".join(["the same command", " and ".join(changes)]).strip()
+
+
+def _kept(folder: Path, config: BenchmarkConfig) -> str:
     """What a run left that ended with an error, and how to go on."""
     try:
         left = Results.load(folder / "results.json")
     except (OSError, ValueError):
         return f"{folder} holds no results any more"
     if left.status == "complete":
-        return f"the results in {folder} are complete; the same command with --resume writes the report"
+        return f"the results in {folder} are complete; {_again(config, '--resume')} writes the report"
     checkpoint = " and the last checkpoint" if any(folder.glob("checkpoints/*/step-*.pt")) else ""
-    return f"{folder} keeps {_finished(left, 'finished ')}{checkpoint}; the same command goes on from there"
+    return f"{folder} keeps {_finished(left, 'finished ')}{checkpoint}; {_again(config)} goes on from there"
 
 
 def print_row(row: Row) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -241,6 +242,8 @@ def available_memory(device: torch.device, *, meminfo: Path = Path("/proc/meminf
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
         free = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):  # not Linux
+        if not hasattr(os, "sysconf"):  # Windows: not known, so that nothing is skipped
+            return sys.maxsize
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for limit, used in (
         ("memory.max", "memory.current"),

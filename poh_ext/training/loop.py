@@ -211,6 +211,8 @@ class _Trainer:
                 if found := first_misfit(moment, wanted, f"the optimizer's state of parameter {index}"):
                     return found
             training, total = Training(**state["training"]), self.config.epochs * self.batches.per_epoch
+            if any(set(point) != set(CURVE) for point in training.curve):
+                return f"its learning curve is not of {', '.join(CURVE)}"
             points = [value for point in training.curve for value in point.values()]
             if not all(value is None or type(value) in (int, float) for value in points):
                 return "its learning curve holds more than numbers"

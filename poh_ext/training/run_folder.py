@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 try:
     import fcntl
@@ -146,20 +146,19 @@ class Hold:
         self.folder = folder.absolute()
         self._file = self._place = None
         self._take()
+        _remove_parts(self.folder)
 
     def _take(self) -> None:
         path = self.folder / LOCK
         while self._file is None:
             file = path.open("a+")
             if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
+                if not _lock(file):
                     file.seek(0)
                     holder = file.read(20).strip()
                     file.close()
                     by = f" (process {holder})" if holder.isdecimal() else ""
-                    raise ConfigError(f"--output {self.folder}: another run{by} is writing there") from error
+                    raise ConfigError(f"--output {self.folder}: another run{by} is writing there")
                 if not _is_open(path, file.fileno()):  # the run before removed it after it was opened here
                     file.close()
                     continue
@@ -169,7 +168,6 @@ class Hold:
             file.write(str(os.getpid()))
             file.flush()
             self._file = file
-        _remove_parts(self.folder)
 
     def check(self) -> None:
         """Notice that the folder was removed or renamed. To be called before results or a checkpoint are written.
@@ -222,6 +220,15 @@ def holding(folder: Path) -> Iterator[Hold]:
         hold.release()
 
 
+def _lock(file: IO) -> bool:
+    """False if another process holds the file. True without a lock where the file system has none."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+    return True
+
+
 def _is_open(path: Path, descriptor: int) -> bool:
     """Whether the path leads to what is open."""
     try:
@@ -241,14 +248,14 @@ def in_use(folder: Path) -> bool:
     """Whether another run holds this folder."""
     if fcntl is None or not (folder / LOCK).exists():
         return False
+    path = folder / LOCK
     try:
-        with (folder / LOCK).open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with path.open("r+" if os.access(path, os.W_OK) else "r") as file:  # it may be another user's
+            return not _lock(file)
     except FileNotFoundError:
         return False
     except OSError:
         return True
-    return False
 
 
 def find_interrupted(config: BenchmarkConfig, environment: dict[str, Any]) -> tuple[Path | None, Results | None, str]:

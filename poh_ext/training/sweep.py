@@ -112,7 +112,7 @@ def _collect(
             for reference in done:
                 planned, seed = waiting.pop(reference)
                 yield planned, seed, _result(ray, reference, trial_name(planned, seed))
-    except Exception:
+    except BaseException:  # GeneratorExit, too: what failed is then in who takes the results
         _stop(ray, list(waiting))
         raise
 

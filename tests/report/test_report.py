@@ -98,6 +98,10 @@ class TestResults:
             (lambda text: text.replace('"protocol": "default"', '"protocol": 3'), "protocol is 3"),
             (lambda text: text.replace('"moves_total": 400', '"moves_total": "many"'), "moves_total is 'many'"),
             (lambda text: json.dumps({**json.loads(text), "rows": [4]}), "row is a int, not an object"),
+            (lambda text: json.dumps({**json.loads(text), "config": None}), "config is None, not a dict"),
+            (lambda text: json.dumps({**json.loads(text), "environment": []}), r"environment is \[\], not a dict"),
+            (lambda text: json.dumps({**json.loads(text), "command": 7}), "command is 7, not a str"),
+            (lambda text: json.dumps({**json.loads(text), "warnings": [7]}), "warnings must be sentences"),
         ],
     )
     def test_a_damaged_file_is_named(self, tmp_path, damage, message):
@@ -232,4 +236,15 @@ class TestWriteReport:
 )
 def test_results_hold_the_command_as_it_was_typed(words, command, monkeypatch):
     monkeypatch.setattr("sys.argv", words)
+    assert Results("12x12", "default").command == command
+
+
+def test_results_hold_the_command_of_torchrun(monkeypatch):
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["experiments/run.py", "--quick"])
+    assert Results("12x12", "default").command == "torchrun --nproc-per-node 4 experiments/run.py --quick"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr("sys.argv", ["/lib/poh_ext/__main__.py", "benchmark"])
+    command = "torchrun --nnodes 2 --nproc-per-node 2 -m poh_ext benchmark"
     assert Results("12x12", "default").command == command

@@ -6,6 +6,7 @@ run without the fault has.
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import os
@@ -16,7 +17,7 @@ import time
 import pytest
 import torch
 
-from poh_ext.results import Results
+from poh_ext.results import VALIDATION_FIELDS, Results
 from poh_ext.training import benchmark, logs, loop, progress, run_folder, sweep, trial, workers
 from poh_ext.training.checkpoint import Checkpoints
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
@@ -237,6 +238,46 @@ def test_a_lock_that_is_removed_is_made_again(straight, tmp_path, monkeypatch):
             hold.check()
 
 
+@posix
+def test_a_file_system_without_locks_is_no_other_run(tmp_path, monkeypatch):
+    def unknown(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", unknown)
+    with run_folder.holding(tmp_path) as hold:
+        hold.check()
+        assert not run_folder.in_use(tmp_path)
+
+
+@posix
+def test_a_lock_that_is_made_again_leaves_what_workers_are_writing(tmp_path):
+    part = tmp_path / "checkpoints" / ".step-00000001.pt.123.part"
+    with run_folder.holding(tmp_path) as hold:
+        part.parent.mkdir()
+        part.touch()
+        (tmp_path / run_folder.LOCK).unlink()
+        hold.check()
+        assert part.exists()
+    with run_folder.holding(tmp_path):
+        assert not part.exists()
+
+
+@posix
+def test_after_a_stop_of_a_run_with_overwrite_the_way_on_is_without_it(tmp_path, monkeypatch, capsys):
+    config = tiny(output=tmp_path / "run", overwrite=True)
+
+    def stop():
+        raise Interrupted("a test")
+
+    with before_step(monkeypatch, 3, stop):
+        assert benchmark.run_benchmark(config) == 130
+    said = capsys.readouterr().err
+    assert "stopped by a test; 2 rows are finished; the same command without --overwrite goes on from there" in said
+    assert benchmark._again(config, "--resume") == "the same command with --resume and without --overwrite"
+    assert benchmark.run_benchmark(dataclasses.replace(config, overwrite=False)) == 0
+    assert "going on with the interrupted run" in capsys.readouterr().out
+
+
 # -- two runs in one folder -------------------------------------------------------------------------------------
 
 
@@ -364,7 +405,9 @@ HARM = [
     (("random",), [], "random has 0 items, not 1"),
     (("training", "steps"), 10**9, "it is of step 1000000000 of 6"),
     (("training", "steps"), "all", "steps is a str, not a int"),
-    (("training", "curve"), [{"loss": "low"}], "its learning curve holds more than numbers"),
+    (("training", "curve"), [dict.fromkeys(loop.CURVE, "low")], "its learning curve holds more than numbers"),
+    (("training", "curve"), [{"loss": 1.0}], "its learning curve is not of step, epoch, loss"),
+    (("training", "validation"), [dict.fromkeys(VALIDATION_FIELDS, 10**400)], "must be finite numbers"),
     (("training", "validation"), [{}], r"validation\[0\] must have the fields"),
 ]
 
