@@ -1,13 +1,15 @@
 """Everything that is to be done where a GPU is lent for a while: `make gpu`, or python -m bench.gpu_day --help.
 
 The stages run in the order of their worth, each in a process of its own with a log and a budget. One that fails or is
-stopped does not keep the others from running. What is done is not done again for the same commit on the same GPU, so
-the same command goes on where the time was over. docs/gpu.md is written anew after each stage. Needs no package itself.
+stopped does not keep the others from running. What is done is not done again for the same sources and interpreter on
+the same GPU, so the same command goes on where the time was over. docs/gpu.md is written anew after each stage. Needs
+no package itself.
 
 Exit status: 0 if every stage that was asked for is done, 1 if one is not, 2 for bad options or without a GPU.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shlex
@@ -29,8 +31,8 @@ THIRD_EXAMPLE = (  # of docs/results.md
     "--warmup-steps 2000 --multi-horizon 3 --validity-mask --route-ent-weight 5e-4 --ent-anneal"
 )
 ENVIRONMENT = Path("build/gpu_env")
+SOURCES = (".py", ".cpp", ".cu", ".h", ".safetensors")
 HAS_CUDA = "import sys, torch; sys.exit(torch.version.cuda is None)"
-HAS_KERNELS = "import sys, poh_ext; sys.exit(poh_ext.backend_info()['cuda'] != 'CUDA kernels')"
 TELL = (
     "import json, platform, torch, poh_ext; print(json.dumps({'torch': torch.__version__, 'CUDA of torch': "
     "torch.version.cuda, 'Python': platform.python_version(), 'poh_ext': poh_ext.__version__, "
@@ -75,7 +77,6 @@ def stages(torch: str = "") -> list[Stage]:
             600,
             (PYTHON, "-m", "pip", "install", "-q", "--no-build-isolation", "-e", ".[gpu-bench]"),
             env=(("POH_EXT_CUDA", "1"),),
-            done_if=(PYTHON, "-c", HAS_KERNELS),
         ),
         Stage("gpu-tests", "", 120, (PYTHON, "-m", "pytest", "-q", "tests/cuda/test_gpu.py")),
         _bench("bench-float32", "float32", "loss,linear,routing,attention", 150),
@@ -136,6 +137,16 @@ def devices() -> tuple[str, str]:
     if said.returncode or not lines:
         return "", f"nvidia-smi says: {lines[0] if lines else 'nothing'}"
     return "; ".join(lines), ""
+
+
+def sources() -> str:
+    """A hash of what a stage could depend on, of a checkout or of a copy of its files."""
+    found = hashlib.sha256()
+    for folder in ("bench", "csrc", "experiments", "poh_ext", "tests"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in SOURCES:
+                found.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def succeeds(words: list[str]) -> bool:
@@ -223,6 +234,7 @@ def main(arguments: list[str] | None = None) -> int:
         python = str(ROOT / ENVIRONMENT / "bin" / "python")
     (ROOT / OUT).mkdir(parents=True, exist_ok=True)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    same = {"gpu": gpu, "sources": sources(), "python": python, "torch": options.torch}
     facts: dict[str, str] = {}
     records: list[dict] = []
     for stage in plan:
@@ -238,27 +250,30 @@ def main(arguments: list[str] | None = None) -> int:
             "status": "not run",
             "reason": "",
             "seconds": 0.0,
-            "gpu": gpu,
-            "commit": commit,
+            **same,
         }
         try:
             before = json.loads(kept.read_text())
-            record = before if before["gpu"] == gpu and before["commit"] == commit else record
+            record = before if all(before[name] == value for name, value in same.items()) else record
         except (OSError, ValueError, KeyError):
             pass
         records.append(record)
         if stage.name not in options.stages or (record["status"] == "done" and not options.again):
             continue
-        begin = time.monotonic()
+        begin, since = time.monotonic(), time.time()
+        if stage.result:  # of other sources, say
+            (ROOT / stage.result).unlink(missing_ok=True)
         print(f"make gpu: {stage.name}, {seconds:.0f} s at most", flush=True)
         if stage.done_if and succeeds([python if word == PYTHON else word for word in stage.done_if]):
             record |= {"status": "done", "reason": "before", "seconds": 0.0}
         else:
             status, why = run(stage, words, seconds, Path(record["log"]))
             record |= {"status": status, "reason": why, "seconds": time.monotonic() - begin}
+            if status == "done" and _cut(record):
+                record |= {"status": "stopped", "reason": "as cases were left out for the time"}
             if stage.name == "example":  # a run with other options before it has the folder: it has a numbered one
-                runs = sorted((ROOT / OUT).glob("example*/report.md"), key=lambda path: path.stat().st_mtime)
-                record["result"] = str(runs[-1]) if runs else record["result"]
+                runs = [path for path in (ROOT / OUT).glob("example*/report.md") if path.stat().st_mtime >= since]
+                record["result"] = str(max(runs, key=lambda path: path.stat().st_mtime, default=record["result"]))
         print(f"make gpu: {stage.name} {record['status']} {record['reason']}".rstrip(), flush=True)
         _write(kept, json.dumps(record))
         if stage.name not in ("environment", "build"):
@@ -268,6 +283,12 @@ def main(arguments: list[str] | None = None) -> int:
     missing = [each["name"] for each in records if each["name"] in options.stages and each["status"] != "done"]
     print(f"make gpu: wrote {options.report}" + (f"; not done: {', '.join(missing)}" if missing else ""))
     return 1 if missing else 0
+
+
+def _cut(record: dict) -> bool:
+    """Whether a bench left cases out, as its time was over."""
+    said = Path(record["log"]).read_text(encoding="utf-8", errors="replace") if record["reader"] == "bench" else ""
+    return any(line.startswith("  not timed: ") and line.endswith("(--limit)") for line in said.splitlines())
 
 
 def _facts(python: str, gpu: str, commit: str) -> dict[str, str]:

@@ -148,6 +148,45 @@ def test_a_stage_that_fails_or_is_stopped_keeps_none_from_running(tmp_path, monk
     assert gpu_day.main(["--report", str(page), "--stages", "good", "--again"]) == 0 and result.exists()
 
 
+def test_what_other_sources_or_another_interpreter_did_is_done_again(tmp_path, monkeypatch, capsys):
+    """And no figure of theirs is shown, where it fails now."""
+    fake_smi(tmp_path / "bin", monkeypatch, "echo Emulated H100, 580.1")
+    monkeypatch.setattr(gpu_day, "OUT", tmp_path / "out")
+    monkeypatch.setattr(gpu_day, "HAS_CUDA", "")
+    monkeypatch.setattr(gpu_day, "TELL", "print('{}')")
+    result, page = tmp_path / "out" / "b.json", tmp_path / "gpu.md"
+    write = f"open({str(result)!r}, 'w').write('{{\"cases\": []}}')"
+    plan = [Stage("b", "The b", 60, (PYTHON, "-c", write), str(result), "bench")]
+    monkeypatch.setattr(gpu_day, "stages", lambda torch="": plan)
+
+    def ran(*words):
+        code = gpu_day.main(["--report", str(page), *words])
+        return code, "make gpu: b, " in capsys.readouterr().out
+
+    assert ran() == (0, True) and ran() == (0, False)
+    assert ran("--torch", "9.9") == (0, True) and ran("--torch", "9.9") == (0, False)
+    other = tmp_path / "python"
+    other.symlink_to(sys.executable)
+    assert ran("--python", str(other)) == (0, True)
+    monkeypatch.setattr(gpu_day, "sources", lambda: "others")
+    plan[0] = Stage("b", "The b", 60, (PYTHON, "-c", "raise SystemExit(1)"), str(result), "bench")
+    assert ran() == (1, True) and not result.exists() and "## The b" not in page.read_text()
+    said = "print('loss x\\n  not timed: the time of the whole run is over (--limit)')"
+    plan[0] = Stage("b", "The b", 60, (PYTHON, "-c", f"{write}; {said}"), str(result), "bench")
+    assert ran() == (1, True) and "| b | stopped as cases were left out for the time |" in page.read_text()
+    assert ran() == (1, True)
+
+
+def test_the_sources_are_what_a_stage_could_depend_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_day, "ROOT", tmp_path)
+    seen = [gpu_day.sources()]
+    for name, text in (("csrc/a/cuda.cu", "1"), ("csrc/a/cuda.cu", "2"), ("poh_ext/b.py", ""), ("docs/c.py", "")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        seen.append(gpu_day.sources())
+    assert len(set(seen)) == 4 and seen[3] == seen[4]
+
+
 def test_the_page_has_the_tables_of_an_h100():
     figures = ROOT / "docs" / "figures"
     records = []
