@@ -161,6 +161,36 @@ if _requested == "auto" and _module is None:
 for _note in _notes:
     warnings.warn(f"poh_ext: {_note}", RuntimeWarning, stacklevel=2)
 _silent_about_cuda = _requested == "reference" or bool(_notes)
+_gpus: dict[int, str] = {}  # of each GPU that was asked: why the kernels cannot run on it, or ""
+
+
+def _why_not_on(capability: tuple[int, int], architectures: str) -> str:
+    """Why kernels built for `architectures` ("8.0 9.0+PTX") cannot run on a GPU of this compute capability, or ''.
+
+    Code of a version runs on GPUs of the same major and at least the same minor version; PTX on all from its own on.
+    """
+    for each in architectures.split():
+        number, _, ptx = each.partition("+")
+        built = tuple(int(part) for part in number.rstrip("af").split("."))
+        if capability[0] == built[0] and capability[1] >= built[1]:
+            return ""
+        if ptx and capability >= built and number[-1] not in "af":
+            return ""
+    here = ".".join(map(str, capability))
+    return (
+        f"the CUDA kernels were built for {architectures}, and this GPU is a {here}; build again with "
+        f"TORCH_CUDA_ARCH_LIST={here}"
+    )
+
+
+def _why_not_on_gpu(device: torch.device) -> str:
+    """The same of a GPU; '' where there is none to ask, and in a compilation, which must not ask."""
+    if torch.compiler.is_compiling() or not torch.cuda.is_available():
+        return _gpus.get(device.index or 0, "")
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index not in _gpus:
+        _gpus[index] = _why_not_on(torch.cuda.get_device_capability(index), _build["cuda"]["architectures"])
+    return _gpus[index]
 
 
 def has_kernel(device: torch.device, op: str | None = None) -> bool:
@@ -170,11 +200,16 @@ def has_kernel(device: torch.device, op: str | None = None) -> bool:
     op: the name of an op of poh_ext that not every compiled backend has.
     """
     global _silent_about_cuda
+    why = _cuda_reason or "off"
     if device.type in _kernels:
-        return op is None or op in _kernels[device.type]
+        why = _why_not_on_gpu(device) if device.type == "cuda" else ""
+        if not why:
+            return op is None or op in _kernels[device.type]
+        if _requested == "cuda":
+            raise RuntimeError(f"POH_EXT_BACKEND=cuda was asked for, but {why}")
     if device.type == "cuda" and not _silent_about_cuda and not torch.compiler.is_compiling():
         _silent_about_cuda = True
-        text = f"poh_ext: the PyTorch reference serves CUDA tensors, slower: {(_cuda_reason or 'off').splitlines()[0]}"
+        text = f"poh_ext: the PyTorch reference serves CUDA tensors, slower: {why.splitlines()[0]}"
         warnings.warn(text, RuntimeWarning, stacklevel=4)
     return False
 
@@ -194,8 +229,11 @@ def backend_info() -> dict[str, Any]:
         cpu = f"C++ kernels ({_build['cpu_capability']})"
     else:
         cpu = f"PyTorch reference: {_reason}"
-    if "cuda" in _kernels:
-        cuda = "CUDA kernels" if torch.cuda.is_available() else "CUDA kernels built, but torch sees no CUDA device"
+    if "cuda" in _kernels and torch.cuda.is_available():
+        why = _why_not_on_gpu(torch.device("cuda"))
+        cuda = f"PyTorch reference: {why}" if why else "CUDA kernels"
+    elif "cuda" in _kernels:
+        cuda = "CUDA kernels built, but torch sees no CUDA device"
     else:
         cuda = f"PyTorch reference: {_cuda_reason}"
     return {

@@ -250,7 +250,10 @@ def check_weights(name: str, weights, shape: tuple, like: Tensor) -> Tensor | No
     if not isinstance(weights, Tensor):
         if not isinstance(weights, Sequence) or isinstance(weights, str):
             raise TypeError(f"{name} must be a tensor or a sequence of floats, got {type(weights).__name__}")
-        weights = torch.tensor(weights, dtype=dtype, device=like.device)
+        try:
+            weights = torch.tensor(weights, dtype=dtype, device=like.device)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} must be a tensor or a sequence of floats, got {weights!r:.60}: {error}") from error
     check_tensor(name, weights, shape, FLOATS, like)
     if weights.requires_grad:
         raise ValueError(

@@ -90,7 +90,8 @@ def cross_entropy(
 ) -> Tensor | tuple[Tensor, HorizonMetrics]:
     """``F.cross_entropy``, fused: the same arguments, values, gradients and dtypes, in one pass over the logits.
 
-    One thing differs: where every target is ignored, "mean" is 0 with gradients of 0, and not NaN.
+    One thing differs: where every target is ignored or of weight 0, "mean" is 0 with gradients of 0, and not NaN; and
+    an ignored row has a gradient of 0 whatever its logits are, NaN too.
 
     Args:
         input: logits (C), (N, C) or (N, C, d1, ...), float32, float64, bfloat16 or float16. Half types are accumulated

@@ -350,6 +350,7 @@ def sample_tasks(
     most = max(n_cells, min_path) if max_path is None else check_int("max_path", max_path, 1)
     if most < min_path:
         raise ValueError(f"max_path must be at least min_path = {min_path}, got {max_path}")
+    most = min(most, max(n_cells, min_path))  # no path is longer; a number beyond int32 is no distance
     if exclude is not None:
         check_dtype("exclude", exclude, torch.int64)
         if exclude.dim() != 1:

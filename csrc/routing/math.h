@@ -14,12 +14,13 @@
 
 namespace poh {
 
-// 1 / t, kept finite: a t that small chooses the largest logit, and 0 * inf would be NaN.
+// 1 / t, kept finite and above 0: a t that small chooses the largest logit, and 0 * inf would be NaN.
 template <class A>
 POH_HOST_DEVICE A route_inverse_temperature(double temperature) {
   constexpr double most = static_cast<double>(std::numeric_limits<A>::max());
+  constexpr double least = static_cast<double>(std::numeric_limits<A>::min());
   const double inverse = 1.0 / temperature;
-  return static_cast<A>(inverse < most ? inverse : most);
+  return static_cast<A>(inverse > most ? most : inverse < least ? least : inverse);
 }
 
 // s_j, raised to where its exponential is 0 anyway: for z_j = -inf, e_j s_j must be 0 and not 0 * inf. NaN stays.

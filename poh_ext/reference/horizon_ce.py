@@ -72,6 +72,8 @@ def asked_table(
 
     targets and segments are [B, L], L >= positions. A target in another segment than its position is none.
     """
+    # Offsets beyond every target need no more room than one. (Small ones are left: a symbolic L must not be compared.)
+    offsets = [o if o < 1 << 16 else min(o, targets.shape[1]) for o in offsets]
     outside = max(0, positions + max(offsets) - targets.shape[1])
     # Not F.pad, which takes the value as a float: an ignore_index beyond 2^53 would become another number.
     wide = torch.cat([targets, targets.new_full((targets.shape[0], outside), ignore_index)], 1)
@@ -184,7 +186,8 @@ def cross_entropy_terms(
                 smooth = torch.where(allowed, every, 0).sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True)
             loss = (1 - label_smoothing) * loss + label_smoothing * smooth
         if z_loss != 0:
-            loss = loss + z_loss * weight * (top + log_sum).square()
+            lse = top + log_sum
+            loss = loss + z_loss * weight * lse * lse  # in this order: its square may be infinite where the weight is 0
         return loss
 
     if allowed is None:
@@ -200,7 +203,9 @@ def measure(logits, asked, occurs, allowed, terms, weight) -> Tensor:
     known = torch.where(logits.isnan(), -torch.inf, logits)  # to argmax a NaN is the largest
     correct = known.argmax(-1, keepdim=True) == asked
     if allowed is not None:
-        first = torch.where(allowed, known, -torch.inf).argmax(-1, keepdim=True) == asked[..., :1]
+        first = torch.where(allowed, known, -torch.inf)
+        largest = allowed & (first == first.amax(-1, keepdim=True))  # also where all allowed ones are -inf
+        first = largest.to(torch.uint8).argmax(-1, keepdim=True) == asked[..., :1]
         correct = torch.cat([first, correct[..., 1:]], -1)
     correct = correct & ~logits.gather(-1, asked).isnan()
     correct = (correct & occurs).sum((0, 1)).to(terms.dtype)

@@ -98,7 +98,7 @@ def shortest_paths(passages: Tensor, start: Tensor, goal: Tensor, length: int) -
     cells = distance.gather(1, start[:, None])[:, 0].long() + 1
     path = start.new_full((batch, length), -1)
     cell = start
-    for step in range(length):
+    for step in range(min(length, n)):  # no path has more cells
         path[:, step] = torch.where(step < cells, cell, -1)
         near = around[rows, cell]
         nearer = padded.gather(1, torch.where(near < 0, n, near)) == distance.gather(1, cell[:, None]) - 1

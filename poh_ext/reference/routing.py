@@ -11,6 +11,9 @@ __all__ = ["route", "routing_entropy"]
 def _scores(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Tempered scores, largest of each row at 0, in the accumulation dtype; and their softmax."""
     scores = logits if logits.dtype == torch.float64 else logits.float()
+    # As a number of their dtype it must be neither 0 nor infinite: 0 / 0 and -inf / inf are NaN.
+    range_of = torch.finfo(scores.dtype)
+    temperature = torch.sym_min(torch.sym_max(temperature, range_of.tiny), range_of.max)
     if scores.shape[-1]:  # amax has no answer for empty rows
         scores = (scores - scores.detach().amax(-1, keepdim=True)) / temperature
     return scores, scores.softmax(-1)

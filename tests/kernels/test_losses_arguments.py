@@ -46,6 +46,8 @@ BAD_CALLS = {
         "at most one of the two",
     ),
     "weights number": ({"horizon_weights": [1.0, 2.0]}, ValueError, r"horizon_weights must have shape \[1\], got \[2"),
+    "weights of text": ({"horizon_weights": ["a"]}, TypeError, r"horizon_weights must be .* of floats, got \['a'\]"),
+    "weights of None": ({"horizon_weights": [None]}, TypeError, r"horizon_weights must be .* of floats, got \[None\]"),
     "weights type": ({"horizon_weights": 2.0}, TypeError, "horizon_weights must be a tensor or a sequence"),
     "weights dtype": ({"horizon_weights": torch.tensor([1])}, TypeError, "horizon_weights must be float32"),
     "weights grad": ({"horizon_weights": torch.ones(1, requires_grad=True)}, ValueError, "must not require a gradient"),

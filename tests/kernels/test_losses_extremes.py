@@ -1,13 +1,14 @@
 """multi_horizon_cross_entropy without terms, of strided arguments, of extreme logits, NaN and inf."""
 
+import contextlib
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from poh_ext import multi_horizon_cross_entropy
-from tests.cases.backends import DTYPES
+from poh_ext import cross_entropy, multi_horizon_cross_entropy
+from tests.cases.backends import DTYPES, reference
 from tests.cases.losses import compare, problem
 
 
@@ -239,3 +240,29 @@ def test_a_mask_without_a_term_at_horizon_1_says_nothing():
     assert loss.item() == pytest.approx(math.log(2))
     (grad,) = torch.autograd.grad(loss, logits)
     torch.testing.assert_close(grad[0, 0], torch.tensor([0, 0, -0.5, 0.5]))
+
+
+@pytest.mark.parametrize("backend", [contextlib.nullcontext, reference])
+def test_a_class_without_weight_has_no_z_loss_either(backend):
+    """Though the square of its log-sum-exp is infinite."""
+    with backend():
+        loss = cross_entropy(torch.tensor([[1e30, 0.0]]), torch.tensor([0]), [0.0, 1.0], reduction="none", z_loss=1e-3)
+    assert loss.tolist() == [0.0]
+
+
+@pytest.mark.parametrize("backend", [contextlib.nullcontext, reference])
+@pytest.mark.parametrize("target, right", [(0, 0.0), (1, 1.0)])
+def test_the_largest_of_allowed_logits_that_are_all_minus_infinity_is_allowed(target, right, backend):
+    logits, valid = torch.tensor([[-math.inf, -math.inf, 1.0]]), torch.tensor([[False, True, False]])
+    with backend():
+        _, metrics = cross_entropy(logits, torch.tensor([target]), valid=valid, return_metrics=True)
+    assert metrics.accuracy.item() == right
+
+
+@pytest.mark.parametrize("backend", [contextlib.nullcontext, reference])
+def test_offsets_beyond_every_target_cost_nothing(backend):
+    logits, targets, kwargs = problem(mask=None)
+    with backend():
+        near = multi_horizon_cross_entropy(logits, targets, horizons=(1,), reduction="none", **kwargs)
+        far = multi_horizon_cross_entropy(logits, targets, horizons=(1, 2**31 - 1), reduction="none", **kwargs)
+    assert torch.equal(far[..., :1], near) and not far[..., 1].any()

@@ -1,5 +1,6 @@
 """route and routing_entropy against float64 softmax, closed forms and numerical gradients."""
 
+import contextlib
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from poh_ext import route, routing_entropy
 from poh_ext._backend import has_kernel
 from poh_ext.reference import routing as reference
 from tests.cases.backends import KERNELS
+from tests.cases.backends import reference as by_reference
 
 needs_kernel = pytest.mark.skipif(not KERNELS, reason="no kernels here: there is no custom op to check")
 # Rows across SIMD lanes (up to 64 heads), full and partial tiles; long rows in pieces of 512.
@@ -284,3 +286,18 @@ def test_bad_arguments_are_named(f, logits, options, error, words):
 def test_unknown_reduction_is_named():
     with pytest.raises(ValueError, match="reduction must be one of mean, sum, none, got 'max'"):
         routing_entropy(torch.zeros(3), reduction="max")
+
+
+@pytest.mark.parametrize("backend", [contextlib.nullcontext, by_reference])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-46, 1e-39, 1e39, 1e300])
+def test_extreme_temperatures_choose_the_largest_or_all_that_are_finite(temperature, dtype, backend):
+    logits = torch.tensor([[1.0, 2.0, 2.0, -math.inf]], dtype=dtype).requires_grad_()
+    with backend():
+        weights, entropy = route(logits, temperature=temperature)
+    cold = temperature < 1
+    expected = [0.0, 0.5, 0.5, 0.0] if cold else [1 / 3, 1 / 3, 1 / 3, 0.0]
+    torch.testing.assert_close(weights, torch.tensor([expected], dtype=dtype))
+    torch.testing.assert_close(entropy, torch.tensor([math.log(2 if cold else 3)], dtype=dtype))
+    (grad,) = torch.autograd.grad(weights[0, 1], logits)
+    assert not grad[0, 3] and (cold or not grad.isnan().any())

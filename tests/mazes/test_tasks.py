@@ -1,5 +1,7 @@
 """Sampled tasks: exact counts and lengths, distributions against brute force, errors."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -193,3 +195,21 @@ def test_tasks_on_braided_mazes(braid):
     check(tasks, 50, 8, 35)
     mazes = generate_mazes(int(tasks.mazes.index[-1]) + 1, (5, 7), algorithm="wilson", braid=braid, seed=1)
     assert torch.equal(mazes[tasks.mazes.index].passages, tasks.mazes.passages)
+
+
+@pytest.mark.parametrize("backend", [contextlib.nullcontext, reference])
+@pytest.mark.parametrize("most", [2**31, 2**32 + 3, 2**62])
+def test_a_longest_path_beyond_every_maze_is_no_limit(most, backend):
+    with backend():
+        tasks = sample_tasks(5, 3, min_path=4, max_path=most, seed=1)
+        free = sample_tasks(5, 3, min_path=4, seed=1)
+    assert torch.equal(tasks.path, free.path) and (tasks.length >= 4).all()
+
+
+@pytest.mark.parametrize("backend", [contextlib.nullcontext, reference])
+def test_columns_beyond_the_longest_path_are_padding(backend):
+    mazes = generate_mazes(2, (3, 4), seed=1)
+    ends = torch.tensor([0, 0]), torch.tensor([11, 11])
+    with backend():
+        long, short = mazes.shortest_paths(*ends, length=100_000), mazes.shortest_paths(*ends, length=12)
+    assert torch.equal(long[:, :12], short) and (long[:, 12:] == -1).all()

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,50 @@ def _suffixes():
 def test_has_kernel_is_by_device_type():
     assert not _backend.has_kernel(torch.device("meta"))
     assert not _backend.has_kernel(torch.device("mps"))
+
+
+@pytest.mark.parametrize(
+    "capability, architectures, runs",
+    [
+        ((8, 0), "8.0 9.0+PTX", True),
+        ((8, 9), "8.0 9.0+PTX", True),  # the same major version
+        ((12, 0), "8.0 9.0+PTX", True),  # by its PTX
+        ((7, 5), "8.0 9.0+PTX", False),
+        ((10, 0), "8.0 9.0", False),
+        ((8, 0), "8.6", False),
+        ((9, 0), "9.0a", True),
+        ((10, 0), "9.0a+PTX", False),  # "a" is of that GPU alone
+        ((7, 5), "7.5 8.0", True),
+    ],
+)
+def test_kernels_run_on_gpus_that_they_were_built_for(capability, architectures, runs):
+    why = _backend._why_not_on(capability, architectures)
+    assert (why == "") == runs
+    if why:
+        here = ".".join(map(str, capability))
+        assert why.endswith(f"this GPU is a {here}; build again with TORCH_CUDA_ARCH_LIST={here}")
+
+
+def test_a_gpu_that_the_kernels_were_not_built_for_gets_the_reference_and_one_warning(monkeypatch):
+    cuda = torch.device("cuda", 0)
+    for name, value in (("_kernels", {"cuda": frozenset(["route"])}), ("_gpus", {}), ("_silent_about_cuda", False),
+                        ("_build", {"cuda": {"architectures": "8.0 9.0+PTX"}}), ("_requested", "auto")):  # fmt: skip
+        monkeypatch.setattr(_backend, name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    with pytest.warns(
+        RuntimeWarning, match="serves CUDA tensors, slower: .* built for 8.0 9.0.PTX, and this GPU is a 7.5"
+    ):
+        assert not _backend.has_kernel(cuda, "route")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not _backend.has_kernel(cuda, "route")
+    monkeypatch.setattr(_backend, "_requested", "cuda")
+    with pytest.raises(RuntimeError, match="POH_EXT_BACKEND=cuda was asked for, but the CUDA kernels were built for"):
+        _backend.has_kernel(cuda)
+    monkeypatch.setattr(_backend, "_gpus", {})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    assert _backend.has_kernel(cuda, "route") and not _backend.has_kernel(cuda, "x")
 
 
 @built
