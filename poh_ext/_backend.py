@@ -185,12 +185,13 @@ def _why_not_on(capability: tuple[int, int], architectures: str) -> str:
 
 def _why_not_on_gpu(device: torch.device) -> str:
     """The same of a GPU; '' where there is none to ask, and in a compilation, which must not ask."""
+    if device.index in _gpus:  # of every tensor but the first of its GPU: this is asked at every call
+        return _gpus[device.index]
     if torch.compiler.is_compiling() or not torch.cuda.is_available():
-        return _gpus.get(device.index or 0, "")
+        return ""
     index = torch.cuda.current_device() if device.index is None else device.index
-    if index not in _gpus:
-        _gpus[index] = _why_not_on(torch.cuda.get_device_capability(index), _build["cuda"]["architectures"])
-    return _gpus[index]
+    why = _why_not_on(torch.cuda.get_device_capability(index), _build["cuda"]["architectures"])
+    return _gpus.setdefault(index, why)
 
 
 def has_kernel(device: torch.device, op: str | None = None) -> bool:

@@ -129,7 +129,7 @@ def _command_line() -> str:
     if path.stem == "ipykernel_launcher":
         return "(in a notebook)"
     start = ["python"]
-    if (count := int(os.environ.get("WORLD_SIZE", 1))) > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+    if "TORCHELASTIC_RUN_ID" in os.environ and (count := int(os.environ["WORLD_SIZE"])) > 1:
         each = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = ["--nnodes", str(count // each)] if count > each else []
         start = ["torchrun", *nodes, "--nproc-per-node", str(each)]
