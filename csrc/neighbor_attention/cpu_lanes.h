@@ -186,8 +186,9 @@ inline Vector<A> lane_products(const A* a, const A* b, const A* c, int64_t vecto
   return sum;
 }
 
-// f(NV, S) with the numbers of vectors and slots as constants where they are common ones, in float: the four neighbours of a
-// grid and the cell itself. 0 stands for any. Each pair is compiled for itself, which is most of the time of a build.
+// f(NV, S) with the numbers of vectors and slots as constants where they are common ones, in float: the four neighbours
+// of a grid and the cell itself. 0 stands for any. Each pair is compiled for itself, which is most of the time of a
+// build.
 template <class A, class F>
 void with_sizes(int64_t vectors, int64_t slots, const F& f) {
   constexpr std::integral_constant<int, 0> any;

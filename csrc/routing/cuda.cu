@@ -146,7 +146,9 @@ struct CudaRouting {
     while (lanes < in.heads && lanes < kWarp) lanes *= 2;
     return lanes;
   }
-  static Shape shape(const RouteRows& in) { return {blocks_for(in.logits, in.rows, kRouteThreads / lanes(in)), kRouteThreads}; }
+  static Shape shape(const RouteRows& in) {
+    return {blocks_for(in.logits, in.rows, kRouteThreads / lanes(in)), kRouteThreads};
+  }
 };
 
 }  // namespace
