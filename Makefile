@@ -17,7 +17,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Compiled are the modules that are imported, when they first are: all of them would take minutes of a core.
+# Compiled are the modules that are imported, when they first are: all of them would take minutes of a core. So they must
+# be kept, whatever the environment says: else every process of the tests would compile torch again, for 12 s.
+export PYTHONDONTWRITEBYTECODE :=
 PIP_INSTALL = -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_ARGS)
 PIP := $(BIN)/python $(PIP_INSTALL) -c constraints.txt
 READ_BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
