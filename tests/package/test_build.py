@@ -20,7 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def copy_sources(tmp_path) -> Path:
-    names = (".git", ".venv*", "build", "dist", "*.so", "_build*", "results", "*.egg-info", "__pycache__")
+    # Also what `make lint` and `make sdist` write, which may run beside the tests.
+    names = (".git", ".venv*", "build", "dist", "*.so", "_build*", "results", "*.egg-info", "__pycache__", ".*_cache",
+             "poh_ext-*")  # fmt: skip
     unwanted = shutil.ignore_patterns(*names)
     return shutil.copytree(ROOT, tmp_path / "source", ignore=unwanted)
 
