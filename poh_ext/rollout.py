@@ -70,6 +70,17 @@ def _check_tasks(tasks: MazeTasks) -> None:
         raise TypeError(f"tasks must be MazeTasks, as sample_tasks returns them, got {type(tasks).__name__}")
 
 
+def _check_scores(name: str, scores: Tensor) -> None:
+    if not isinstance(scores, Tensor) or scores.dtype not in FLOATS:
+        given = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
+        raise TypeError(f"{name} must be a float32, float64, bfloat16 or float16 tensor, got {given}")
+
+
+def _check_device(name: str, scores: Tensor, mazes: MazeBatch) -> None:
+    if scores.device != mazes.device:
+        raise ValueError(f"{name} is on {scores.device}, the mazes are on {mazes.device}")
+
+
 def _check_steps(max_steps: int | None, tasks: MazeTasks) -> int:
     return tasks.mazes.n_cells if max_steps is None else check_int("max_steps", max_steps, 0)
 
@@ -105,17 +116,14 @@ def greedy_rollout(
     """
     _check_tasks(tasks)
     n, cells = len(tasks), tasks.mazes.n_cells
-    if not isinstance(policy_logits, Tensor) or policy_logits.dtype not in FLOATS:
-        given = policy_logits.dtype if isinstance(policy_logits, Tensor) else type(policy_logits).__name__
-        raise TypeError(f"policy_logits must be a float32, float64, bfloat16 or float16 tensor, got {given}")
+    _check_scores("policy_logits", policy_logits)
     shape = tuple(policy_logits.shape)
     if moves is None:
         moves = shape != (n, cells, cells)
     if shape != (n, cells, 4 if moves else cells):
         accepted = f"[{n}, {cells}, {cells}] or [{n}, {cells}, 4]"
         raise ValueError(f"policy_logits must be {accepted}, got {list(shape)}" + (" with moves=True" if moves else ""))
-    if policy_logits.device != tasks.mazes.device:
-        raise ValueError(f"policy_logits is on {policy_logits.device}, the tasks are on {tasks.mazes.device}")
+    _check_device("policy_logits", policy_logits, tasks.mazes)
     steps = _check_steps(max_steps, tasks)
     walked = maze.greedy_rollout(policy_logits.detach(), tasks.mazes.passages, tasks.start, tasks.goal, steps, moves)
     return _rollout(*walked, tasks)
@@ -166,9 +174,20 @@ def best_neighbors(table: Tensor, mazes: MazeBatch) -> Tensor:
     Of equal scores the lower cell index wins, and NaN counts as -inf, as in `greedy_rollout`.
 
     Args:
-        table: scores [n, N, 4] of the moves up, down, left, right.
+        table: float32, float64, bfloat16 or float16, scores [n, N, 4] of the moves up, down, left, right.
         mazes: n mazes of N cells, on the same device.
+
+    Raises:
+        TypeError: table is no tensor of these dtypes.
+        ValueError: table has another shape, as the scores [n, N, N] of all cells have, or is on another device.
     """
+    _check_scores("table", table)
+    if tuple(table.shape) != (len(mazes), mazes.n_cells, 4):
+        raise ValueError(
+            f"table must be [{len(mazes)}, {mazes.n_cells}, 4], the scores of the four moves as `policy` of the "
+            f"planners gives them, got {list(table.shape)}"
+        )
+    _check_device("table", table, mazes)
     order = [0, 2, 3, 1]  # up, left, right, down: rising cell indices, so that argmax takes the lower of a tie
     neighbors = mazes.neighbors()[..., order]
     lowest = torch.finfo(table.dtype).min
@@ -186,6 +205,9 @@ def solved_exactly(table: Tensor, tasks: MazeTasks) -> Tensor:
     Args:
         table: scores [n, N, 4], as of `best_neighbors`.
         tasks: n tasks, on the same device.
+
+    Raises:
+        TypeError, ValueError: of table as `best_neighbors`; tasks are no MazeTasks.
 
     Examples:
         >>> solved_exactly(model.policy(tasks.mazes, tasks.start, tasks.goal), tasks).float().mean()

@@ -18,6 +18,7 @@ from poh_ext import (
     sample_tasks,
 )
 from poh_ext.mazes import DENSITY
+from poh_ext.rollout import best_neighbors, solved_exactly
 from tests.cases.backends import DTYPES
 
 
@@ -200,6 +201,19 @@ def test_beeline_knows_nothing_of_walls():
         (lambda t: random_policy(None, 1), TypeError, "tasks must be MazeTasks"),
         (lambda t: greedy_rollout(torch.zeros(3, 16, 4, device="meta"), t), ValueError, "policy_logits is on meta"),
         (lambda t: greedy_rollout(torch.zeros(3, 16, 4), t, max_steps=-1), ValueError, "max_steps must be"),
+        (
+            lambda t: solved_exactly(torch.zeros(3, 16, 16), t),
+            ValueError,
+            r"table must be \[3, 16, 4\], .* got \[3, 16, 16\]",
+        ),
+        (lambda t: solved_exactly(torch.zeros(2, 16, 4), t), ValueError, r"table must be \[3, 16, 4\]"),
+        (
+            lambda t: solved_exactly(torch.zeros(3, 16, 4).int(), t),
+            TypeError,
+            "table must be a float32, .* got torch.int32",
+        ),
+        (lambda t: best_neighbors([1], t.mazes), TypeError, "table must be .* got list"),
+        (lambda t: best_neighbors(torch.zeros(3, 16, 4, device="meta"), t.mazes), ValueError, "table is on meta"),
         (lambda t: recondition_rollout(lambda *a: torch.zeros(3, 5), t), ValueError, r"must give scores \[3, 16\]"),
         (lambda t: random_rollout(t, -1), ValueError, "seed must be"),
         (lambda t: random_rollout(t, 1.5), TypeError, "seed must be an int, got 1.5"),
