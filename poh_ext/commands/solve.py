@@ -89,7 +89,7 @@ def _scores(model: torch.nn.Module, task: MazeTasks, after: list[int], tolerance
     """Scores of the moves [1, N, 4] after each number of passes, on the CPU."""
     with torch.no_grad(), _progress(after[-1], task.mazes.n_cells) as done:
         states = model.hidden_passes(task.mazes, task.start, task.goal, after=after, tolerance=tolerance, done=done)
-        return [model.head(state).cpu() for state in states]
+        return [model.move_scores(state).cpu() for state in states]
 
 
 @contextmanager

@@ -278,11 +278,14 @@ class Planner(nn.Module):
             >>> table = model.eval().policy(tasks.mazes, tasks.start, tasks.goal)
             >>> poh_ext.greedy_rollout(table, tasks).reached.float().mean()
         """
-        x = self.hidden(mazes, start, goal, passes=passes, tolerance=tolerance)
-        moves = self.head(x) if self.moves else self._neighbor_columns(x)
+        moves = self.move_scores(self.hidden(mazes, start, goal, passes=passes, tolerance=tolerance))
         return moves.masked_fill(passage_bits(mazes.passages) == 0, -math.inf)
 
-    def _neighbor_columns(self, x: Tensor) -> Tensor:
+    def move_scores(self, x: Tensor) -> Tensor:
+        """Scores [B, N, 4] of the moves up, down, left, right from the states [B, N, d_model] of the cells, walls not
+        masked. With head="cells" those of a step out of the grid mean nothing."""
+        if self.moves:
+            return self.head(x)
         width = self.size[1]
         cell = torch.arange(self.n_cells, device=x.device)
         # Where a step leaves the grid the column is that of some other cell: a wall, masked by `policy`.

@@ -67,7 +67,7 @@ def exact_over_passes(
     One run per batch serves all factors. Its state is read after each number of passes that one of its mazes needs.
 
     Args:
-        model: a planner with head="moves". It is evaluated in eval mode and in float32, and its mode is restored.
+        model: a planner. It is evaluated in eval mode and in float32, and its mode is restored.
         tasks: n tasks whose goal is not the start.
         factors: positive numbers. 1 gives as many passes as moves. The numbers of passes are rounded up.
         tolerance: see the planners' forward.
@@ -117,7 +117,7 @@ def _batch(model: torch.nn.Module, tasks: MazeTasks, factors: Sequence[float], t
     tables = []
     for row in zip(*wanted, strict=True):
         state = torch.stack([states[place[passes]][i] for i, passes in enumerate(row)])
-        tables.append(solved_exactly(model.head(state), tasks))
+        tables.append(solved_exactly(model.move_scores(state), tasks))
     return torch.stack(tables)
 
 

@@ -15,6 +15,7 @@ from poh_ext.solve import evaluation
 from poh_ext.solve.evaluation import exact_over_passes
 from poh_ext.solve.pretrained import load
 from poh_ext.tasks import MazeTasks
+from tests.cases.planners import make
 from tests.cases.solvers import ROWS, fresh
 
 
@@ -39,6 +40,22 @@ def test_states_read_on_the_way_equal_runs_of_their_own(planner):
                 assert bool(row[i]) == bool(solved_exactly(logits, task)[0])
     with pytest.raises(ValueError, match="factors must be positive"):
         exact_over_passes(model, tasks, (1.0, 0.0))
+
+
+def test_a_planner_that_scores_cells_is_judged_by_the_moves_between_neighbours():
+    model = make("baseline", 5, head="cells", positions="absolute")
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.4, generator=torch.Generator().manual_seed(p.numel()))
+    tasks = sample_tasks(60, 5, min_path=3, seed=1)
+    with torch.no_grad():
+        table = model.policy(tasks.mazes, tasks.start, tasks.goal, passes=30)
+        scores = model(tasks.mazes, tasks.start, tasks.goal, passes=30)
+    of_moves = scores.gather(2, tasks.mazes.neighbors().clamp(min=0))  # those of walls do not count
+    found = exact_over_passes(model, tasks, (30.0 / 2,))[0]
+    short = tasks.length == 3  # so that 30 passes are run for them
+    assert 0 < found.sum() < len(tasks) and short.any()
+    assert torch.equal(found[short], solved_exactly(table, tasks)[short])
+    assert torch.equal(solved_exactly(of_moves, tasks), solved_exactly(table, tasks))
 
 
 @pytest.mark.parametrize("algorithm", ["dfs", "percolation"])
