@@ -159,10 +159,10 @@ RowSums<A> row_sums(const A* z, const A* w, int64_t n, A max) {
   return {static_cast<A>(total_exp), static_cast<A>(total_dot)};
 }
 
-// out_v = prob exp(z_v - max - log_sum) - spread w_v (w: null for ones).
+// out_v = prob exp(z_v - max - log_sum) - spread w_v (w: null for ones; not looked at where spread is 0).
 template <class A>
 void softmax_gradient(const A* z, const A* w, A* out, int64_t n, A max, A log_sum, A prob, A spread) {
-  if (w == nullptr) {
+  if (w == nullptr || spread == 0) {
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) out[i] = prob * exp_nonpositive(z[i] - max - log_sum) - spread;
   } else {

@@ -141,7 +141,7 @@ struct RowLoss {
 #pragma omp simd
       for (int64_t j = 0; j < whole; ++j) g[j] = slope(z[j]);
     }
-    if (c.class_weight != nullptr) {
+    if (c.class_weight != nullptr && sum.spread != 0) {
       for (int64_t j = 0; j < set.n; ++j) g[j] += sum.spread * (1 - c.class_weight[set.classes[j]]);
     }
     for (const Term<A>& t : s.terms) {

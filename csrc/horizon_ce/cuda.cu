@@ -87,8 +87,8 @@ struct RowBackward {
   // The gradient to the logit z of class v as softmax and smoothing make it, without the hits of terms.
   __device__ A smooth_part(int64_t v, A z, bool allowed) const {
     A g = 0;
-    if (dense) g += far.prob * exp_nonpositive(z - lse.max - lse.log_sum) - far.spread * c.weight(v);
-    if (allowed) g += near.prob * exp_nonpositive(z - near_lse.max - near_lse.log_sum) - near.spread * c.weight(v);
+    if (dense) g += far.prob * exp_nonpositive(z - lse.max - lse.log_sum) - weighed(far.spread, c.weight(v));
+    if (allowed) g += near.prob * exp_nonpositive(z - near_lse.max - near_lse.log_sum) - weighed(near.spread, c.weight(v));
     return g;
   }
   // The whole gradient to class v of this lane (-1: none); the warp goes along. first: whether term number `own` is

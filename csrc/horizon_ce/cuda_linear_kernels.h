@@ -145,7 +145,8 @@ __global__ void __launch_bounds__(kRowThreads)
       const int64_t j = first + warp.lane, at = place * c.C + j;
       const int64_t v = j < c.C ? entries.classes[at] : c.V;
       const A z = v < c.V ? entries.gradient[at] : A(0);
-      A g = v < c.V ? sum.prob * exp_nonpositive(z - lse.max - lse.log_sum) - sum.spread * c.weight(v) : A(0);
+      A g = 0;
+      if (v < c.V) g = sum.prob * exp_nonpositive(z - lse.max - lse.log_sum) - weighed(sum.spread, c.weight(v));
       for_each_term(c, row, warp.lane, false, [&](int64_t i, int64_t k, int64_t y) {
         if (y < 0 || y != v) return;  // a target that is no candidate has no logit here
         RowGradient<A> one;

@@ -75,9 +75,13 @@ struct RowGradient {
   template <class A>
   POH_HOST_DEVICE X add(X c, const LogSumExp<X>& lse, X w_y, X mass, X count, const TermOptions<A>& o) {
     const X hit = c * (1 - o.smoothing) * w_y;
-    prob += hit + c * o.smoothing * mass / count;
+    X part = hit;
+    if (o.smoothing != 0) {  // only where asked for: the weight of a class that is no target may be infinite
+      part += c * o.smoothing * mass / count;
+      spread += c * o.smoothing / count;
+    }
+    prob += part;
     if (o.z_loss != 0) prob += c * (2 * o.z_loss) * w_y * (lse.max + lse.log_sum);
-    spread += c * o.smoothing / count;
     return hit;
   }
 };
@@ -94,8 +98,9 @@ POH_HOST_DEVICE A weighed(A coefficient, A term) {
   return coefficient == 0 ? A(0) : coefficient * term;
 }
 
-// What turns a sum of terms of this weight into their mean; 0 where there is no term, or none of weight.
-POH_HOST_DEVICE double mean_factor(double weight) { return weight == 0 ? 0.0 : 1.0 / weight; }
+// What turns a sum of terms of this weight into their mean; 0 where there is no term, or none of weight. There is no
+// mean of infinite weights: NaN, where 1 / weight would be 0.
+POH_HOST_DEVICE double mean_factor(double weight) { return weight == 0 ? 0.0 : (1.0 + (weight - weight)) / weight; }
 
 // Sums over a row of logits in one read, the maximum not being known before (Milakov and Gimelshein, "Online
 // normalizer calculation for softmax", 2018): what was summed so far is rescaled when a larger logit comes.

@@ -138,6 +138,33 @@ def test_targets_without_weight(reduction, mask, horizons):
     assert metrics.loss.tolist() == [0] * horizons and metrics.accuracy.isfinite().all()
 
 
+@pytest.mark.parametrize("backend", [contextlib.nullcontext, reference])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize("mask", [None, "valid", "candidates"])
+@pytest.mark.parametrize("horizons", [1, 2])
+def test_the_weight_of_a_class_that_is_no_target_does_not_count(value, mask, horizons, backend):
+    """As 1 / bincount gives it. Only label smoothing looks at it. A mean over infinite weights is NaN, not 0."""
+    logits, targets, kwargs = problem(mask=mask)
+    targets[targets == 4] = 5
+    found = []
+    for other in (1.0, value):
+        weight = torch.ones(11)
+        weight[4] = other
+        with backend():
+            loss = multi_horizon_cross_entropy(logits, targets, horizons=horizons, weight=weight, **kwargs)
+        found.append((loss.detach(), torch.autograd.grad(loss, logits)[0]))
+    assert found[0][1].isfinite().all()
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+    with backend():
+        options = {"horizons": horizons, "weight": weight, **kwargs}
+        if mask is None:
+            assert not multi_horizon_cross_entropy(logits, targets, label_smoothing=0.1, **options).isfinite()
+        targets[:, 2:5] = 4
+        loss, metrics = multi_horizon_cross_entropy(logits, targets, return_metrics=True, **options)
+        assert loss.isnan() and metrics.loss[0].isnan()
+        assert multi_horizon_cross_entropy(logits, targets, reduction="position_mean", **options).isnan()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_target_without_weight_beside_smoothing(dtype):
     logits = torch.tensor([[[1.0, 2.0], [0.0, 0.0]]], dtype=dtype, requires_grad=True)
