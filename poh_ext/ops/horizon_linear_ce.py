@@ -12,7 +12,7 @@ from poh_ext._backend import has_kernel
 from poh_ext.ops._autograd import Twin, first_derivative, kernel_serves, no_second_derivative
 from poh_ext.ops.horizon_ce import REDUCTIONS
 from poh_ext.reference import horizon_linear_ce as reference
-from poh_ext.reference.horizon_ce import accumulate_dtype
+from poh_ext.reference.horizon_ce import accumulate_dtype, readable
 
 __all__ = ["horizon_linear_ce"]
 
@@ -79,7 +79,7 @@ def _backward(ctx, grad, *_):
         return (None,) * 17
     wanted = ctx.at_once or _wanted(ctx.needs_input_grad[:3])
     if ctx.at_once:
-        grads = [g * grad.to(g.dtype) for g in ctx.saved_tensors]
+        grads = [_scaled(g, grad) for g in ctx.saved_tensors]
     else:
         grads = _backward_twin.either(grad, *ctx.saved_tensors, *ctx.options, wanted)
     return _those(wanted, grads)
@@ -88,6 +88,25 @@ def _backward(ctx, grad, *_):
 def _those(wanted, grads):
     """The gradients of all arguments: those wanted of the first three, no other."""
     return *(g if flag else None for g, flag in zip(grads, _has(wanted), strict=True)), *(None,) * 14
+
+
+def _scaled(g, factor):
+    """g times the loss's own gradient, which has more digits than a bfloat16 g: they must not be rounded away first."""
+    return (g.to(factor.dtype) * factor).to(g.dtype)
+
+
+def _scale(g, factor):
+    """`_scaled` in place, without a copy as large as g."""
+    if g.dtype == factor.dtype or not g.is_cuda:  # on the CPU torch multiplies a tensor and a number in full
+        return g.mul_(factor)
+    for part in g.view(-1).split(1 << 22):
+        part.copy_(_scaled(part, factor))
+    return g
+
+
+def _is_one(grad):
+    """Whether the gradient is seen to be 1. Looking at a CUDA tensor would wait for it; what is traced has no value."""
+    return not grad.is_cuda and readable(grad) and not torch._C._len_torch_dispatch_stack() and grad.item() == 1
 
 
 _BATCHED = torch._C._functorch.is_batchedtensor, torch._C._functorch.is_legacy_batchedtensor
@@ -122,11 +141,11 @@ class _HorizonLinearCE(torch.autograd.Function):
             with torch._C._DisableAutocast():
                 grads = first_derivative(_op_backward, grad, *ctx.saved_tensors, *ctx.options, wanted)
         elif any(f(grad) for f in _BATCHED):  # is_grads_batched, jacobian(vectorize=True)
-            grads = [g * grad.to(g.dtype) for g in ready]
-        elif grad.is_cuda or grad.item() != 1:  # looking at a CUDA tensor would wait for it
-            grads = [g.mul_(grad.to(g.dtype)) for g in ready]
-        else:
+            grads = [_scaled(g, grad) for g in ready]
+        elif _is_one(grad):
             grads = ready
+        else:
+            grads = [_scale(g, grad) for g in ready]
         return _those(wanted, grads)
 
 

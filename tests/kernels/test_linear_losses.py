@@ -5,6 +5,8 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from poh_ext import MultiHorizonLinearCrossEntropy, multi_horizon_cross_entropy, multi_horizon_linear_cross_entropy
@@ -384,6 +386,47 @@ def test_gradients_handed_on_unscaled_stay_whole():
     loss.backward(retain_graph=True)
     (3 * loss).backward()
     torch.testing.assert_close((hidden.grad, weight.grad), (5 * once[0], 5 * once[1]))
+
+
+@needs_kernels
+@pytest.mark.parametrize("factor", [1 / 3, 1.003, 0.7])
+@pytest.mark.parametrize("how", ["eager", "batched", "dispatched"])
+def test_a_factor_of_the_loss_is_not_rounded_with_the_gradients(factor, how):
+    """The saved gradients are bfloat16, the loss and what it is multiplied by float32."""
+    targets = torch.randint(200, (1, 771))
+    hidden = torch.randn(1, 771, 64).bfloat16().requires_grad_()
+    weight = (torch.randn(200, 64) * 0.1).bfloat16().requires_grad_()
+    inputs = (hidden, weight, None, targets[..., None], *(None,) * 5)
+
+    def loss():
+        if how == "dispatched":
+            return torch.ops.poh_ext.horizon_linear_ce(*inputs, 1, 0.0, -100, 0, 0.0, 0.0, False, 3)[0]
+        return multi_horizon_linear_cross_entropy(hidden, weight, targets)
+
+    plain = torch.autograd.grad(loss(), (hidden, weight))
+    if how == "batched":
+        grads = torch.autograd.grad(loss(), (hidden, weight), torch.tensor([factor]), is_grads_batched=True)
+        grads = [g[0] for g in grads]
+    else:
+        grads = torch.autograd.grad(loss() * factor, (hidden, weight))
+    for found, g in zip(grads, plain, strict=True):
+        assert torch.equal(found, (g.float() * torch.tensor(factor)).bfloat16())
+
+
+def test_traced_without_values():
+    """Of FakeTensors, as estimators of memory use them, and by make_fx: the upstream gradient is not looked at."""
+    hidden, weight = torch.randn(1, 8, 16, requires_grad=True), torch.randn(5, 16, requires_grad=True)
+    targets = torch.randint(5, (1, 8))
+
+    def gradients(hidden, weight):
+        loss = multi_horizon_linear_cross_entropy(hidden, weight, targets.to(hidden.device))
+        return torch.autograd.grad(loss, (hidden, weight))
+
+    torch.testing.assert_close(make_fx(gradients)(hidden, weight)(hidden, weight), gradients(hidden, weight))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fakes = [torch.empty(t.shape, requires_grad=True) for t in (hidden, weight)]
+        targets = torch.zeros(1, 8, dtype=torch.int64)
+        assert [g.shape for g in gradients(*fakes)] == [hidden.shape, weight.shape]
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none", "position_mean"])
