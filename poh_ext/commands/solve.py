@@ -23,7 +23,7 @@ from poh_ext._program import Parser, counted, run_command, whole
 from poh_ext.commands.planner import add_planner, device_of, planner_name
 from poh_ext.commands.source import add_file, add_size, the_task
 from poh_ext.maze_drawing import maze_picture
-from poh_ext.rollout import greedy_rollout, solved_exactly
+from poh_ext.rollout import greedy_rollout
 from poh_ext.solve.animation import animate, passes_shown, save_gif
 from poh_ext.solve.pretrained import load
 from poh_ext.tasks import MazeTasks
@@ -69,7 +69,7 @@ def _solve(parser: Parser, arguments: Sequence[str]) -> int:
     rollout = greedy_rollout(scores[-1], task, moves=True)
     moves, shortest = int(rollout.steps[0]), int(task.length[0]) - 1
     reached = bool(rollout.reached[0])
-    exact = bool(solved_exactly(scores[-1], task)[0])
+    exact = reached and moves == shortest  # the walk that is shown, which has a memory; `evaluate` counts without
     print(f"{name}: the shortest path has {counted(shortest, 'move')}")
     low, high = recipe.sizes
     print(

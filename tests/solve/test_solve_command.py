@@ -9,8 +9,8 @@ import torch
 from poh_ext import GENERATORS, MazeBatch, MazeTasks, generate_mazes, io, sample_tasks
 from poh_ext.commands import evaluate, solve
 from poh_ext.models import PoHPlanner
-from poh_ext.rollout import solved_exactly
-from poh_ext.solve import pretrained
+from poh_ext.rollout import greedy_rollout
+from poh_ext.solve import animation, pretrained
 
 
 @pytest.fixture
@@ -78,8 +78,25 @@ def test_a_file_of_tasks(run, tmp_path):
     model, _, _ = pretrained.load("baseline")
     with torch.no_grad():
         table = model.policy(tasks.mazes, tasks.start, tasks.goal, passes=64, tolerance=1e-3)
-    expected = solved_exactly(table, tasks).tolist()
+    expected = (greedy_rollout(table, tasks).steps == tasks.length - 1).tolist()
     assert [run(f"solve {file} --task {i}")[0] for i in range(4)] == [0 if exact else 1 for exact in expected]
+
+
+@pytest.mark.parametrize("start, code", [(0, 0), (1, 1)])
+def test_the_walk_that_is_shown_is_judged(start, code, run, tmp_path, monkeypatch):
+    """1 x 4 cells, goal at the right end. The second cell points back: a walk from the first has been there already."""
+    pytest.importorskip("PIL.Image")
+    table, said, outcome = torch.tensor([[[0.0, 0, 0, 1]] * 4]), [], animation._outcome
+    table[0, 1, 2] = 2
+    monkeypatch.setattr(solve, "_scores", lambda model, task, after, tolerance: [table] * len(after))
+    monkeypatch.setattr(animation, "_outcome", lambda *words: said.append(outcome(*words)) or said[-1])
+    (tmp_path / "m.txt").write_text("....\n")
+    found, out, _ = run(
+        "solve", tmp_path / "m.txt", "--start", f"0,{start}", "--goal", "0,3", "--gif", tmp_path / "a.gif"
+    )
+    moves = 3 - start + 2 * code
+    assert found == code and f"reached in {moves} moves, {'not' if code else 'exactly'} a shortest path" in out
+    assert said == [f"goal reached in {moves} moves: {'not 2' if code else 'a shortest path'}"]
 
 
 def test_a_file_of_mazes_with_start_and_goal(run, tmp_path):
