@@ -55,6 +55,15 @@ def test_convert_keeps_the_tasks(run, tmp_path):
     assert same(io.read(tmp_path / "c", format="hrm"), tasks)
 
 
+def test_a_map_of_others_is_a_line(run, tmp_path):
+    io.write(tmp_path / "a.scen", io.as_blocked(sample_tasks(1, 4, seed=1)))
+    (tmp_path / "b.map").write_text("mine")
+    code, out, wrong = run("convert", tmp_path / "a.scen", tmp_path / "b.scen")
+    assert (code, out, wrong.count("\n")) == (1, "", 1)
+    assert wrong.startswith(f"error: {tmp_path / 'b.map'}: another map is there already; choose another name")
+    assert (tmp_path / "b.map").read_text() == "mine" and not (tmp_path / "b.scen").exists()
+
+
 def test_print_draws_what_can_be_read_again(run, tmp_path):
     code, out, told = run("print", "--size", "4x7", "--seed", "5")
     expected = generate_mazes(1, (4, 7), seed=5)
