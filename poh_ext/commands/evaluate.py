@@ -24,7 +24,7 @@ from poh_ext._optional import require
 from poh_ext._program import Parser, number, run_command
 from poh_ext.commands.planner import add_planner, device_of, planner_name
 from poh_ext.commands.source import add_generator, generator_of
-from poh_ext.solve.evaluation import DEFAULT_SETS, MazeSet, Outcome, measure, save_json
+from poh_ext.solve.evaluation import DEFAULT_SETS, MOST_FACTOR, MazeSet, Outcome, measure, save_json
 from poh_ext.solve.evaluation_report import accuracy_over_passes, table_lines
 from poh_ext.solve.pretrained import load
 from poh_ext.tasks import STARTS
@@ -48,7 +48,7 @@ def _evaluate(parser: Parser, arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--passes",
-        type=number("passes for each move", what="factors"),
+        type=number("passes for each move", most=MOST_FACTOR, what="factors"),
         nargs="+",
         default=[1.0, 1.5, 2.0, 5.0],
         metavar="F",

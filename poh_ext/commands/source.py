@@ -64,7 +64,7 @@ def cell(text: str) -> tuple[int, int]:
 
 
 def _path(text: str) -> float:
-    value = number("cells, or a share of all cells", least=0)(text)
+    value = number("cells, or a share of all cells", least=0, most=MAX_CELLS)(text)
     if value > 1 and value != int(value):
         raise argparse.ArgumentTypeError(
             f"must be a whole number of cells, or a share of all cells from 0 to 1, got {text}"

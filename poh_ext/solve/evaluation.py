@@ -31,6 +31,7 @@ from poh_ext.training.targets import passes_to_know_paths
 
 __all__ = [
     "DEFAULT_SETS",
+    "MOST_FACTOR",
     "MazeSet",
     "Outcome",
     "exact_over_passes",
@@ -43,13 +44,14 @@ __all__ = [
 CELLS_AT_ONCE = 16_384  # of a batch: large enough for the threads, small enough for a cache
 STATES_AT_ONCE = 3_000_000  # of cells, kept until a batch is done: some 600 MB
 FORMAT, VERSION = "poh_ext solve evaluation", 1
+MOST_FACTOR = 1e9  # of passes for each move: with the longest path of all they are still an int64
 TEST_SEED = 6_000_000  # plus the side: no training or choice of anything has looked at these
 
 
 def _check_factors(factors: Sequence[float]) -> list[float]:
-    """`factors`, if they are one or more positive numbers. Raises ValueError otherwise."""
-    if not factors or not all(0 < f < math.inf for f in factors):
-        raise ValueError(f"factors must be positive numbers, got {list(factors)}")
+    """`factors`, if they are one or more numbers that are accepted. Raises ValueError otherwise."""
+    if not factors or not all(0 < f <= MOST_FACTOR for f in factors):
+        raise ValueError(f"factors must be positive numbers of at most {MOST_FACTOR:g}, got {list(factors)}")
     return list(factors)
 
 
@@ -69,12 +71,12 @@ def exact_over_passes(
     Args:
         model: a planner with head="moves". It is evaluated in eval mode and in float32, and its mode is restored.
         tasks: n tasks whose goal is not the start.
-        factors: positive numbers. 1 gives as many passes as moves. The numbers of passes are rounded up.
+        factors: positive numbers of at most 1e9. 1 gives as many passes as moves. The numbers of passes are rounded up.
         tolerance: see the planners' forward.
         done: called after each batch with the number of its mazes; may raise an error to stop.
 
     Raises:
-        ValueError: there are no factors, or one is not positive.
+        ValueError: there are no factors, or one is out of range.
     """
     factors = _check_factors(factors)
     was_training, result = model.training, torch.zeros(len(factors), len(tasks), dtype=torch.bool)

@@ -122,6 +122,7 @@ def test_without_a_command_its_help_is_printed(run):
         ("make {out} --min-path x", "argument --min-path: must be a number (cells, or a share of all cells)"),
         ("make {out} --min-path 2.5", "argument --min-path: must be a whole number of cells, or a share"),
         ("make {out} --min-path -1", "argument --min-path: must be at least 0"),
+        ("make {out} --min-path 1e308", "argument --min-path: must be at least 0 and at most 6.71089e+07, got 1e308"),
         ("make {out} --min-path 901", "argument --min-path: 901 cells, but a maze of 30x30 has only 900"),
         ("make {out} --size 3 --algorithm obstacles --min-path 9",
          "argument --min-path: no path of at least 9 cells in 10000 obstacles mazes"),

@@ -37,8 +37,9 @@ def test_states_read_on_the_way_equal_runs_of_their_own(planner):
                 passes = max(1, math.ceil(factor * (int(task.length) - 1)))
                 logits = model(task.mazes, task.start, task.goal, passes=passes)
                 assert bool(row[i]) == bool(solved_exactly(logits, task)[0])
-    with pytest.raises(ValueError, match="factors must be positive"):
-        exact_over_passes(model, tasks, (1.0, 0.0))
+    for factor in (0.0, 1e308):
+        with pytest.raises(ValueError, match="factors must be positive numbers of at most 1e"):
+            exact_over_passes(model, tasks, (1.0, factor))
 
 
 @pytest.mark.parametrize("algorithm", ["dfs", "percolation"])
