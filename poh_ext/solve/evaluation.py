@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from poh_ext._checks import MAX_CELLS
+from poh_ext._checks import MAX_CELLS, ceil_of
 from poh_ext._files import write_atomically
 from poh_ext.environment import describe_environment
 from poh_ext.mazes import DENSITY
@@ -92,7 +91,7 @@ def exact_over_passes(
 
 def passes_given(cells: int, factors: Sequence[float]) -> list[int]:
     """The number of passes that each factor gives for a shortest path of `cells` cells."""
-    return [max(1, math.ceil(factor * (cells - 1))) for factor in factors]
+    return [max(1, ceil_of(factor, cells - 1)) for factor in factors]
 
 
 def _parts(tasks: MazeTasks, factors: Sequence[float]) -> Iterator[list[int]]:

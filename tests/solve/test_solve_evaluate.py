@@ -12,7 +12,7 @@ from poh_ext.mazes import MazeBatch
 from poh_ext.models.inference import SETTLED
 from poh_ext.rollout import best_neighbors, solved_exactly
 from poh_ext.solve import evaluation
-from poh_ext.solve.evaluation import exact_over_passes
+from poh_ext.solve.evaluation import exact_over_passes, passes_given
 from poh_ext.solve.pretrained import load
 from poh_ext.tasks import MazeTasks
 from tests.cases.solvers import ROWS, fresh
@@ -40,6 +40,11 @@ def test_states_read_on_the_way_equal_runs_of_their_own(planner):
     for factor in (0.0, 1e308):
         with pytest.raises(ValueError, match="factors must be positive numbers of at most 1e"):
             exact_over_passes(model, tasks, (1.0, factor))
+
+
+def test_passes_are_those_of_the_decimal_that_was_given():
+    assert passes_given(101, [1.1, 0.07, 1.101, 1e-9, 1e9]) == [110, 7, 111, 1, 10**11]
+    assert passes_given(2**26 + 1, [0.55, 1 / 3, 1.1]) == [36909876, 22369622, 73819751]
 
 
 @pytest.mark.parametrize("algorithm", ["dfs", "percolation"])
