@@ -79,7 +79,7 @@ def _evaluate(parser: Parser, arguments: Sequence[str]) -> int:
     model, recipe, notes = load(options.weights)
     factors, outcomes = list(dict.fromkeys(options.passes)), []
     count = len(options.mazes) * len(algorithms) * len(starts)
-    about = {"weights": options.weights, "notes": notes, "tolerance": options.tolerance}
+    about = {"weights": options.weights, "notes": notes, "tolerance": max(options.tolerance, model.rest)}
     try:
         measured = measure(
             model.to(device),

@@ -55,6 +55,11 @@ def test_obstacles_need_no_other_option(run):
     assert code in (0, 1) and told(out)[1] >= 9
 
 
+@pytest.mark.parametrize("command", ["solve", "evaluate"])
+def test_the_help_says_the_least_tolerance(command, run):
+    assert "at least the planner's own rest" in " ".join(run(f"{command} --help")[1].split())
+
+
 @pytest.mark.parametrize("weights", ["baseline", "poh"])
 def test_a_planner_has_the_name_that_was_asked_for(weights, run):
     assert told(run(f"solve --size 5 --weights {weights}")[1])[2] == weights
