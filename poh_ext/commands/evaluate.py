@@ -94,7 +94,7 @@ def _evaluate(parser: Parser, arguments: Sequence[str]) -> int:
             watch=_watched,
         )
     except ValueError as error:
-        parser.error(f"argument --mazes: {error}")
+        parser.error(f"argument --mazes{'' if starts == ['any'] else ' or --start'}: {error}")
 
     def kept() -> Iterator[Outcome]:
         """Yield the outcomes, and write each to the JSON file as soon as it is known."""

@@ -204,6 +204,8 @@ def test_evaluation_of_braids_and_densities(run, tmp_path):
         ("evaluate --mazes 100000:50:3", "argument --mazes: mazes must have SIZE x SIZE <= 67108864 cells, got '1000"),
         ("evaluate --mazes 4:17:3", "argument --mazes: mazes must have PATH <= SIZE x SIZE = 16 cells, got '4:17:3'"),
         ("evaluate --mazes 3:9:9 --algorithm prim --braid 1", "argument --mazes: mazes 3:9:9: no path of at least mi"),
+        ("evaluate --mazes 3:9:2 --start junction", "argument --mazes or --start: mazes 3:9:2: no path of at least"),
+        ("evaluate --mazes 3:9:2 --start junction", "in a row; the longest path seen from a junction has 7 cells"),
         ("evaluate --density 0.3 --algorithm dfs prim", "argument --density: for percolation and obstacles, not for"),
         ("evaluate --braid 0.3 --algorithm obstacles", "argument --braid: for dfs, wilson, prim, kruskal, not for obs"),
     ],
