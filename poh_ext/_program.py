@@ -25,6 +25,7 @@ __all__ = [
     "number",
     "run",
     "run_command",
+    "said_on",
     "whole",
 ]
 
@@ -131,6 +132,11 @@ def whole(unit: str, least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def said_on(*outputs: Path | None) -> TextIO:
+    """Where a command says what it did: standard error where an output is a stream, which may be standard output."""
+    return sys.stdout if all(path is None or is_replaced(path) for path in outputs) else sys.stderr
 
 
 def run(main: Callable[..., int], *arguments) -> int:

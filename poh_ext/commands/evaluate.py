@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from poh_ext._figures import save_png
 from poh_ext._files import is_replaced
 from poh_ext._optional import require
-from poh_ext._program import Parser, number, run_command
+from poh_ext._program import Parser, number, run_command, said_on
 from poh_ext.commands.planner import add_planner, device_of, planner_name
 from poh_ext.commands.source import add_generator, generator_of
 from poh_ext.solve.evaluation import DEFAULT_SETS, MOST_FACTOR, MazeSet, Outcome, measure, save_json
@@ -105,13 +105,14 @@ def _evaluate(parser: Parser, arguments: Sequence[str]) -> int:
                 save_json(options.json, outcomes, {**about, "complete": complete})
             yield outcome
 
+    said = said_on(options.json, options.plot)
     for line in table_lines(kept(), factors):
-        print(line, flush=True)
+        print(line, file=said, flush=True)
     if options.json:
-        print(f"wrote {options.json}")
+        print(f"wrote {options.json}", file=said)
     if options.plot:
         title = f"{planner_name(options.weights, recipe)}, {sum(p.numel() for p in model.parameters()):,} parameters"
-        print(f"wrote {save_png(accuracy_over_passes(outcomes, title), options.plot)}")
+        print(f"wrote {save_png(accuracy_over_passes(outcomes, title), options.plot)}", file=said)
     return 0
 
 

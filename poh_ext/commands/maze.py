@@ -20,7 +20,7 @@ from poh_ext import io
 from poh_ext._figures import save_png
 from poh_ext._files import write_atomically
 from poh_ext._optional import require
-from poh_ext._program import Parser, counted, did_you_mean, run_command, whole
+from poh_ext._program import Parser, counted, did_you_mean, run_command, said_on, whole
 from poh_ext.commands.source import add_file, add_size, make_tasks, read, the_maze
 from poh_ext.maze_drawing import maze_picture
 from poh_ext.maze_svg import maze_svg
@@ -104,10 +104,11 @@ def _print(parser: Parser, arguments: Sequence[str]) -> int:
     maze, name = the_maze(parser, options)
     if options.path and not isinstance(maze, MazeTasks):
         parser.error(f"argument --path: {options.file} holds mazes without start and goal: give --start and --goal")
+    said = said_on(options.png, options.svg)
     if options.png:
-        print(f"wrote {save_png(maze_picture(maze, shortest=options.path), options.png)}")
+        print(f"wrote {save_png(maze_picture(maze, shortest=options.path), options.png)}", file=said)
     if options.svg:
-        print(f"wrote {write_atomically(options.svg, maze_svg(maze, shortest=options.path).encode())}")
+        print(f"wrote {write_atomically(options.svg, maze_svg(maze, shortest=options.path).encode())}", file=said)
     if not (options.png or options.svg):
         print(f"{name}{_length(maze)}", file=sys.stderr)  # standard output has the drawing alone, to be read again
         unmarked = torch.full((1, 1), -1) if isinstance(maze, MazeTasks) and not options.path else None
@@ -150,5 +151,5 @@ def _write(options: argparse.Namespace, made: MazeTasks | MazeBatch) -> int:
     if isinstance(made, MazeTasks) and len(made):
         low, high = int(made.length.min()), int(made.length.max())
         about += f", paths of {low} to {high} cells" if low < high else f", paths of {low} cells"
-    print(f"wrote {written}: {about}")
+    print(f"wrote {written}: {about}", file=said_on(written))
     return 0
