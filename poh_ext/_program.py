@@ -7,6 +7,7 @@ import difflib
 import functools
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -47,6 +48,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options) -> None:
         super().__init__(**options)
         self._outputs: dict[str, str] = {}  # flag -> name of its value
+        # argparse takes the -1,0 of --start for a flag. No flag begins like a number, so that is a value.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def add_output(self, flag: str, *, help: str, suffix: str = "", metavar: str = "FILE") -> None:
         """An option, or an argument, that names a file to write: refused while parsing where that cannot be done.

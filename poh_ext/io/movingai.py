@@ -212,7 +212,9 @@ def _find_map(source: Source, name: str, given: str | os.PathLike[str] | None) -
         except (OSError, ValueError):  # a name that is too long, or with a NUL
             continue
     looked = ", ".join(str(place)[:200] for place in places)
-    raise source.error(f"the map {name[:200]!r} is not there; looked for {looked}. Pass `map`, its file or folder", 1)
+    raise source.error(
+        f"the map {name[:200]!r} is not there; looked for {looked}. Put it there (in Python also: pass `map`)", 1
+    )
 
 
 def write_map(path: str | os.PathLike[str], mazes: MazeBatch) -> Path:
