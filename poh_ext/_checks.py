@@ -5,6 +5,7 @@ Those of mazes, tasks and rollouts stand first, those of the losses, of attentio
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from numbers import Real
@@ -22,6 +23,11 @@ INDICES = (torch.int64, torch.int32)
 _LARGEST = 1e30  # beyond, float32 has no number for an option or for its inverse
 _FARTHEST = 2**31 - 1  # horizon
 _REDUCTIONS = ("mean", "sum", "none", "position_mean")
+
+
+def ceil_of(share: float, n: int) -> int:
+    """ceil(share * n) of the decimal that was given: 55 of 0.55 and 100, where floats make 55.00000000000001."""
+    return math.ceil(share * n * (1 - 2**-50))  # off by less than that: rounded as it was read and as it was multiplied
 
 
 def which_items(which, length: int):

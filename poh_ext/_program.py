@@ -7,6 +7,7 @@ import difflib
 import functools
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = [
     "number",
     "run",
     "run_command",
+    "said_on",
     "whole",
 ]
 
@@ -46,6 +48,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options) -> None:
         super().__init__(**options)
         self._outputs: dict[str, str] = {}  # flag -> name of its value
+        # argparse takes the -1,0 of --start for a flag. No flag begins like a number, so that is a value.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def add_output(self, flag: str, *, help: str, suffix: str = "", metavar: str = "FILE") -> None:
         """An option, or an argument, that names a file to write: refused while parsing where that cannot be done.
@@ -131,6 +135,11 @@ def whole(unit: str, least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def said_on(*outputs: Path | None) -> TextIO:
+    """Where a command says what it did: standard error where an output is a stream, which may be standard output."""
+    return sys.stdout if all(path is None or is_replaced(path) for path in outputs) else sys.stderr
 
 
 def run(main: Callable[..., int], *arguments) -> int:

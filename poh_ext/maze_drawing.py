@@ -67,7 +67,7 @@ class MazeSample:
         passages: uint8 [n, H, W]; bit 0 up, 1 down, 2 left, 3 right. A bit is set if the move is possible.
         start: int [n], cell indices row * W + column.
         goal: int [n]; or [n, G], several goals of which any will do, padded with -1.
-        true_paths: int [n, L], cells of a shortest path from start to goal.
+        true_paths: int [n, L], cells of a shortest path from start to goal; none where no way leads there.
         paths: name shown to the reader -> int [n, S], cells in the order in which the model visited them, from the
             start.
         free: bool [n, H, W], False where a cell is blocked. None: no cell is.
@@ -224,7 +224,8 @@ def _draw_maze(axis, sample: MazeSample, i: int, path: np.ndarray) -> None:
         spine.set_visible(False)
     arrived = bool(len(path)) and path[-1] in goals
     moves, cells = len(path) - 1, len(set(path.tolist()))
-    text = f"{'reached' if arrived else 'not reached'} in {moves} move{'s' * (moves != 1)}, shortest {len(true) - 1}"
+    text = f"{'reached' if arrived else 'not reached'} in {moves} move{'s' * (moves != 1)}" if len(path) else "no walk"
+    text += f", shortest {len(true) - 1}" if len(true) else ", no way"
     text += "" if stray is None else f"\nstrays at move {stray}, sees {cells} cells"
     axis.set_xlabel(text, fontsize=9)
 

@@ -329,9 +329,9 @@ def sample_tasks(
 
     Raises:
         TypeError: a wrong type.
-        ValueError: a value out of range or unknown; a device that is not available; a filter
-            that 10,000 mazes in a row do not fit, naming the longest path seen and how many of them `exclude` left out;
-            or min_path > H * W, which no maze can have.
+        ValueError: a value out of range or unknown; a device that is not available; a filter that 10,000 mazes in a row
+            do not fit, naming the longest path seen in them, of starts of that kind, and how many of them `exclude`
+            left out; or min_path > H * W, which no maze can have.
 
     Examples:
         >>> tasks = sample_tasks(1000, 12, min_path=50, seed=3)
@@ -358,7 +358,8 @@ def sample_tasks(
     work, limit = work_device(device), _GIVE_UP
     source = "" if start == "any" else f" from a {start} ({STARTS[start]})"
     generate = functools.partial(_generate, size, algorithm, density, braid, seed, work)
-    parts, found, done, last, longest = [], 0, 0, -1, 0
+    parts, found, done, last = [], 0, 0, -1
+    reach: list[Tensor] = []  # of all mazes so far, the cells of the longest path from any cell
     left_out: list[Tensor] = []  # of all mazes so far, those that would do but are to be excluded
     while found < n:
         # As many mazes as the rate so far says are still needed. The split changes nothing but the time.
@@ -371,7 +372,7 @@ def sample_tasks(
             left_out.append(fits & torch.isin(mazes.hash(), exclude.to(work)))
             fits = fits & ~left_out[-1]
         keep = fits.nonzero()[:, 0][: n - found]
-        longest = max(longest, int(seen.max()))
+        reach.append(seen)
         # The mazes kept, after the last kept before and, unless these are all, before the first not seen yet.
         end = [] if found + len(keep) == n else [done + count]
         marks = torch.cat((keep.new_tensor([last]), keep + done, keep.new_tensor(end)))
@@ -381,9 +382,15 @@ def sample_tasks(
             tried = f"{limit} {algorithm} mazes of {size[0]} x {size[1]} cells in a row"
             if excluded == limit:
                 raise ValueError(f"exclude leaves out all of {tried}")
+            if start == "any":
+                longest = f"the longest path seen has {int(torch.cat(reach)[first : first + limit].max())} cells"
+            elif cells := _longest_from(start, generate, range(first, first + limit), n_cells, seed):
+                longest = f"the longest path seen from a {start} has {cells} cells"
+            else:
+                longest = f"none has a {start}"
             raise ValueError(
-                f"no path of at least min_path = {min_path} cells{source} in {tried}; the longest path seen has "
-                f"{longest} cells" + (f"; exclude leaves out {excluded} of them that have one" if excluded else "")
+                f"no path of at least min_path = {min_path} cells{source} in {tried}; {longest}"
+                + (f"; exclude leaves out {excluded} of them that have one" if excluded else "")
             )
         parts.append((mazes[keep], origin[keep], goal[keep]))
         last = int(keep[-1]) + done if len(keep) else last
@@ -393,6 +400,21 @@ def sample_tasks(
         return MazeTasks(generate(0, 0), none, none, none.view(0, 0), none).to(device)
     kept, starts, goals = zip(*parts, strict=True)
     return _solved(MazeBatch.cat(kept), torch.cat(starts), torch.cat(goals)).to(device)
+
+
+def _longest_from(kind: str, generate: Callable[[int, int], MazeBatch], which: range, n_cells: int, seed: int) -> int:
+    """Cells on the longest path from a start of that kind in the mazes `which`, 0 if they have no such start."""
+    longest, step = 0, max(64, (1 << 22) // n_cells)
+    for first in range(which.start, which.stop, step):
+        mazes = generate(min(step, which.stop - first), first)
+        while True:  # those with a longer path alone; each time the one found is as long as paths from its start get
+            origin, _, _ = _endpoints(mazes, seed, longest + 1, n_cells, kind)
+            which_longer = (origin >= 0).nonzero()[:, 0]
+            if not len(which_longer):
+                break
+            mazes, origin = mazes[which_longer], origin[which_longer]
+            longest = int(mazes.distances(origin).max()) + 1
+    return longest
 
 
 def _generate(size, algorithm, density, braid, seed, device, n: int, first: int) -> MazeBatch:

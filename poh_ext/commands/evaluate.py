@@ -21,10 +21,10 @@ from contextlib import contextmanager
 from poh_ext._figures import save_png
 from poh_ext._files import is_replaced
 from poh_ext._optional import require
-from poh_ext._program import Parser, number, run_command
+from poh_ext._program import Parser, number, run_command, said_on
 from poh_ext.commands.planner import add_planner, device_of, planner_name
 from poh_ext.commands.source import add_generator, generator_of
-from poh_ext.solve.evaluation import DEFAULT_SETS, MazeSet, Outcome, measure, save_json
+from poh_ext.solve.evaluation import DEFAULT_SETS, MOST_FACTOR, MazeSet, Outcome, measure, save_json
 from poh_ext.solve.evaluation_report import accuracy_over_passes, table_lines
 from poh_ext.solve.pretrained import load
 from poh_ext.tasks import STARTS
@@ -48,7 +48,7 @@ def _evaluate(parser: Parser, arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--passes",
-        type=number("passes for each move", what="factors"),
+        type=number("passes for each move", most=MOST_FACTOR, what="factors"),
         nargs="+",
         default=[1.0, 1.5, 2.0, 5.0],
         metavar="F",
@@ -79,7 +79,7 @@ def _evaluate(parser: Parser, arguments: Sequence[str]) -> int:
     model, recipe, notes = load(options.weights)
     factors, outcomes = list(dict.fromkeys(options.passes)), []
     count = len(options.mazes) * len(algorithms) * len(starts)
-    about = {"weights": options.weights, "notes": notes, "tolerance": options.tolerance}
+    about = {"weights": options.weights, "notes": notes, "tolerance": max(options.tolerance, model.rest)}
     try:
         measured = measure(
             model.to(device),
@@ -94,7 +94,7 @@ def _evaluate(parser: Parser, arguments: Sequence[str]) -> int:
             watch=_watched,
         )
     except ValueError as error:
-        parser.error(f"argument --mazes: {error}")
+        parser.error(f"argument --mazes{'' if starts == ['any'] else ' or --start'}: {error}")
 
     def kept() -> Iterator[Outcome]:
         """Yield the outcomes, and write each to the JSON file as soon as it is known."""
@@ -105,13 +105,14 @@ def _evaluate(parser: Parser, arguments: Sequence[str]) -> int:
                 save_json(options.json, outcomes, {**about, "complete": complete})
             yield outcome
 
+    said = said_on(options.json, options.plot)
     for line in table_lines(kept(), factors):
-        print(line, flush=True)
+        print(line, file=said, flush=True)
     if options.json:
-        print(f"wrote {options.json}")
+        print(f"wrote {options.json}", file=said)
     if options.plot:
         title = f"{planner_name(options.weights, recipe)}, {sum(p.numel() for p in model.parameters()):,} parameters"
-        print(f"wrote {save_png(accuracy_over_passes(outcomes, title), options.plot)}")
+        print(f"wrote {save_png(accuracy_over_passes(outcomes, title), options.plot)}", file=said)
     return 0
 
 

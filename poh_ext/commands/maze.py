@@ -20,9 +20,9 @@ from poh_ext import io
 from poh_ext._figures import save_png
 from poh_ext._files import write_atomically
 from poh_ext._optional import require
-from poh_ext._program import Parser, counted, did_you_mean, run_command, whole
-from poh_ext.commands.source import add_file, add_size, make_tasks, read, the_maze
-from poh_ext.maze_drawing import maze_picture
+from poh_ext._program import Parser, counted, did_you_mean, run_command, said_on, whole
+from poh_ext.commands.source import add_file, add_size, check_way, make_tasks, read, the_maze
+from poh_ext.maze_drawing import goals_of, maze_picture
 from poh_ext.maze_svg import maze_svg
 from poh_ext.mazes import MazeBatch
 from poh_ext.tasks import MazeTasks
@@ -104,10 +104,18 @@ def _print(parser: Parser, arguments: Sequence[str]) -> int:
     maze, name = the_maze(parser, options)
     if options.path and not isinstance(maze, MazeTasks):
         parser.error(f"argument --path: {options.file} holds mazes without start and goal: give --start and --goal")
+    if isinstance(maze, MazeTasks):
+        if options.path:
+            check_way(options, maze, name)
+        if not (options.png or options.svg) and int(maze.start[0]) in goals_of(maze):
+            parser.error(
+                f"{name}: the start is a goal, and one character cannot be 'S' and 'G'; --png and --svg show both"
+            )
+    said = said_on(options.png, options.svg)
     if options.png:
-        print(f"wrote {save_png(maze_picture(maze, shortest=options.path), options.png)}")
+        print(f"wrote {save_png(maze_picture(maze, shortest=options.path), options.png)}", file=said)
     if options.svg:
-        print(f"wrote {write_atomically(options.svg, maze_svg(maze, shortest=options.path).encode())}")
+        print(f"wrote {write_atomically(options.svg, maze_svg(maze, shortest=options.path).encode())}", file=said)
     if not (options.png or options.svg):
         print(f"{name}{_length(maze)}", file=sys.stderr)  # standard output has the drawing alone, to be read again
         unmarked = torch.full((1, 1), -1) if isinstance(maze, MazeTasks) and not options.path else None
@@ -143,12 +151,15 @@ def _check_format(parser: Parser, name: str, options: argparse.Namespace) -> Non
 def _write(options: argparse.Namespace, made: MazeTasks | MazeBatch) -> int:
     try:
         written = io.write(options.output, made, format=options.format)
-    except TypeError as error:  # mazes without start and goal, for a format that has them
-        raise ValueError(f"{options.output}: {error}") from error
+    except TypeError as error:
+        raise ValueError(
+            f"{options.output}: the format has starts and goals, which these mazes have not; write a .txt, .map, "
+            ".npz or .safetensors"
+        ) from error
     what = "task" if isinstance(made, MazeTasks) else "maze"
     about = f"{counted(len(made), what)} of {made.size[0]}x{made.size[1]}"
     if isinstance(made, MazeTasks) and len(made):
         low, high = int(made.length.min()), int(made.length.max())
         about += f", paths of {low} to {high} cells" if low < high else f", paths of {low} cells"
-    print(f"wrote {written}: {about}")
+    print(f"wrote {written}: {about}", file=said_on(written))
     return 0

@@ -28,7 +28,7 @@ def add_planner(parser: Parser) -> None:
         metavar="T",
         help="largest change of a state that counts as none; a cell that changes by no more rests "
         "until a neighbour changes, which saves time in large mazes. 0: compute every cell in every "
-        f"pass (default: {SETTLED:g})",
+        f"pass (default: {SETTLED:g}); at least the planner's own rest",
     )
     parser.add_argument(
         "--device",

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from poh_ext._figures import save_png
 from poh_ext._optional import require
-from poh_ext._program import Parser, counted, run_command, whole
+from poh_ext._program import Parser, counted, run_command, said_on, whole
 from poh_ext.commands.planner import add_planner, device_of, planner_name
 from poh_ext.commands.source import add_file, add_size, the_task
 from poh_ext.maze_drawing import maze_picture
-from poh_ext.rollout import greedy_rollout, solved_exactly
+from poh_ext.rollout import greedy_rollout
 from poh_ext.solve.animation import animate, passes_shown, save_gif
 from poh_ext.solve.pretrained import load
 from poh_ext.tasks import MazeTasks
@@ -69,19 +69,21 @@ def _solve(parser: Parser, arguments: Sequence[str]) -> int:
     rollout = greedy_rollout(scores[-1], task, moves=True)
     moves, shortest = int(rollout.steps[0]), int(task.length[0]) - 1
     reached = bool(rollout.reached[0])
-    exact = bool(solved_exactly(scores[-1], task)[0])
-    print(f"{name}: the shortest path has {counted(shortest, 'move')}")
+    exact = reached and moves == shortest  # the walk that is shown, which has a memory; `evaluate` counts without
+    said = said_on(options.png, options.gif)
+    print(f"{name}: the shortest path has {counted(shortest, 'move')}", file=said)
     low, high = recipe.sizes
     print(
         f"{planner_name(options.weights, recipe)} ({sum(p.numel() for p in model.parameters()):,} parameters, trained "
         f"on mazes of {low}x{low} to {high}x{high}), {counted(passes, 'pass')} in {seconds:.1f} s: "
         f"{'reached' if reached else 'not reached'} in {counted(moves, 'move')}, {'exactly' if exact else 'not'} a "
-        "shortest path"
+        "shortest path",
+        file=said,
     )
     if options.png:
-        print(f"wrote {save_png(maze_picture(task, rollout.path[0]), options.png)}")
+        print(f"wrote {save_png(maze_picture(task, rollout.path[0]), options.png)}", file=said)
     if options.gif:
-        print(f"wrote {save_gif(options.gif, animate(task, after, scores, rollout))}")
+        print(f"wrote {save_gif(options.gif, animate(task, after, scores, rollout))}", file=said)
     return 0 if exact else 1
 
 

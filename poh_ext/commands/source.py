@@ -15,7 +15,17 @@ from poh_ext.mazes import DENSITY, GENERATORS, MazeBatch, generate_mazes
 from poh_ext.tasks import MazeTasks, sample_tasks
 from poh_ext.training.config import path_cells
 
-__all__ = ["add_file", "add_generator", "add_size", "generator_of", "make_tasks", "read", "the_maze", "the_task"]
+__all__ = [
+    "add_file",
+    "add_generator",
+    "add_size",
+    "check_way",
+    "generator_of",
+    "make_tasks",
+    "read",
+    "the_maze",
+    "the_task",
+]
 
 PERFECT = [name for name in GENERATORS if name not in DENSITY]
 SIZE, SEED = 30, 1  # of a single maze that nothing else is said of
@@ -64,7 +74,7 @@ def cell(text: str) -> tuple[int, int]:
 
 
 def _path(text: str) -> float:
-    value = number("cells, or a share of all cells", least=0)(text)
+    value = number("cells, or a share of all cells", least=0, most=MAX_CELLS)(text)
     if value > 1 and value != int(value):
         raise argparse.ArgumentTypeError(
             f"must be a whole number of cells, or a share of all cells from 0 to 1, got {text}"
@@ -161,7 +171,8 @@ def make_tasks(parser: Parser, options: argparse.Namespace, count: int, *, least
     try:
         return sample_tasks(count, shape, min_path=least, seed=seed, algorithm=algorithm, **loops)
     except ValueError as error:
-        parser.error(flag + str(error).replace("min_path = ", ""))
+        default = "" if flag else f"; {least} cells are the default of --min-path"
+        parser.error(flag + str(error).replace("min_path = ", "") + default)
 
 
 def read(parser: Parser, path: str, read_as: str | None = None) -> MazeTasks | MazeBatch:
@@ -211,17 +222,23 @@ def the_task(parser: Parser, options: argparse.Namespace) -> tuple[MazeTasks, st
         parser.error(
             f"{options.file} holds mazes without start and goal: give --start ROW,COLUMN and --goal ROW,COLUMN"
         )
-    if not int(one.length[0]):
-        ends = _between(one)
-        if options.file:
-            raise ValueError(f"no way leads {ends} in this maze; give another --start or --goal")
-        if not (options.start or options.goal):
-            ends = "from corner to corner"
-        raise ValueError(
-            f"no way leads {ends} in this {options.algorithm or 'dfs'} maze; choose another --seed, or let --min-path "
-            "draw start and goal"
-        )
+    check_way(options, one, name)
     return one, name
+
+
+def check_way(options: argparse.Namespace, task: MazeTasks, name: str) -> None:
+    """ValueError if no way leads from start to goal of the task of that name."""
+    if int(task.length[0]):
+        return
+    ends = _between(task)
+    if options.file:
+        raise ValueError(f"{name}: no way leads {ends} in this maze; give another --start or --goal")
+    if not (options.start or options.goal):
+        ends = "from corner to corner"
+    raise ValueError(
+        f"no way leads {ends} in this {options.algorithm or 'dfs'} maze; choose another --seed, or let --min-path "
+        "draw start and goal"
+    )
 
 
 def _generated(parser: Parser, options: argparse.Namespace) -> tuple[MazeTasks, str]:

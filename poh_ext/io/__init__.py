@@ -88,7 +88,9 @@ def _write_movingai(path: Path, what: MazeBatch | MazeTasks) -> Path:
             raise FormatError(f"{path}: mazes have no starts and goals, which a .scen has; write them to a .map")
         return write_map(path, what)
     if path.suffix.lower() == ".map":
-        raise FormatError(f"{path}: a map has no starts and goals; write tasks.mazes, or the tasks to a .scen")
+        raise FormatError(
+            f"{path}: a map has no starts and goals; write the tasks to a .scen or .txt (in Python also tasks.mazes)"
+        )
     return write_scenarios(path, what)
 
 
@@ -219,8 +221,8 @@ def _format(path: Path, format: str | None) -> str | None:
         return None
     known = [suffix for each in _FORMATS.values() for suffix in each.suffixes]
     raise ValueError(
-        f"{path}: the suffix {suffix!r} tells no format; accepted: {', '.join(known)}, .txt or none, or the argument "
-        f"format: {', '.join(_FORMATS)}"
+        f"{path}: the suffix {suffix!r} tells no format; accepted: {', '.join(known)}, .txt or none, or a format by "
+        f"name: {', '.join(_FORMATS)}"
     )
 
 

@@ -104,7 +104,7 @@ def check_blocked_only(path: str | os.PathLike[str], mazes: MazeBatch, name: str
     if has_walls(mazes):
         raise FormatError(
             f"{path}: the mazes have walls between free cells; the format {name} has free and blocked cells only. "
-            "Accepted: what poh_ext.io.as_blocked makes of them, or another format"
+            "Accepted: another format (in Python also what poh_ext.io.as_blocked makes of them)"
         )
 
 

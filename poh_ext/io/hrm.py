@@ -44,7 +44,8 @@ def read_hrm(path: str | os.PathLike[str], *, answers: bool = True) -> Questions
     """Read the tasks of a csv file with the columns source, question, answer and rating.
 
     A question is the N * N characters of a square grid, row by row: '#' is blocked, ' ' free, 'S' the start, 'G' the
-    goal. The answer has 'o' on the cells of the path, too. Where it is empty or has no 'o', a shortest path is found.
+    goal. The answer has 'o' on the cells of the path, too. Where it is empty or has no 'o', none is given,
+    and a shortest path is found.
 
     Args:
         answers: False leaves the answers out, which may be anything then; the paths are shortest ones.
@@ -98,11 +99,6 @@ def parse_hrm(source: Source, *, answers: bool = True) -> Questions:
     shape = (len(rows), side, side)
     mazes = MazeBatch.from_free(torch.from_numpy(asked.reshape(shape) != WALL))
     tasks = tasks_of(mazes, cells.reshape(shape), fail)
-    if answers:
-        bare = (cells == PATH).sum(1) == 0
-        silent = bare & (tasks.length.numpy() > 2) & np.array([bool(answer) for answer in answered])
-        for task in silent.nonzero()[0][:1].tolist():
-            raise fail("the answer marks no path; read_hrm(answers=False) reads the question alone", task, None)
     return Questions(tasks, names, ratings)
 
 
@@ -112,6 +108,8 @@ def _rows(source: Source) -> tuple[list[list[str]], list[int]]:
     for number, text in enumerate(source.lines):
         if len(text) > most:  # csv would make a list of its fields first, a hundred times as large
             raise source.error(f"no csv of four columns: the line has {len(text)} characters", number)
+        if "\0" in text:  # which csv refuses in Python 3.10 only
+            raise source.error("no csv: the line has a NUL", number)
     reader = csv.reader((line + "\n" for line in source.lines), strict=True)
     rows: list[list[str]] = []
     lines: list[int] = []
@@ -149,7 +147,8 @@ def write_hrm(
 
     Args:
         paths: int64 [n, L], the cells to mark in the answers, padded with -1: `Rollout.path` of a planner. It may be no
-            way to the goal, which `read_hrm` accepts with answers=False only. None: the paths of the tasks.
+            way to the goal, which `read_hrm` accepts with answers=False only; without marks it reads as no answer.
+            None: the paths of the tasks.
         source: n names of the origins. None: the algorithm of the mazes, or "poh_ext".
         rating: n ratings. None: the number of cells on the path of the task.
 

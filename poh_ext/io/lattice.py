@@ -31,12 +31,13 @@ def from_lattice(mazes: Any) -> MazeTasks | MazeBatch:
     Args:
         mazes: one, or an iterable of them (a MazeDataset), all of one size and kind. Anything that has the attributes
             or the keys `connection_list`, bool [2, H, W], and of tasks `start_pos` and `end_pos`, two ints (row,
-            column), and `solution`, int [L, 2]. Without a solution a shortest path is found.
+            column), and `solution`, int [L, 2]. Without a solution a shortest path is found; with one, a start_pos or
+            end_pos that is missing is its end.
 
     Raises:
         TypeError: there is no connection_list, or it is not bool.
-        ValueError: a shape is another one, sizes or kinds differ, there is no maze, a passage leads out of the grid, or
-            a solution is no way from start_pos to end_pos.
+        ValueError: a shape is another one, sizes or kinds differ, there is no maze, a passage leads out of the grid,
+            one of start_pos and end_pos is missing without a solution, or a solution is no way from one to the other.
         IndexError: a position is no cell.
 
     Examples:
@@ -61,21 +62,27 @@ def from_lattice(mazes: Any) -> MazeTasks | MazeBatch:
     passages[:, :, 1:] |= right[:, :, :-1] * np.uint8(4)
     passages |= right * np.uint8(8)
     batch = MazeBatch(torch.from_numpy(passages))
-    aimed, solved = ([_has(item, name) for item in items] for name in ("start_pos", "solution"))
-    for name, kinds in (("start_pos", aimed), ("solution", solved)):
+    solved = [_has(item, "solution") for item in items]
+    ends = {name: [_has(item, name) or solved[n] for n, item in enumerate(items)] for name in ("start_pos", "end_pos")}
+    for name, kinds in (*ends.items(), ("solution", solved)):
         if any(kinds) != all(kinds):
             raise ValueError(f"mazes[{kinds.index(False)}] has no {name}, but others have: one kind is accepted")
-    if not aimed[0]:
+    missing = [name for name, kinds in ends.items() if not kinds[0]]
+    if len(missing) == 2:
         return batch
+    if missing:
+        raise ValueError(f"mazes[0] has no {missing[0]}; a task has start_pos and end_pos, or a solution")
+
+    def cells(n: int, name: str, dims: int) -> np.ndarray:
+        return _cells(f"mazes[{n}].{name}", _get(items[n], name), batch.size, dims)
+
+    ways = [cells(n, "solution", 2) for n in range(len(items))] if solved[0] else []
     start, goal = (
-        torch.tensor(
-            [int(_cells(f"mazes[{n}].{name}", _get(item, name), batch.size, 1)[0]) for n, item in enumerate(items)]
-        )
-        for name in ("start_pos", "end_pos")
+        torch.tensor([int(cells(n, name, 1)[0] if _has(item, name) else ways[n][at]) for n, item in enumerate(items)])
+        for name, at in (("start_pos", 0), ("end_pos", -1))
     )
-    if not solved[0]:
+    if not ways:
         return MazeTasks(batch, start, goal)
-    ways = [_cells(f"mazes[{n}].solution", _get(item, "solution"), batch.size, 2) for n, item in enumerate(items)]
     path = torch.full((len(ways), max(map(len, ways))), -1)
     for row, way in zip(path, ways, strict=True):
         row[: len(way)] = torch.from_numpy(way)

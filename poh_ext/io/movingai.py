@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from errno import EEXIST
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -211,7 +212,9 @@ def _find_map(source: Source, name: str, given: str | os.PathLike[str] | None) -
         except (OSError, ValueError):  # a name that is too long, or with a NUL
             continue
     looked = ", ".join(str(place)[:200] for place in places)
-    raise source.error(f"the map {name[:200]!r} is not there; looked for {looked}. Pass `map`, its file or folder", 1)
+    raise source.error(
+        f"the map {name[:200]!r} is not there; looked for {looked}. Put it there (in Python also: pass `map`)", 1
+    )
 
 
 def write_map(path: str | os.PathLike[str], mazes: MazeBatch) -> Path:
@@ -250,17 +253,24 @@ def write_scenarios(
             a map of 512 x 512.
 
     Raises:
-        OSError: a file cannot be written; FileExistsError: another map is there under that name.
+        OSError: a file cannot be written; FileExistsError: another map is there under that name. One with the same
+            free cells stays as it is.
         TypeError: tasks is no MazeTasks.
         ValueError: octile has another length, or a number below 0 or not finite.
-        FormatError: the mazes are several, or have walls between free cells; a task has several goals, or no path.
+        FormatError: the mazes are several, or have walls between free cells; a task has several goals, or no path; or
+            `path` is the name of a map.
     """
     if not isinstance(tasks, MazeTasks):
         raise TypeError(f"tasks must be MazeTasks, as scenarios have starts and goals, got {type(tasks).__name__}")
     path = Path(path)
     own = path.name.removesuffix(".scen")
     place = path.with_name(own if own.endswith(".map") else f"{own}.map")
+    if place == path:
+        raise FormatError(f"{path}: a .map is the name of the map, which lies beside the scenarios; accepted: a .scen")
     drawn = _map(path, tasks.mazes)
+    there = place.is_file()  # a FIFO is written through
+    if there and not _holds(place, tasks.mazes):
+        raise FileExistsError(EEXIST, "another map is there already; choose another name for the scenarios", str(place))
     goal = tasks.goal if tasks.goal.dim() == 2 else tasks.goal[:, None]
     for task in (goal[:, 1:] >= 0).any(1).nonzero()[:1, 0].tolist():
         raise FormatError(f"{path}: task {task} has several goals; the format movingai has one")
@@ -282,7 +292,14 @@ def write_scenarios(
         x, y, to_x, to_y = start % width, start // width, target % width, target // width
         fields = (int(length / 4), place.name, width, height, x, y, to_x, to_y, f"{abs(length):.8f}")
         lines.append("\t".join(map(str, fields)))
-    if place.is_file() and place.read_bytes() != drawn:
-        raise FileExistsError(f"{place}: another map is there already; choose another name for the scenarios")
-    write_atomically(place, drawn)
+    if not there:
+        write_atomically(place, drawn)
     return write_atomically(path, ("\n".join(lines) + "\n").encode())
+
+
+def _holds(place: Path, mazes: MazeBatch) -> bool:
+    """Whether a file is a map with the free cells of the first maze; terrain has several letters."""
+    try:
+        return torch.equal(read_map(place).free(), mazes[:1].free().cpu())
+    except FormatError:
+        return False

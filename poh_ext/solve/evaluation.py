@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from poh_ext._checks import MAX_CELLS
+from poh_ext._checks import MAX_CELLS, ceil_of
 from poh_ext._files import write_atomically
 from poh_ext.environment import describe_environment
 from poh_ext.mazes import DENSITY
@@ -31,6 +30,7 @@ from poh_ext.training.targets import passes_to_know_paths
 
 __all__ = [
     "DEFAULT_SETS",
+    "MOST_FACTOR",
     "MazeSet",
     "Outcome",
     "exact_over_passes",
@@ -43,13 +43,14 @@ __all__ = [
 CELLS_AT_ONCE = 16_384  # of a batch: large enough for the threads, small enough for a cache
 STATES_AT_ONCE = 3_000_000  # of cells, kept until a batch is done: some 600 MB
 FORMAT, VERSION = "poh_ext solve evaluation", 1
+MOST_FACTOR = 1e9  # of passes for each move: with the longest path of all they are still an int64
 TEST_SEED = 6_000_000  # plus the side: no training or choice of anything has looked at these
 
 
 def _check_factors(factors: Sequence[float]) -> list[float]:
-    """`factors`, if they are one or more positive numbers. Raises ValueError otherwise."""
-    if not factors or not all(0 < f < math.inf for f in factors):
-        raise ValueError(f"factors must be positive numbers, got {list(factors)}")
+    """`factors`, if they are one or more numbers that are accepted. Raises ValueError otherwise."""
+    if not factors or not all(0 < f <= MOST_FACTOR for f in factors):
+        raise ValueError(f"factors must be positive numbers of at most {MOST_FACTOR:g}, got {list(factors)}")
     return list(factors)
 
 
@@ -69,12 +70,12 @@ def exact_over_passes(
     Args:
         model: a planner. It is evaluated in eval mode and in float32, and its mode is restored.
         tasks: n tasks whose goal is not the start.
-        factors: positive numbers. 1 gives as many passes as moves. The numbers of passes are rounded up.
+        factors: positive numbers of at most 1e9. 1 gives as many passes as moves. The numbers of passes are rounded up.
         tolerance: see the planners' forward.
         done: called after each batch with the number of its mazes; may raise an error to stop.
 
     Raises:
-        ValueError: there are no factors, or one is not positive.
+        ValueError: there are no factors, or one is out of range.
     """
     factors = _check_factors(factors)
     was_training, result = model.training, torch.zeros(len(factors), len(tasks), dtype=torch.bool)
@@ -90,7 +91,7 @@ def exact_over_passes(
 
 def passes_given(cells: int, factors: Sequence[float]) -> list[int]:
     """The number of passes that each factor gives for a shortest path of `cells` cells."""
-    return [max(1, math.ceil(factor * (cells - 1))) for factor in factors]
+    return [max(1, ceil_of(factor, cells - 1)) for factor in factors]
 
 
 def _parts(tasks: MazeTasks, factors: Sequence[float]) -> Iterator[list[int]]:

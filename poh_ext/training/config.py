@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from poh_ext._checks import ceil_of
 from poh_ext.mazes import DENSITY, KINDS
 from poh_ext.models import SHAPES, PlannerShape
 from poh_ext.models.config import PlannerOptions
@@ -163,7 +164,7 @@ def path_cells(min_path: float, cells: int) -> int:
         >>> path_cells(50, 144), path_cells(0.35, 144)
         (50, 51)
     """
-    return max(2, math.ceil(min_path * cells if min_path <= 1 else min_path))
+    return max(2, ceil_of(min_path, cells) if min_path <= 1 else math.ceil(min_path))
 
 
 def _grown(span: tuple[int, int], to: int | None, progress: float) -> tuple[int, int]:

@@ -152,7 +152,7 @@ THERE = MazeTasks(MazeBatch.open(1, 3), torch.tensor([4]), torch.tensor([4]))
     ("a.map", BLOCKED.mazes, "there are 6 mazes; a map is one maze"),
     ("a.map", BLOCKED.mazes[:0], "there are 0 mazes; a map is one maze"),
     ("a.map", WALLS.mazes[:1], "walls between free cells; the format movingai"),
-    ("a.map", MAP, "a map has no starts and goals; write tasks.mazes, or the tasks to a .scen"),
+    ("a.map", MAP, "a map has no starts and goals; write the tasks to a .scen or .txt"),
     ("a.scen", io.as_blocked(GOALS[:1]), "task 0 has several goals; the format movingai has one"),
     ("a.scen", ALONE, "task 0 has no path"),
     ("a.csv", BLOCKED[:0], "there are no tasks; the format hrm has at least one"),

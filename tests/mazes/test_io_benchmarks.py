@@ -188,4 +188,13 @@ def test_a_map_of_others_is_not_replaced(tmp_path):
     (tmp_path / "a.map").write_text(FOUR)
     with pytest.raises(FileExistsError, match="another map is there already"):
         io.write_scenarios(tmp_path / "a.scen", MAP, octile=[1.0] * 30)
+    with pytest.raises(io.FormatError, match=r"a\.map: a \.map is the name of the map"):
+        io.write_scenarios(tmp_path / "a.map", MAP)
     assert (tmp_path / "a.map").read_text() == FOUR and not (tmp_path / "a.scen").exists()
+
+
+def test_a_map_with_the_same_free_cells_stays(tmp_path):
+    (tmp_path / "a.map").write_text(FOUR)
+    tasks = MazeTasks(io.read(tmp_path / "a.map"), torch.tensor([0]), torch.tensor([2]))
+    assert_same(io.read(io.write(tmp_path / "a.scen", tasks)), tasks)
+    assert (tmp_path / "a.map").read_text() == FOUR

@@ -45,6 +45,9 @@ def test_kinds_of_mazes(theirs):
     aimed = io.from_lattice(dict(plain[0], start_pos=(0, 1), end_pos=[5, 5]))
     assert aimed.start.tolist() == [1] and aimed.goal.tolist() == [35]
     assert_same(io.from_lattice(iter(mazes)), io.from_lattice(mazes))
+    for left in ((), ("start_pos",), ("end_pos",)):  # what is missing is an end of the solution
+        some = [{name: getattr(maze, name) for name in ("connection_list", "solution", *left)} for maze in mazes]
+        assert_same(io.from_lattice(some), io.from_lattice(mazes))
 
 
 def test_ours_and_back():
@@ -89,6 +92,9 @@ ENDS = {
     ([{"connection_list": A}, {"connection_list": B}], ValueError, r"mazes\[1\] is 2 x 3, but mazes\[0\] is 2 x 2"),
     ([ENDS, {"connection_list": A}], ValueError, r"mazes\[1\] has no start_pos, but others have"),
     ([ENDS, ENDS | {"solution": [(0, 0), (0, 1), (1, 1)]}], ValueError, r"mazes\[0\] has no solution, but others have"),
+    (ENDS | {"start_pos": None}, ValueError, r"mazes\[0\] has no start_pos; a task has start_pos and end_pos, or"),
+    (ENDS | {"end_pos": None}, ValueError, r"mazes\[0\] has no end_pos; a task has start_pos and end_pos, or a"),
+    ([ENDS, ENDS | {"end_pos": None}], ValueError, r"mazes\[1\] has no end_pos, but others have"),
     (ENDS | {"end_pos": (2, 0)}, IndexError, r"mazes\[0\].end_pos has \[2, 0\], which is no cell of 2 x 2"),
     (ENDS | {"end_pos": (0.5, 0)}, ValueError, r"mazes\[0\].end_pos must be two ints, got float64 \[2\]"),
     (ENDS | {"solution": [(0, 0), (1, 1)]}, ValueError, r"path\[0\] steps from cell 0 to 3, where no passage leads"),

@@ -40,12 +40,14 @@ def test_movingai_files_hold_what_they_say(tmp_path):
     assert len(io.read(io.write(tmp_path / "b.scen", task(0, 0)))) == 1  # of length 0, not -0
 
 
-def test_an_answer_without_marks_is_no_path(tmp_path):
+def test_an_answer_without_marks_is_no_answer(tmp_path):
     file = tmp_path / "a.csv"
-    file.write_text("source,question,answer,rating\na,S  G,S  G,1\n")
-    with pytest.raises(io.FormatError, match="line 2: the answer marks no path; read_hrm"):
+    file.write_text("source,question,answer,rating\na,S  G,S  G,1\nb,S  G,,1\nc,S  G,SooG,1\n")
+    with pytest.raises(io.FormatError, match=r"line 4: .* the 2 marks 'o' are not one way"):
         io.read(file)
-    assert io.read_hrm(file, answers=False).tasks.length.tolist() == [3]
+    assert io.read_hrm(file, answers=False).tasks.length.tolist() == [3, 3, 3]
+    file.write_text(file.read_text().replace("SooG", "So G"))
+    assert io.read(file).path.tolist() == [[0, 2, 3], [0, 2, 3], [0, 1, 3]]
 
 
 def test_no_tasks_are_drawn_as_nothing():

@@ -90,12 +90,18 @@ class TestSheet:
 
     def test_captions_count_moves_and_tell_failures(self):
         passages = np.array([[[RIGHT, LEFT | RIGHT, LEFT]]], dtype=np.uint8)
-        paths = {"a": [[0, 1, 2]], "b": [[0, 1, -1]], "c": [[0, 1, 0]]}
+        paths = {"a": [[0, 1, 2]], "b": [[0, 1, -1]], "c": [[0, 1, 0]], "d": [[-1, -1]]}
         sample = MazeSample(passages, [0], [2], [[0, 1, 2]], paths)
         texts = [axis.get_xlabel() for axis in maze_sheet(sample).axes]
         assert texts[0] == "reached in 2 moves, shortest 2"
         assert texts[1] == "not reached in 1 move, shortest 2"
         assert texts[2] == "not reached in 2 moves, shortest 2\nstrays at move 2, sees 2 cells"
+        assert texts[3] == "no walk, shortest 2"
+        apart = MazeSample(passages * 0, [0], [2], [[-1]], {"a": [[0]], "b": np.zeros((1, 0), dtype=np.int64)})
+        assert [axis.get_xlabel() for axis in maze_sheet(apart).axes] == [
+            "not reached in 0 moves, no way",
+            "no walk, no way",
+        ]
 
     def test_a_walk_that_goes_to_and_fro_is_shown_where(self):
         passages = np.array([[[RIGHT, LEFT | RIGHT, LEFT | RIGHT, LEFT]]], dtype=np.uint8)

@@ -63,5 +63,23 @@ def test_tasks_depend_on_their_arguments_alone(kind):
 def test_starts_that_cannot_be_are_named():
     with pytest.raises(ValueError, match=r"start 'exit' is unknown; accepted: any, dead-end, corridor, junction"):
         sample_tasks(0, 4, start="exit")
-    with pytest.raises(ValueError, match=r"2 cells from a junction \(a cell with three .* in 10000 dfs"):
+    with pytest.raises(
+        ValueError, match=r"2 cells from a junction \(a cell with three .* in 10000 .*; none has a junction"
+    ):
         sample_tasks(1, (1, 9), start="junction")
+
+
+@pytest.mark.parametrize("kind, n, least", [("any", 1, 13), ("dead-end", 1, 13), ("corridor", 1, 13),
+                                            ("junction", 1, 13), ("any", 40, 9), ("junction", 40, 6)])  # fmt: skip
+def test_the_longest_path_seen_is_one_of_such_a_start(kind, n, least, monkeypatch):
+    """In the row of mazes that was given up, which begins after the last maze that fits."""
+    monkeypatch.setattr("poh_ext.tasks._GIVE_UP", 20)
+    which = {"algorithm": "percolation", "density": (0.5, 1.0), "seed": 7}
+    with pytest.raises(ValueError, match=f"min_path = {least} cells.* in 20 percolation") as error:
+        sample_tasks(n, 4, min_path=least, start=kind, **which)
+    mazes = generate_mazes(400, 4, **which)
+    reach = torch.stack([mazes.distances(torch.full((400,), cell)).amax(1) for cell in range(16)], 1) + 1
+    longest = reach.masked_fill(~torch.isin(ways_out(mazes), torch.tensor(ACCEPTED[kind])), 0).amax(1)
+    row = next(row for row in longest.unfold(0, 20, 1) if int(row.max()) < least)
+    source = "" if kind == "any" else f" from a {kind}"
+    assert str(error.value).endswith(f"; the longest path seen{source} has {int(row.max())} cells")

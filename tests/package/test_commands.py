@@ -117,7 +117,7 @@ sys.exit(main({words.split()}))
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, env=environment)
-    assert done.returncode == 0 and done.stdout, done.stderr
+    assert done.returncode == 0 and done.stdout + done.stderr, done
 
 
 # -- the script that is installed -------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def test_a_planner_of_another_floating_type_is_one(tmp_path):
         ('a,"' + "#" * 200_000, "line 2: no csv: field larger than field limit"),
         ('a,"' + "#\n" * 200_000, "line 2: no csv: field larger than field limit"),
         ("a," + "1" * 5_000 + "," + "1" * 5_000 + ",1", "the question has 5000 characters; N [*] N are accepted"),
-        ("=cmd|' /C calc'!A0,S  G,S  G,1\x00", "line 2"),
+        ("=cmd|' /C calc'!A0,S  G,S  G,1\x00", "line 2: no csv: the line has a NUL"),
     ],
 )
 def test_csv_made_to_harm(text, words, tmp_path):

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from poh_ext import generate_mazes, io, sample_tasks
+from poh_ext import MazeTasks, generate_mazes, io, sample_tasks
 from poh_ext.commands import maze
 
 
@@ -53,6 +53,15 @@ def test_convert_keeps_the_tasks(run, tmp_path):
     code, out, _ = run("convert", tmp_path / "b.maze", tmp_path / "c", "--from", "ascii", "--format", "hrm")
     assert code == 0 and "3 tasks of 8x8" in out
     assert same(io.read(tmp_path / "c", format="hrm"), tasks)
+
+
+def test_a_map_of_others_is_a_line(run, tmp_path):
+    io.write(tmp_path / "a.scen", io.as_blocked(sample_tasks(1, 4, seed=1)))
+    (tmp_path / "b.map").write_text("mine")
+    code, out, wrong = run("convert", tmp_path / "a.scen", tmp_path / "b.scen")
+    assert (code, out, wrong.count("\n")) == (1, "", 1)
+    assert wrong.startswith(f"error: {tmp_path / 'b.map'}: another map is there already; choose another name")
+    assert (tmp_path / "b.map").read_text() == "mine" and not (tmp_path / "b.scen").exists()
 
 
 def test_print_draws_what_can_be_read_again(run, tmp_path):
@@ -113,6 +122,7 @@ def test_without_a_command_its_help_is_printed(run):
         ("make {out} --min-path x", "argument --min-path: must be a number (cells, or a share of all cells)"),
         ("make {out} --min-path 2.5", "argument --min-path: must be a whole number of cells, or a share"),
         ("make {out} --min-path -1", "argument --min-path: must be at least 0"),
+        ("make {out} --min-path 1e308", "argument --min-path: must be at least 0 and at most 6.71089e+07, got 1e308"),
         ("make {out} --min-path 901", "argument --min-path: 901 cells, but a maze of 30x30 has only 900"),
         ("make {out} --size 3 --algorithm obstacles --min-path 9",
          "argument --min-path: no path of at least 9 cells in 10000 obstacles mazes"),
@@ -120,6 +130,18 @@ def test_without_a_command_its_help_is_printed(run):
         ("convert {tmp}/m.txt {tmp}/a.foo", "argument OUT: {tmp}/a.foo: the suffix '.foo' tells no format"),
         ("convert {tmp}/m.txt {tmp}", "cannot be written: it is a folder"),
         ("convert {tmp}/bad.txt {tmp}/a.csv", "error: {tmp}/bad.txt, line 1, column 2: "),
+        ("convert {tmp}/m.txt {tmp}/a.csv", "{tmp}/a.csv: the format has starts and goals, which these mazes have not"),
+        ("convert {tmp}/on.scen {tmp}/a.map", "{tmp}/a.map: a map has no starts and goals; write the tasks to a .scen"),
+        ("convert {tmp}/on.scen {tmp}/a.txt", "error: {tmp}/a.txt: task 1 starts on a goal"),
+        ("print {tmp}/on.scen --task 1", "{tmp}/on.scen: a maze of 2x3, task 1 of 2: the start is a goal, and"),
+        ("print --size 3 --start 0,0 --goal 0,0", "3x3 dfs maze, seed 1, from 0,0 to 0,0: the start is a goal"),
+        ("print {tmp}/wall.txt --start 0,0 --goal 0,2 --path",
+         "{tmp}/wall.txt: a maze of 1x3: no way leads from 0,0 to 0,2 in this maze; give another --start"),
+        ("print {tmp}/wall.txt --start 0,0 --goal 0,2 --path --svg {tmp}/a.svg", "{tmp}/wall.txt: a maze of 1x3: no"),
+        ("print --size 3 --algorithm percolation --density 1 --path", "no way leads from corner to corner in this"),
+        ("print --size 1x50 --algorithm obstacles", "seen has 24 cells; 25 cells are the default of --min-path"),
+        ("print --size 5 --start -1,0", "argument --start: must be ROW,COLUMN, two whole numbers that count"),
+        ("print --size 5 --density -.5:1", "argument --density: must be a share from 0 to 1, or LOW:HIGH, got '-.5"),
         ("print --task 1", "argument --task: there is no FILE that it could be of"),
         ("print --from hrm", "argument --from: there is no FILE that it could be of"),
         ("print {tmp}/m.txt --size 3", "argument --size: {tmp}/m.txt has its own mazes; leave out one of the two"),
@@ -137,6 +159,9 @@ def test_without_a_command_its_help_is_printed(run):
 def test_bad_options_are_one_line_that_names_them(words, message, run, tmp_path):
     (tmp_path / "m.txt").write_text("...\n.#.\n")
     (tmp_path / "bad.txt").write_text("S?G\n")
+    (tmp_path / "wall.txt").write_text(".#.\n")
+    tasks = MazeTasks(io.parse("...\n.#.\n"), torch.tensor([0, 2]), torch.tensor([2, 2]))
+    io.write(tmp_path / "on.scen", tasks)
     before = sorted(tmp_path.iterdir())
     code, out, wrong = run(*words.format(tmp=tmp_path, out=f"--output {tmp_path}/a.csv").split())
     assert code == 2 and out == "" and wrong.count("\n") == 1

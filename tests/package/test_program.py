@@ -29,11 +29,10 @@ def program(*words, **options):
     command = [sys.executable, *([] if words[0].endswith(".py") else ["-m"]), *map(str, words)]
     return subprocess.run(
         command,
-        text=True,
         timeout=300,
         stderr=subprocess.PIPE,
         env=ENVIRONMENT,
-        **{"stdout": subprocess.PIPE, **options},
+        **{"text": True, "stdout": subprocess.PIPE, **options},
     )
 
 
@@ -145,6 +144,27 @@ def test_an_evaluation_gives_a_pipe_the_whole_and_once(tmp_path):
     reader.join(60)
     assert json.loads(got[0])["complete"] is True and len(json.loads(got[0])["sets"]) == 2
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdout"), reason="a system with descriptors as files")
+@pytest.mark.parametrize("words, begins, ends, notes, piped", [
+    ("maze make --size 4 --format ascii --output", b"+---+", b"---+\n", 1, False),
+    ("maze convert {tmp}/m.txt --format ascii", b".#.\n", b".#.\n", 1, True),
+    ("maze print --size 4 --png", b"\x89PNG", b"IEND\xaeB`\x82", 1, False),
+    ("maze print --size 4 --svg", b"<svg", b"</svg>\n", 1, True),
+    ("solve --size 4 --png", b"\x89PNG", b"IEND\xaeB`\x82", 3, True),
+    ("evaluate --mazes 4:3:2 --passes 1 --json", b'{"format"', b"}\n", 5, False),
+])  # fmt: skip
+def test_standard_output_as_a_file_holds_nothing_else(words, begins, ends, notes, piped, tmp_path):
+    if "--png" in words:
+        pytest.importorskip("PIL.Image")
+    (tmp_path / "m.txt").write_text(".#.\n")
+    words = [*words.format(tmp=tmp_path).split(), "/dev/stdout"]
+    with open(tmp_path / "out", "wb") as out:
+        done = program("poh_ext", *words, text=False, stdout=subprocess.PIPE if piped else out)
+    held = done.stdout if piped else (tmp_path / "out").read_bytes()
+    assert done.returncode == 0 and held.startswith(begins) and held.endswith(ends), done.stderr
+    assert b"wrote" not in held and done.stderr.count(b"\n") == notes
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux")

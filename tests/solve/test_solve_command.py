@@ -9,8 +9,8 @@ import torch
 from poh_ext import GENERATORS, MazeBatch, MazeTasks, generate_mazes, io, sample_tasks
 from poh_ext.commands import evaluate, solve
 from poh_ext.models import PoHPlanner
-from poh_ext.rollout import solved_exactly
-from poh_ext.solve import pretrained
+from poh_ext.rollout import greedy_rollout
+from poh_ext.solve import animation, pretrained
 
 
 @pytest.fixture
@@ -55,6 +55,11 @@ def test_obstacles_need_no_other_option(run):
     assert code in (0, 1) and told(out)[1] >= 9
 
 
+@pytest.mark.parametrize("command", ["solve", "evaluate"])
+def test_the_help_says_the_least_tolerance(command, run):
+    assert "at least the planner's own rest" in " ".join(run(f"{command} --help")[1].split())
+
+
 @pytest.mark.parametrize("weights", ["baseline", "poh"])
 def test_a_planner_has_the_name_that_was_asked_for(weights, run):
     assert told(run(f"solve --size 5 --weights {weights}")[1])[2] == weights
@@ -78,8 +83,25 @@ def test_a_file_of_tasks(run, tmp_path):
     model, _, _ = pretrained.load("baseline")
     with torch.no_grad():
         table = model.policy(tasks.mazes, tasks.start, tasks.goal, passes=64, tolerance=1e-3)
-    expected = solved_exactly(table, tasks).tolist()
+    expected = (greedy_rollout(table, tasks).steps == tasks.length - 1).tolist()
     assert [run(f"solve {file} --task {i}")[0] for i in range(4)] == [0 if exact else 1 for exact in expected]
+
+
+@pytest.mark.parametrize("start, code", [(0, 0), (1, 1)])
+def test_the_walk_that_is_shown_is_judged(start, code, run, tmp_path, monkeypatch):
+    """1 x 4 cells, goal at the right end. The second cell points back: a walk from the first has been there already."""
+    pytest.importorskip("PIL.Image")
+    table, said, outcome = torch.tensor([[[0.0, 0, 0, 1]] * 4]), [], animation._outcome
+    table[0, 1, 2] = 2
+    monkeypatch.setattr(solve, "_scores", lambda model, task, after, tolerance: [table] * len(after))
+    monkeypatch.setattr(animation, "_outcome", lambda *words: said.append(outcome(*words)) or said[-1])
+    (tmp_path / "m.txt").write_text("....\n")
+    found, out, _ = run(
+        "solve", tmp_path / "m.txt", "--start", f"0,{start}", "--goal", "0,3", "--gif", tmp_path / "a.gif"
+    )
+    moves = 3 - start + 2 * code
+    assert found == code and f"reached in {moves} moves, {'not' if code else 'exactly'} a shortest path" in out
+    assert said == [f"goal reached in {moves} moves: {'not 2' if code else 'a shortest path'}"]
 
 
 def test_a_file_of_mazes_with_start_and_goal(run, tmp_path):
@@ -175,11 +197,15 @@ def test_evaluation_of_braids_and_densities(run, tmp_path):
         ("solve --algorithm percolation --density 1 --size 3 --start 0,1", "no way leads from 0,1 to 2,2 in this perc"),
         ("solve --algorithm obstacles --density 1 --size 4",
          "solve: error: no path of at least 4 cells in 10000 obst"),
-        ("evaluate --passes 0", "argument --passes: factors must be positive and finite, got 0 (passes for each move)"),
-        ("evaluate --passes x", "argument --passes: must be a number (passes for each move), positive and finite, got"),
+        ("evaluate --passes 0", "argument --passes: factors must be positive and at most 1e+09, got 0 (passes for"),
+        ("evaluate --passes 1e300", "--passes: factors must be positive and at most 1e+09, got 1e300 (passes for each"),
+        ("evaluate --passes x", "argument --passes: must be a number (passes for each move), positive and at most 1e"),
+        ("solve --passes 9223372036854775808", "argument --passes: must be at most 9223372036854775807, got 922337"),
         ("evaluate --mazes 100000:50:3", "argument --mazes: mazes must have SIZE x SIZE <= 67108864 cells, got '1000"),
         ("evaluate --mazes 4:17:3", "argument --mazes: mazes must have PATH <= SIZE x SIZE = 16 cells, got '4:17:3'"),
         ("evaluate --mazes 3:9:9 --algorithm prim --braid 1", "argument --mazes: mazes 3:9:9: no path of at least mi"),
+        ("evaluate --mazes 3:9:2 --start junction", "argument --mazes or --start: mazes 3:9:2: no path of at least"),
+        ("evaluate --mazes 3:9:2 --start junction", "in a row; the longest path seen from a junction has 7 cells"),
         ("evaluate --density 0.3 --algorithm dfs prim", "argument --density: for percolation and obstacles, not for"),
         ("evaluate --braid 0.3 --algorithm obstacles", "argument --braid: for dfs, wilson, prim, kruskal, not for obs"),
     ],

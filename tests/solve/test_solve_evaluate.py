@@ -12,7 +12,7 @@ from poh_ext.mazes import MazeBatch
 from poh_ext.models.inference import SETTLED
 from poh_ext.rollout import best_neighbors, solved_exactly
 from poh_ext.solve import evaluation
-from poh_ext.solve.evaluation import exact_over_passes
+from poh_ext.solve.evaluation import exact_over_passes, passes_given
 from poh_ext.solve.pretrained import load
 from poh_ext.tasks import MazeTasks
 from tests.cases.planners import make
@@ -38,8 +38,14 @@ def test_states_read_on_the_way_equal_runs_of_their_own(planner):
                 passes = max(1, math.ceil(factor * (int(task.length) - 1)))
                 logits = model(task.mazes, task.start, task.goal, passes=passes)
                 assert bool(row[i]) == bool(solved_exactly(logits, task)[0])
-    with pytest.raises(ValueError, match="factors must be positive"):
-        exact_over_passes(model, tasks, (1.0, 0.0))
+    for factor in (0.0, 1e308):
+        with pytest.raises(ValueError, match="factors must be positive numbers of at most 1e"):
+            exact_over_passes(model, tasks, (1.0, factor))
+
+
+def test_passes_are_those_of_the_decimal_that_was_given():
+    assert passes_given(101, [1.1, 0.07, 1.101, 1e-9, 1e9]) == [110, 7, 111, 1, 10**11]
+    assert passes_given(2**26 + 1, [0.55, 1 / 3, 1.1]) == [36909876, 22369622, 73819751]
 
 
 def test_a_planner_that_scores_cells_is_judged_by_the_moves_between_neighbours():

@@ -219,6 +219,7 @@ def test_one_command_makes_table_file_and_plot(tmp_path, capsys):
     record = json.loads(data.read_text())
     assert record["complete"] is True and record["weights"] == "baseline"
     assert record["notes"]["row"] == "looped_baseline"
+    assert record["tolerance"] == pretrained.load("baseline")[0].rest > 1e-3  # what was in force, not the default
     assert [list(s["solved"]) for s in record["sets"]] == [["1", "0.5"]] * 4
 
 

@@ -98,6 +98,9 @@ def test_both_usage_examples_parse():
 
 def test_the_least_path_is_given_in_cells_or_as_a_share():
     assert path_cells(0.35, 144) == 51 and path_cells(0, 9) == path_cells(1.0, 2) == path_cells(2, 9) == 2
+    assert [path_cells(share, 100) for share in (0.07, 0.14, 0.28, 0.55, 0.56, 0.551)] == [7, 14, 28, 55, 56, 56]
+    assert all(path_cells(part / n, n) == part for n in range(2, 145) for part in range(2, n + 1))
+    assert all(path_cells(part / 100, 100 * n) == part * n for n in range(2, 145) for part in range(1, 101))
     for size in range(2, 40):
         cells = Benchmark12x12Config(maze_size=size, min_path=size)
         assert cells.min_path_cells == size and cells.min_path_at(2 * size) == 4 * size
