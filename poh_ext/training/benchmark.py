@@ -112,7 +112,7 @@ class _Run:
                     f"--output {self.folder}: its run met other mazes of seed {seed}, though its options "
                     "are the same; --overwrite starts anew"
                 )
-        kept, skipped = without_misfits(self.rows, self.config, self.device, self.precision)
+        kept, skipped = without_misfits(self.rows, self.device, self.precision)
         for scale, reason in skipped.items():
             self.results.warnings.append(f"skipped {scale or 'the planners'}: {reason}")
         if not any(row.trained for row in kept) and any(row.trained for row in self.rows):

@@ -12,7 +12,7 @@ from poh_ext.models import parameter_count
 from poh_ext.models.weights import load
 from poh_ext.results import Results
 from poh_ext.tasks import sample_tasks
-from poh_ext.training import benchmark, cli, presets, trial
+from poh_ext.training import benchmark, cli, estimate, presets, trial
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
 from poh_ext.training.data import FixedBatches, draw, make_data
 from poh_ext.training.plan import planned_rows
@@ -21,6 +21,7 @@ from poh_ext.training.targets import Passes, step_passes
 from tests.cases.training import build_planner, planner_options, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
+CPU = torch.device("cpu")
 MOVES = {"head": "moves", "positions": "none", "train": "online"}
 
 
@@ -452,6 +453,15 @@ def test_solvers_are_tested_on_the_mazes_of_the_run_and_trained_on_none_of_them(
             rejected += left_out
         assert rejected > 0
     assert not torch.equal(make_data(row.config, 3).test.keys(), run.test.keys())
+
+
+def test_the_memory_of_solver_rows_is_that_of_their_recipe():
+    [row] = planned_rows(tiny(batch_size=1, rows=("looped_solver",)))  # passes with gradients: 12; sides up to 12
+    needed = estimate.training_memory(row.planner, 12, 32, device=CPU, precision="float32", passes=12)
+    kept, skipped = estimate.without_misfits([row], CPU, "float32", available=needed)
+    assert kept == [] and f"needs about {estimate.describe_bytes(needed)}, " in skipped[""]
+    assert "(batches of 32, by its recipe; --rows can leave it out)" in skipped[""]
+    assert estimate.without_misfits([row], CPU, "float32", available=2 * needed) == ([row], {})
 
 
 @pytest.mark.parametrize(
