@@ -135,9 +135,11 @@ class _Run:
         first = self.data[config.run_seeds[0]]
         low, high = config.size_range
         several = f" (training: {low}x{low} to {high}x{high})" if config.train_sizes else ""
+        anywhere = config.supervision == "all" and config.train == "online"
+        paths = "shortest paths" + " in the test" * bool(several or anywhere)
         print(
             f"{first.n_train} training and {len(first.test)} test mazes of {config.maze_size}x{config.maze_size}"
-            f"{several}, shortest paths of {config.min_path_cells} cells or more; {config.epochs} epochs = "
+            f"{several}, {paths} of {config.min_path_words}; {config.epochs} epochs = "
             f"{config.total_steps(first.n_train)} steps of {config.batch_size}"
             + (", new mazes in each" if config.train == "online" else "")
             + (

@@ -293,8 +293,17 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
 
     @property
     def min_path_cells(self) -> int:
-        """Least number of cells on a shortest path, both ends counted."""
+        """Least number of cells on a shortest path of dfs mazes, both ends counted."""
         return self.min_path_at(self.maze_size)
+
+    @property
+    def min_path_words(self) -> str:
+        """Least number of cells on a shortest path of the test, for each kind where they differ."""
+        kinds: dict[int, list[str]] = {}
+        for kind in self.kinds:
+            kinds.setdefault(self.min_path_at(self.maze_size, kind), []).append(kind)
+        several = [f"{least} ({', '.join(of)})" if len(kinds) > 1 else f"{least}" for least, of in kinds.items()]
+        return f"{' or '.join(several)} cells or more"
 
     def min_path_at(self, size: int, kind: str = "dfs") -> int:
         """`min_path_cells` in mazes of side `size`, of that kind."""

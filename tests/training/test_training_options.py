@@ -13,6 +13,7 @@ import torch
 
 from poh_ext.training import benchmark, cli, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig, path_cells
+from poh_ext.training.data import make_data
 from poh_ext.training.loop import learning_rate, peak_reached, warmup_warning
 from poh_ext.training.run_folder import prepare_output
 from tests.cases.training import needs_tyro, tiny, train
@@ -108,6 +109,23 @@ def test_the_least_path_is_given_in_cells_or_as_a_share():
     kinds = ("braid", "percolation", "obstacles", "open")
     assert [with_both[1].min_path_at(12, kind) for kind in kinds] == [50, 20, 20, 19]
     assert [with_both[1].min_path_at(30, kind) for kind in kinds] == [313, 125, 125, 48]
+
+
+@pytest.mark.parametrize(
+    "algorithm, words",
+    [
+        ("dfs", "50 cells or more"),
+        ("dfs,braid", "50 cells or more"),
+        ("obstacles", "20 cells or more"),
+        ("dfs,obstacles,braid,percolation,open", "50 (dfs, braid) or 20 (obstacles, percolation) or 19 (open) cells"),
+    ],
+)
+def test_the_plan_tells_the_least_path_of_each_kind(algorithm, words, capsys):
+    config = tiny(algorithm=algorithm, maze_size=12, min_path=50, rows=("random",), test=20, dry_run=True)
+    assert benchmark.run_benchmark(config) == 0
+    assert f"test mazes of 12x12, shortest paths of {words}" in capsys.readouterr().out
+    lengths = [make_data(config, seed).test.length.min() for seed in range(3)]
+    assert min(config.min_path_at(12, kind) for kind in config.kinds) <= min(lengths)
 
 
 def test_fields_are_in_the_order_of_the_help():
