@@ -17,6 +17,7 @@ __all__ = [
     "ProtocolRules",
     "protocol_of",
     "solver_config",
+    "solver_identity",
     "with_presets",
 ]
 
@@ -130,12 +131,29 @@ def solver_config(config: Any) -> Any:
     is asked for they are trained in float32: so narrow, they gain no time by bfloat16 and lose accuracy.
     """
     recipe = with_presets(type(config)(), quick=False, preset="solve")
-    if config.quick:
-        recipe = dataclasses.replace(recipe, **SOLVERS_QUICK)
     passes = max(recipe.R, math.ceil(recipe.R * config.cells / recipe.cells))
     shared = {name: getattr(config, name) for name in _OF_THE_RUN}
-    shared["precision"] = "float32" if config.precision == "auto" else config.precision
-    return dataclasses.replace(recipe, preset="solve", R=passes, **shared)
+    changes = shared | solver_changes(config.quick, config.precision)
+    return dataclasses.replace(recipe, preset="solve", R=passes, **changes)
+
+
+def solver_changes(quick: bool | None, precision: str | None) -> dict[str, Any]:
+    """What --quick and --precision of a run change in the recipe of its SOLVERS."""
+    return (SOLVERS_QUICK if quick else {}) | {"precision": "float32" if precision == "auto" else precision}
+
+
+def solver_identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The options of the SOLVERS in a run that may differ where the run's own are the same; {} without such rows.
+
+    Args:
+        config: of the run, as plain values.
+    """
+    rows = config.get("rows")
+    left_out = config.get("protocol") == "as-published" or config.get("ablation") or config.get("ablate")
+    if left_out or not isinstance(rows, list) or not any(name in rows for name in SOLVERS):
+        return {}
+    recipe = SOLVE | solver_changes(config.get("quick"), config.get("precision"))
+    return {f"{name} of the solver rows": recipe[name] for name in (*SOLVERS_QUICK, "precision")}
 
 
 @dataclass(frozen=True)

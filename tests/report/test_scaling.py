@@ -108,6 +108,7 @@ def test_models_are_sizes_and_rows_are_rows(capsys):
 def test_commas_elsewhere_are_left_alone():
     words = ["--models", "tiny,small", "--output", "a,b"]
     assert cli.split_lists(ScalingBenchmarkConfig, words) == ["--models", "tiny", "small", "--output", "a,b"]
+    assert cli.split_lists(ScalingBenchmarkConfig, ["--train_R=3,9"]) == ["--train_R", "3", "9"]
 
 
 def test_every_size_has_baseline_and_poh_of_equal_size_and_one_random_policy():

@@ -22,6 +22,7 @@ from poh_ext.training.config import Benchmark12x12Config
 from poh_ext.training.data import make_data
 from poh_ext.training.evaluate import Validation
 from poh_ext.training.logs import History
+from poh_ext.training.plan import planned_rows
 from poh_ext.training.progress import Interrupted
 from tests.cases.training import TINY, build_planner
 
@@ -294,6 +295,30 @@ def test_a_log_that_was_cut_off_goes_on_where_it_is_whole(tmp_path):
     assert path.read_bytes() == b'{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "loss": null}\n'
     History(path, step=0).close()
     assert path.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    "a, b, words",
+    [
+        ({"quick": True}, {}, "--epochs of the solver rows was 10, not 60"),
+        ({}, {"precision": "bfloat16"}, "--precision of the solver rows was float32, not bfloat16"),
+        ({"quick": True, "precision": "auto"}, {"quick": True, "precision": "float32"}, None),
+        ({"quick": True, "rows": ("poh",)}, {"precision": "bfloat16", "rows": ("poh",)}, None),
+        ({"quick": True, "ablate": True}, {"ablate": True}, None),  # without solvers
+    ],
+)
+def test_runs_with_other_solvers_are_other_runs(a, b, words):
+    runs = [tiny(**{"rows": ("poh", "looped_solver"), "precision": "auto", **changes}) for changes in (a, b)]
+    assert checkpoint.first_difference(*(checkpoint.identity("a run", run.to_dict(), {}) for run in runs)) == words
+
+
+def test_a_checkpoint_of_a_solver_in_another_precision_is_of_another_training(tmp_path):
+    # Where auto means bfloat16, a run asked for either is in bfloat16, but its solvers are not.
+    place = trial.Place(tmp_path, torch.device("cpu"), "bfloat16", {"precision": "bfloat16"})
+    for name, words in (("looped_solver", "precision was float32, not bfloat16"), ("poh", None)):
+        rows = [planned_rows(tiny(rows=(name,), precision=precision))[0] for precision in ("auto", "bfloat16")]
+        auto, asked = (trial.trial_checkpoints(row, 1, place).identity for row in rows)
+        assert checkpoint.first_difference(auto, asked) == words
 
 
 # -- whole runs -------------------------------------------------------------------------------------------------

@@ -142,6 +142,9 @@ def test_quick_changes_defaults_and_explicit_flags_win():
     preset = Benchmark12x12Config.quick_defaults
     assert quick.quick and quick.epochs == 77 and quick.d_model == preset["d_model"]
     quick.check()
+    for word in ("--no-quick", "--no_quick"):
+        assert cli.parse(Benchmark12x12Config, ["--quick", word]) == Benchmark12x12Config()
+    assert cli.parse(Benchmark12x12Config, ["--no-quick", "--quick", "--epochs", "77"]) == quick  # the last counts
     assert set(preset) <= {f.name for f in dataclasses.fields(Benchmark12x12Config)}
 
 
