@@ -243,7 +243,7 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
     """Rows of the table, separated by commas or spaces. Controls without a planner: random draws fresh scores at every
     step, random_table follows one table of random scores, beeline always steps nearer to the goal. looped_solver and
     poh_solver are the planners of --preset solve, trained by its recipe whatever the other flags say, and tested on
-    the same mazes (12x12 program)."""
+    the same mazes by the same --decode (12x12 program)."""
     looped_baseline: bool = False
     """Add the compute-matched control: the baseline, run R times over its stack with the same weights."""
     ablation: bool = False

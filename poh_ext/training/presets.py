@@ -120,12 +120,13 @@ SOLVERS_QUICK: dict[str, Any] = {
     "train_R_growth": None,
 }
 # What they share with the run.
-_OF_THE_RUN = ("test", "maze_size", "min_path", "algorithm", "seed", "seeds", "cpu", "device", "precision", "quick",
-               "validate_every", "validation", "tensorboard", "save_weights", "output")  # fmt: skip
+_OF_THE_RUN = ("test", "maze_size", "min_path", "algorithm", "decode", "seed", "seeds", "cpu", "device", "precision",
+               "quick", "validate_every", "validation", "tensorboard", "save_weights", "output")  # fmt: skip
 
 
 def solver_config(config: Any) -> Any:
-    """The options of SOLVERS in a run: those of --preset solve, but for the mazes of the test and where it computes.
+    """The options of SOLVERS in a run: those of --preset solve, but for the mazes of the test, --decode and where it
+    computes.
 
     In larger mazes than the recipe's they are tested with more passes, in proportion to the cells. Unless a precision
     is asked for they are trained in float32: so narrow, they gain no time by bfloat16 and lose accuracy.

@@ -434,6 +434,8 @@ def test_solver_rows_follow_the_recipe_whatever_the_other_flags_say():
     assert rows["poh"].run is None and rows["poh"].config.lr == 3e-4 and rows["poh"].precision("bfloat16") == "bfloat16"
     asked = planned_rows(dataclasses.replace(config, precision="bfloat16"))
     assert {row.precision("bfloat16") for row in asked} == {"bfloat16"}
+    walked = planned_rows(dataclasses.replace(config, decode="recondition"))
+    assert {row.config.decode_used for row in walked} == {"recondition"}
     larger = solver_config(dataclasses.replace(config, maze_size=24))
     assert (larger.R, larger.maze_size, larger.size_range) == (4 * 220, 24, (5, 12))
 
