@@ -35,6 +35,7 @@ from poh_ext.training.run_folder import (
     check_usable,
     find_interrupted,
     holding,
+    output_folder,
     own_folders,
     prepare_output,
 )
@@ -79,7 +80,7 @@ class _Run:
             folder, earlier, why = find_interrupted(config, self.results.environment)
         if earlier is None:
             self.folder = prepare_output(config.output, overwrite=config.overwrite)
-            if self.folder != config.output.expanduser():
+            if self.folder != output_folder(config.output):
                 print(
                     f"{config.output} holds files: writing to {self.folder} (--overwrite replaces an earlier run's "
                     f"files)" + (f"; {why}" if why else "")

@@ -39,6 +39,7 @@ __all__ = [
     "find_interrupted",
     "holding",
     "in_use",
+    "output_folder",
     "own_folders",
     "prepare_output",
 ]
@@ -59,7 +60,7 @@ def prepare_output(folder: Path, *, overwrite: bool) -> Path:
     A folder that holds files is left alone and `<name>-2`, `<name>-3`, ... is made beside it, unless `overwrite`:
     then this program's own files in it are removed.
     """
-    folder = folder.expanduser()
+    folder = output_folder(folder)
     try:
         if overwrite and folder.is_dir():
             check_usable(folder)
@@ -72,7 +73,17 @@ def prepare_output(folder: Path, *, overwrite: bool) -> Path:
                 return candidate
     except OSError as error:
         raise _unusable(folder, error.strerror or str(error)) from error
-    raise ConfigError(f"--output {folder}: it and its 9998 numbered siblings hold files; name another folder")
+    siblings = " and its 9998 numbered siblings hold" if folder.name else " holds"
+    raise ConfigError(f"--output {folder}: it{siblings} files; name another folder")
+
+
+def output_folder(output: Path) -> Path:
+    """The folder that --output means, by a name that siblings can be numbered from; ConfigError if there is none."""
+    try:
+        folder = output.expanduser()
+        return folder.resolve() if folder.name in ("", "..") else folder
+    except (RuntimeError, OSError) as error:  # the home of no user, or the working folder is gone
+        raise _unusable(output, str(error).rstrip(".")) from error
 
 
 def own_folders(folder: Path) -> list[tuple[Path, str]]:
@@ -266,8 +277,8 @@ def find_interrupted(config: BenchmarkConfig, environment: dict[str, Any]) -> tu
     Raises:
         ConfigError: --resume, and there is no such run; the message says what is different about --output's.
     """
-    why = ""
-    for folder in itertools.takewhile(Path.is_dir, _siblings(config.output.expanduser())):
+    why, output = "", output_folder(config.output)
+    for folder in itertools.takewhile(_is_dir, _siblings(output)):
         earlier, found = _earlier(folder, config, environment)
         if earlier is not None and in_use(folder):
             _wait_for(folder)
@@ -279,7 +290,7 @@ def find_interrupted(config: BenchmarkConfig, environment: dict[str, Any]) -> tu
         why = why or found
     if config.resume:
         raise ConfigError(
-            f"--resume: nothing to go on with; {why or f'{config.output} does not exist'}. Without --resume the run "
+            f"--resume: nothing to go on with; {why or f'{output} does not exist'}. Without --resume the run "
             "starts in a folder of its own, with --overwrite in this one"
         )
     return None, None, why
@@ -299,6 +310,13 @@ def _earlier(folder: Path, config: BenchmarkConfig, environment: dict[str, Any])
     return (earlier, "") if different is None else (None, f"{folder} holds another run: {different}")
 
 
+def _is_dir(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError as error:  # a name too long, or a folder above it that may not be searched
+        raise _unusable(folder, error.strerror or str(error)) from error
+
+
 def _wait_for(folder: Path) -> None:
     """Until a run in the folder has ended, as that of a torchrun that was killed soon does; at most WAIT seconds."""
     if WAIT:
@@ -311,4 +329,5 @@ def _wait_for(folder: Path) -> None:
 def _siblings(folder: Path) -> Iterator[Path]:
     """The folder itself, <name>-2, <name>-3, ..."""
     yield folder
-    yield from (folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))
+    if folder.name:  # the root has none
+        yield from (folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from poh_ext.training import benchmark, cli, workers
+from poh_ext.training import benchmark, cli, run_folder, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig, path_cells
 from poh_ext.training.data import make_data
 from poh_ext.training.loop import learning_rate, peak_reached, warmup_warning
@@ -257,6 +257,34 @@ def test_an_output_folder_is_never_overwritten_silently(tmp_path):
     assert (folder / "results.json").read_text() == "old"
     assert prepare_output(folder, overwrite=True) == folder
     assert sorted(p.name for p in folder.iterdir()) == ["notes.txt"]
+
+
+def test_an_output_without_a_name_is_resolved(tmp_path, monkeypatch):
+    here = tmp_path / "here" / "below"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    for name in ("", "."):
+        assert prepare_output(Path(name), overwrite=False) == here  # empty: taken
+    assert prepare_output(Path(".."), overwrite=False) == tmp_path / "here-2"
+    assert prepare_output(Path("../.."), overwrite=True) == tmp_path
+    (here / "notes.txt").write_text("mine")
+    for name in ("", ".", "../below"):
+        assert prepare_output(Path(name), overwrite=False).resolve() == here.with_name("below-2")
+
+
+@needs_tyro
+@pytest.mark.parametrize("flag", ["--cpu", "--resume", "--overwrite"])
+@pytest.mark.parametrize("name", ["~nobody_/x", "/", "n" * 300, "file", "file/x"])
+def test_an_output_that_is_none_is_one_line_and_code_2(name, flag, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(run_folder, "_remove_own", lambda folder: pytest.fail(f"would empty {folder}"))
+    if (name, flag) == ("/", "--overwrite"):
+        return  # it can be written, by root
+    assert cli.main(Benchmark12x12Config, ["--rows", "random", "--output", name, flag]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --output " if flag != "--resume" or name[0] in "~n" else "error: --resume: ")
+    assert error.count("\n") == 1
 
 
 def test_an_unwritable_output_is_an_error(tmp_path):
