@@ -131,6 +131,10 @@ def _check_planners(config) -> None:
 def _check_rows(config) -> None:
     """What contradicts a head, a row, or the published form."""
     _refuse(
+        not config.row_names,
+        f"--rows {_words(config.rows)} contradicts --protocol as-published, which has none of these rows",
+    )
+    _refuse(
         config.head == "moves" and config.multi_horizon > 1,
         f"--multi-horizon {config.multi_horizon} contradicts --head moves: it scores the next move",
     )
@@ -234,13 +238,18 @@ def ineffective(config) -> list[str]:
     rows = set(config.row_names) - set(SOLVERS)  # which follow options of their own
     trained = {name for name in rows if name not in CONTROLS and not name.startswith("untrained_")}
     poh, looped = {name for name in trained if name.startswith("poh")}, trained - {"baseline"}
-    left_out = set(config.rows) & (set(SOLVERS) - set(config.row_names)) and not config.quick
+    preset = with_presets(type(config)(), quick=config.quick, preset=config.preset)
+    dropped = [name for name in SOLVERS if name in config.rows and name not in config.row_names]
     why = "--protocol as-published" if config.protocol == "as-published" else "--ablation or --ablate"
     untrained = not trained and not set(config.row_names) & set(SOLVERS)
     found = [
         sentence
         for holds, sentence in (
-            (left_out, f"the rows {' and '.join(SOLVERS)} are left out with {why}"),
+            (
+                dropped and config.rows != preset.rows,  # those of a preset were not asked for
+                f"the row{'s' * (len(dropped) > 1)} {' and '.join(dropped)} "
+                f"{'are' if len(dropped) > 1 else 'is'} left out with {why}",
+            ),
             (
                 config.ent_anneal and config.route_ent_weight == 0,
                 "--ent-anneal does nothing while --route-ent-weight is 0",

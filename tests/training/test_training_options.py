@@ -188,6 +188,10 @@ def test_help_tells_default_and_unit_of_every_flag(capsys):
         ({"n_heads": 5}, "--n-heads 5: must divide --d-model 64"),
         ({"d_model": 8, "n_heads": 1}, "--d-model 8: no PoH planner"),
         ({"rows": ()}, "--rows"),
+        (
+            {"rows": ("poh_solver", "looped_solver"), "protocol": "as-published"},
+            "--rows poh_solver looped_solver contradicts --protocol as-published, which has none of these rows",
+        ),
         ({"rows": ("transformer",)}, "--rows transformer"),
         ({"protocol": "other"}, "--protocol other"),
         ({"decode": "beam"}, "--decode beam"),
