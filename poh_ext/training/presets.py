@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "OF_SOLVERS",
     "QUICK_12X12",
     "QUICK_SCALING",
     "SOLVE",
@@ -122,6 +123,9 @@ SOLVERS_QUICK: dict[str, Any] = {
 # What they share with the run.
 _OF_THE_RUN = ("test", "maze_size", "min_path", "algorithm", "decode", "seed", "seeds", "cpu", "device", "precision",
                "quick", "validate_every", "validation", "tensorboard", "save_weights", "output")  # fmt: skip
+
+# What acts on a run of SOLVERS alone. The training mazes of the run are left out of its test.
+OF_SOLVERS = (*_OF_THE_RUN, "train", "rows", "preset", "overwrite", "resume", "dry_run", "ray")
 
 
 def solver_config(config: Any) -> Any:

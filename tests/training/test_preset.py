@@ -279,6 +279,17 @@ def test_what_cannot_be_run_is_named(changes, words, tmp_path):
         ({"state_noise": 0.1}, "--state-noise does nothing: all passes have gradients"),
         ({"rows": ("baseline",), "tolerance": 0.1}, "--tolerance does nothing: all trained planners run one pass"),
         ({"R": 1, "tolerance": 0.1}, "--tolerance does nothing with --R 1"),
+        ({"rows": ("baseline",), "T": 2}, "--T does nothing: there is no PoH row"),
+        ({"rows": ("baseline", "poh_solver"), "T": 2}, "there is no PoH row (poh_solver has options of its own)"),
+        ({"rows": ("baseline",), "parity": "none"}, "--parity does nothing: there is no PoH row"),
+        ({"rows": ("looped_baseline",), "parity": "width"}, "--parity does nothing: there is no PoH row"),
+        ({"rows": ("poh_shallow",), "parity": "none", "depth": 2}, "--parity does nothing: the row poh_shallow keeps"),
+        ({"rows": ("baseline",), "reinject": "on"}, "--reinject does nothing: all trained planners run one pass"),
+        ({"rows": ("untrained_poh",), "train_R": (2, 3)}, "--train-R does nothing: no planner is trained"),
+        (
+            {"rows": ("baseline", "looped_solver"), "tolerance": 0.1},
+            "--tolerance does nothing: all trained planners run one pass (looped_solver has options of its own)",
+        ),
         (
             {"tolerance": 0.1},
             "--tolerance 0.1: it saves time only in planners of one layer whose heads all see neighbours",
@@ -303,6 +314,24 @@ def test_what_does_nothing_is_told(changes, words):
     config.check()
     assert any(words in note for note in config.ineffective())
     assert tiny().ineffective() == []
+
+
+@pytest.mark.parametrize(
+    "flags, notes",
+    [
+        ("--preset none --rows baseline --rest 2.0", []),  # it acts within a pass
+        ("--rows untrained_poh --R 8 --test-R 9 --tolerance 0.1 --rest 0.2 --reinject on", []),
+        (
+            "--rows looped_solver --R 8 --test-R 20 --tolerance 0.1 --lr 3e-4 --validate-every 40 --test 7",
+            ["--lr, --R, --test-R, --tolerance do nothing: looped_solver has options of its own"],
+        ),
+        ("--rows poh_solver,random --quick --T 2", ["--T does nothing: poh_solver has options of its own"]),
+        ("--rows baseline --preset solve", None),
+    ],
+)
+def test_what_does_something_is_not_told_to_do_nothing(flags, notes):
+    found = parse(*flags.split()).ineffective()
+    assert found == notes if notes is not None else not any("--rest" in note for note in found)
 
 
 # -- passes and sizes --------------------------------------------------------------------------------------------
