@@ -72,14 +72,15 @@ class _Run:
         )
 
     def open_output(self) -> None:
-        """Go on in the folder of an interrupted run of the same options, else take one that holds nothing."""
+        """Go on in the folder of an interrupted run of the same options, else take one that holds nothing. Of a dry run
+        nothing is written."""
         config = self.config
         folder = earlier = None
         why = ""
         if not config.overwrite:
             folder, earlier, why = find_interrupted(config, self.results.environment)
         if earlier is None:
-            self.folder = prepare_output(config.output, overwrite=config.overwrite)
+            self.folder = prepare_output(config.output, overwrite=config.overwrite, dry=config.dry_run)
             if self.folder != output_folder(config.output):
                 print(
                     f"{config.output} holds files: writing to {self.folder} (--overwrite replaces an earlier run's "
@@ -273,6 +274,7 @@ def run_benchmark(config: BenchmarkConfig, command: str | None = None) -> int:
                 assist(workers, stop.check)
                 return 0
             run = _Run(config, stop, rows, workers, command)
+            run.open_output()
             if config.dry_run:
                 try:
                     run.prepare()
@@ -281,7 +283,6 @@ def run_benchmark(config: BenchmarkConfig, command: str | None = None) -> int:
                     print(f"stopped by {reason}", file=sys.stderr)
                     return 130
                 return 0
-            run.open_output()
             with holding(run.folder) as run.hold, _rescuing(run):
                 code = _finish(run)
     except (_NotWritten, WorkersLost) as error:

@@ -258,7 +258,8 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
     """solve: the planners and the training that solve mazes (docs/solve.md). It changes the defaults of other flags;
     flags given beside it win. With --quick, the training takes some minutes."""
     dry_run: bool = False
-    """Print the plan (models, parameters, memory, estimated time) and stop; nothing is trained or written."""
+    """Print the plan (models, parameters, memory, estimated time) and stop; nothing is trained or written. Of an
+    interrupted run in --output it is the plan of what is left."""
     output: Path = Path("experiments/results/benchmark")
     """Folder for results.json, report.md and plots. An interrupted run of the same options in it is continued;
     if it holds anything else, a numbered sibling is used instead."""

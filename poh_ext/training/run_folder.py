@@ -54,21 +54,24 @@ FOLDERS = {  # name -> (this program's files in it, what they are)
 }
 
 
-def prepare_output(folder: Path, *, overwrite: bool) -> Path:
+def prepare_output(folder: Path, *, overwrite: bool, dry: bool = False) -> Path:
     """Make and return the folder to write to; ConfigError if that can't be done.
 
     A folder that holds files is left alone and `<name>-2`, `<name>-3`, ... is made beside it, unless `overwrite`:
-    then this program's own files in it are removed.
+    then this program's own files in it are removed. With `dry` nothing is made or removed, and all else is as without.
     """
     folder = output_folder(folder)
     try:
         if overwrite and folder.is_dir():
             check_usable(folder)
-            with holding(folder):
-                _remove_own(folder)
+            if dry and in_use(folder):
+                raise ConfigError(f"--output {folder}: another run is writing there")
+            if not dry:
+                with holding(folder):
+                    _remove_own(folder)
             return folder
         for candidate in _siblings(folder):
-            if _claim(candidate):
+            if (dry and not _is_there(candidate)) or _claim(candidate):
                 check_usable(candidate)
                 return candidate
     except OSError as error:
@@ -105,6 +108,14 @@ def _remove_own(folder: Path) -> None:
                 parent.rmdir()
 
 
+def _is_there(folder: Path) -> bool:
+    try:
+        folder.lstat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _claim(folder: Path) -> bool:
     """Make the folder, or take an empty one; False if it holds files. Safe against a run started beside this."""
     try:
@@ -120,7 +131,7 @@ def _claim(folder: Path) -> bool:
 
 
 def check_usable(folder: Path) -> None:
-    """ConfigError if a run cannot write its files into this folder."""
+    """ConfigError if a run cannot write its files into this folder, or make it."""
     for name in FOLDERS:
         if (folder / name).exists() and not (folder / name).is_dir():
             raise _unusable(folder, f"{name} in it is no folder")
@@ -128,7 +139,7 @@ def check_usable(folder: Path) -> None:
         if (folder / name).is_dir():
             raise _unusable(folder, f"{name} in it is a folder")
     try:
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=next(filter(Path.exists, (folder, *folder.parents)))):
             pass
     except OSError as error:
         raise _unusable(folder, error.strerror or str(error)) from error
@@ -281,7 +292,8 @@ def find_interrupted(config: BenchmarkConfig, environment: dict[str, Any]) -> tu
     for folder in itertools.takewhile(_is_dir, _siblings(output)):
         earlier, found = _earlier(folder, config, environment)
         if earlier is not None and in_use(folder):
-            _wait_for(folder)
+            if not config.dry_run:
+                _wait_for(folder)
             earlier, found = _earlier(folder, config, environment)  # it may have finished rows meanwhile
             if in_use(folder):
                 earlier, found = None, f"the run in {folder} is still going on"

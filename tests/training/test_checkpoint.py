@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from poh_ext.results import Results
-from poh_ext.training import benchmark, checkpoint, loop, trial
+from poh_ext.training import benchmark, checkpoint, loop, run_folder, trial
 from poh_ext.training.checkpoint import Checkpoints
-from poh_ext.training.config import Benchmark12x12Config
+from poh_ext.training.config import Benchmark12x12Config, ConfigError
 from poh_ext.training.data import make_data
 from poh_ext.training.evaluate import Validation
 from poh_ext.training.logs import History
@@ -343,10 +343,21 @@ def test_a_benchmark_stopped_in_a_training_goes_on_within_it(tmp_path, monkeypat
         assert benchmark.run_benchmark(run) == 130
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["poh-seed42"]
     capsys.readouterr()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for changes in ({"resume": True}, {}):
+        assert benchmark.run_benchmark(dataclasses.replace(run, dry_run=True, **changes)) == 0
+        out = capsys.readouterr().out
+        assert f"going on with the interrupted run in {run.output}: 4 rows are finished" in out
+        assert out.count("  finished\n") == 1  # of two planners
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert benchmark.run_benchmark(dataclasses.replace(run, resume=True)) == 0
     out, err = capsys.readouterr()
     assert "going on after step 5 of PoH (seed 42)" in out and "checkpoint" not in err
     assert_same_run(tmp_path / "straight", tmp_path / "run")
+    with run_folder.holding(run.output), pytest.raises(ConfigError, match="another run is writing there"):
+        benchmark.run_benchmark(dataclasses.replace(run, dry_run=True, overwrite=True))
+    assert benchmark.run_benchmark(dataclasses.replace(run, dry_run=True)) == 0  # complete: a run would be a new one
+    assert f"output {tmp_path / 'run-2'}\n" in capsys.readouterr().out and not (tmp_path / "run-2").exists()
 
 
 def assert_same_run(a, b):

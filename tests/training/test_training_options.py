@@ -277,15 +277,16 @@ def test_an_output_without_a_name_is_resolved(tmp_path, monkeypatch):
 
 
 @needs_tyro
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry"])
 @pytest.mark.parametrize("flag", ["--cpu", "--resume", "--overwrite"])
-@pytest.mark.parametrize("name", ["~nobody_/x", "/", "n" * 300, "file", "file/x"])
-def test_an_output_that_is_none_is_one_line_and_code_2(name, flag, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["~nobody_/x", "/", "n" * 300, "file", "file/x", "/proc/x"])
+def test_an_output_that_is_none_is_one_line_and_code_2(name, flag, dry, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(run_folder, "_remove_own", lambda folder: pytest.fail(f"would empty {folder}"))
     if (name, flag) == ("/", "--overwrite"):
         return  # it can be written, by root
-    assert cli.main(Benchmark12x12Config, ["--rows", "random", "--output", name, flag]) == 2
+    assert cli.main(Benchmark12x12Config, ["--rows", "random", "--output", name, flag, *dry]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: --output " if flag != "--resume" or name[0] in "~n" else "error: --resume: ")
     assert error.count("\n") == 1
