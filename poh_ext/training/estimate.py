@@ -152,7 +152,9 @@ def warnings_of(config: BenchmarkConfig, mazes: int) -> list[str]:
         warmup_steps=config.warmup_steps,
         from_zero=protocol_of(config).rate_from_zero,
     )
-    return [*warnings, warmup] if warmup else warnings
+    # Which rows are trained by the run's own rate?
+    own = [name for name in config.row_names if name not in (*CONTROLS, *SOLVERS) and not name.startswith("untrained_")]
+    return [*warnings, warmup] if warmup and own else warnings
 
 
 def _memory(row: PlannedRow, device: torch.device, precision: str) -> int:

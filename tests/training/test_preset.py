@@ -330,7 +330,10 @@ def test_what_does_nothing_is_told(changes, words):
     ],
 )
 def test_what_does_something_is_not_told_to_do_nothing(flags, notes):
-    found = parse(*flags.split()).ineffective()
+    config = parse(*flags.split())
+    found = config.ineffective()
+    rate = [note for note in estimate.warnings_of(config, 400) if "warm-up" in note]
+    assert bool(rate) == ("baseline" in config.rows and config.preset == "none")
     assert found == notes if notes is not None else not any("--rest" in note for note in found)
 
 
