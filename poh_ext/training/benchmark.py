@@ -35,6 +35,7 @@ from poh_ext.training.run_folder import (
     check_usable,
     find_interrupted,
     holding,
+    output_folder,
     own_folders,
     prepare_output,
 )
@@ -71,15 +72,16 @@ class _Run:
         )
 
     def open_output(self) -> None:
-        """Go on in the folder of an interrupted run of the same options, else take one that holds nothing."""
+        """Go on in the folder of an interrupted run of the same options, else take one that holds nothing. Of a dry run
+        nothing is written."""
         config = self.config
         folder = earlier = None
         why = ""
         if not config.overwrite:
             folder, earlier, why = find_interrupted(config, self.results.environment)
         if earlier is None:
-            self.folder = prepare_output(config.output, overwrite=config.overwrite)
-            if self.folder != config.output.expanduser():
+            self.folder = prepare_output(config.output, overwrite=config.overwrite, dry=config.dry_run)
+            if self.folder != output_folder(config.output):
                 print(
                     f"{config.output} holds files: writing to {self.folder} (--overwrite replaces an earlier run's "
                     f"files)" + (f"; {why}" if why else "")
@@ -112,7 +114,7 @@ class _Run:
                     f"--output {self.folder}: its run met other mazes of seed {seed}, though its options "
                     "are the same; --overwrite starts anew"
                 )
-        kept, skipped = without_misfits(self.rows, self.config, self.device, self.precision)
+        kept, skipped = without_misfits(self.rows, self.device, self.precision)
         for scale, reason in skipped.items():
             self.results.warnings.append(f"skipped {scale or 'the planners'}: {reason}")
         if not any(row.trained for row in kept) and any(row.trained for row in self.rows):
@@ -135,9 +137,11 @@ class _Run:
         first = self.data[config.run_seeds[0]]
         low, high = config.size_range
         several = f" (training: {low}x{low} to {high}x{high})" if config.train_sizes else ""
+        anywhere = config.supervision == "all" and config.train == "online"
+        paths = "shortest paths" + " in the test" * bool(several or anywhere)
         print(
             f"{first.n_train} training and {len(first.test)} test mazes of {config.maze_size}x{config.maze_size}"
-            f"{several}, shortest paths of {config.min_path_cells} cells or more; {config.epochs} epochs = "
+            f"{several}, {paths} of {config.min_path_words}; {config.epochs} epochs = "
             f"{config.total_steps(first.n_train)} steps of {config.batch_size}"
             + (", new mazes in each" if config.train == "online" else "")
             + (
@@ -270,6 +274,7 @@ def run_benchmark(config: BenchmarkConfig, command: str | None = None) -> int:
                 assist(workers, stop.check)
                 return 0
             run = _Run(config, stop, rows, workers, command)
+            run.open_output()
             if config.dry_run:
                 try:
                     run.prepare()
@@ -278,7 +283,6 @@ def run_benchmark(config: BenchmarkConfig, command: str | None = None) -> int:
                     print(f"stopped by {reason}", file=sys.stderr)
                     return 130
                 return 0
-            run.open_output()
             with holding(run.folder) as run.hold, _rescuing(run):
                 code = _finish(run)
     except (_NotWritten, WorkersLost) as error:

@@ -19,6 +19,7 @@ import torch
 from poh_ext._files import read_archive, write_atomically
 from poh_ext.results import plain
 from poh_ext.training.checks import flag
+from poh_ext.training.presets import solver_identity
 
 __all__ = [
     "FORMAT",
@@ -37,7 +38,8 @@ FORMAT = "poh_ext training checkpoint"
 VERSION = 1
 KEPT = 2
 _HEAD = ("format", "version", "identity", "step")
-# No result depends on these. Device and precision are compared as what was chosen, not as asked: see _COMPARED.
+# No result depends on these. Device and precision are compared as what was chosen, not as asked: see _COMPARED. What
+# quick and precision mean for the solver rows: see presets.solver_identity.
 NOT_COMPARED = ("output", "overwrite", "resume", "dry_run", "quick", "preset", "cpu", "device", "precision",
                 "save_weights", "tensorboard", "ray")  # fmt: skip
 # Parts of the environment that decide results.
@@ -147,7 +149,7 @@ def first_misfit(found: Any, like: Any, name: str = "it") -> str | None:
 
 def identity(experiment: str, config: dict[str, Any], environment: dict[str, Any], **parts: Any) -> dict[str, Any]:
     """What decides the results of a run, or with `parts` (row=..., seed=...) of a part of it, as plain values."""
-    deciding = {name: value for name, value in config.items() if name not in NOT_COMPARED}
+    deciding = {name: value for name, value in config.items() if name not in NOT_COMPARED} | solver_identity(config)
     compared = {" ".join(path): _at(environment, path) for path in _COMPARED}
     everything = plain({"experiment": experiment, "parts": parts, "config": deciding, "environment": compared})
     return json.loads(json.dumps(everything))  # torch.__version__ is a str only by inheritance

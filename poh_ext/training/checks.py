@@ -13,7 +13,7 @@ from typing import Any, Literal
 from poh_ext.mazes import KINDS
 from poh_ext.models.config import OptionError
 from poh_ext.results import CONTROLS
-from poh_ext.training.presets import SOLVERS, with_presets
+from poh_ext.training.presets import OF_SOLVERS, SOLVERS, with_presets
 
 __all__ = ["ConfigError", "check", "flag", "ineffective", "require_package"]
 
@@ -66,6 +66,12 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
 _NOT_PUBLISHED = ("valid_heads", "norm", "head", "positions", "cell_features", "reinject", "residual", "route_scale",
                   "routing", "supervision", "train_R", "grad_passes", "test_R", "deep_supervision", "ema",
                   "tolerance", "state_noise", "rest")  # fmt: skip
+
+# The PoH rows whose shape --parity decides.
+_MATCHED = {"poh", "untrained_poh", "poh_token"}
+# What does nothing in planners of one pass: in their training alone, and at test, too.
+_PASSES_TRAINED = ("train_R", "grad_passes", "deep_supervision", "state_noise")
+_PASSES = ("test_R", "tolerance", "R", "reinject")
 
 
 def require_package(name: str, package: str, extra: str) -> None:
@@ -130,6 +136,10 @@ def _check_planners(config) -> None:
 
 def _check_rows(config) -> None:
     """What contradicts a head, a row, or the published form."""
+    _refuse(
+        not config.row_names,
+        f"--rows {_words(config.rows)} contradicts --protocol as-published, which has none of these rows",
+    )
     _refuse(
         config.head == "moves" and config.multi_horizon > 1,
         f"--multi-horizon {config.multi_horizon} contradicts --head moves: it scores the next move",
@@ -231,41 +241,62 @@ def _chosen(config, name: str) -> bool:
 def ineffective(config) -> list[str]:
     """Sentences about options of a BenchmarkConfig that are legal but do nothing, and what a reader of its table must
     know."""
-    rows = set(config.row_names) - set(SOLVERS)  # which follow options of their own
+    own = [name for name in SOLVERS if name in config.row_names]  # which follow options of their own
+    rows = set(config.row_names) - set(own)
     trained = {name for name in rows if name not in CONTROLS and not name.startswith("untrained_")}
-    poh, looped = {name for name in trained if name.startswith("poh")}, trained - {"baseline"}
-    left_out = set(config.rows) & (set(SOLVERS) - set(config.row_names)) and not config.quick
+    poh = {name for name in trained if name.startswith("poh")}
+    preset = with_presets(type(config)(), quick=config.quick, preset=config.preset)
+    dropped = [name for name in SOLVERS if name in config.rows and name not in config.row_names]
     why = "--protocol as-published" if config.protocol == "as-published" else "--ablation or --ablate"
-    untrained = not trained and not set(config.row_names) & set(SOLVERS)
     found = [
         sentence
         for holds, sentence in (
-            (left_out, f"the rows {' and '.join(SOLVERS)} are left out with {why}"),
             (
-                config.ent_anneal and config.route_ent_weight == 0,
-                "--ent-anneal does nothing while --route-ent-weight is 0",
-            ),
-            (config.route_ent_weight > 0 and not poh, "--route-ent-weight does nothing: no PoH row is trained"),
-            (
-                config.train != "online" and _chosen(config, "steps_per_epoch"),
-                "--steps-per-epoch does nothing without --train online",
-            ),
-            (config.validate_every and untrained, "--validate-every does nothing: no planner is trained"),
-            (
-                config.validate_every > config.epochs and not untrained,
-                f"--validate-every {config.validate_every}: there are {config.epochs} epochs, so that only the end of "
-                "the training is validated",
+                dropped and config.rows != preset.rows,  # those of a preset were not asked for
+                f"the row{'s' * (len(dropped) > 1)} {' and '.join(dropped)} "
+                f"{'are' if len(dropped) > 1 else 'is'} left out with {why}",
             ),
             (
                 not config.validate_every and _chosen(config, "validation"),
                 "--validation does nothing without --validate-every",
             ),
+        )
+        if holds
+    ]
+    if own and rows <= set(CONTROLS):
+        names = [field.name for field in dataclasses.fields(config) if field.name not in OF_SOLVERS]
+        if ignored := [flag(name) for name in names if getattr(config, name) != getattr(preset, name)]:
+            does = "do" if len(ignored) > 1 else "does"
+            found.append(f"{', '.join(ignored)} {does} nothing: {_have_own(own)}")
+        return found
+    found += [
+        sentence
+        for holds, sentence in (
             (
-                config.parity == "none" and "poh" in rows,
+                config.ent_anneal and config.route_ent_weight == 0,
+                "--ent-anneal does nothing while --route-ent-weight is 0",
+            ),
+            (
+                config.route_ent_weight > 0 and not poh,
+                "--route-ent-weight does nothing: no PoH row is trained"
+                + _but([name for name in own if name == "poh_solver"]),
+            ),
+            (
+                config.train != "online" and _chosen(config, "steps_per_epoch"),
+                "--steps-per-epoch does nothing without --train online",
+            ),
+            (config.validate_every and not trained and not own, "--validate-every does nothing: no planner is trained"),
+            (
+                config.validate_every > config.epochs and trained,
+                f"--validate-every {config.validate_every}: there are {config.epochs} epochs, so that only the end of "
+                "the training is validated",
+            ),
+            (
+                config.parity == "none" and rows & _MATCHED,
                 "--parity none: PoH has the baseline's shape and more parameters than it",
             ),
             (
-                config.parity == "width" and "poh" in rows,
+                config.parity == "width" and rows & _MATCHED,
                 "--parity width: PoH keeps the baseline's width and has fewer layers than it",
             ),
         )
@@ -273,25 +304,44 @@ def ineffective(config) -> list[str]:
     ]
     if not poh and "untrained_poh" not in rows:
         found += [
-            f"{flag(name)} does nothing: there is no PoH row"
-            for name in ("residual", "route_scale", "routing")
+            f"{flag(name)} does nothing: there is no PoH row" + _but([name for name in own if name == "poh_solver"])
+            for name in ("T", "residual", "route_scale", "routing", "parity")
             if _chosen(config, name)
         ]
+    elif not rows & _MATCHED and _chosen(config, "parity"):
+        found.append("--parity does nothing: the row poh_shallow keeps the baseline's width anyway")
     elif config.routing == "token" and not {"poh", "untrained_poh", "poh_shallow"} & rows:
         found.append("--routing does nothing: the row poh_token has it anyway")
     if config.supervision == "path" and _chosen(config, "reach"):
         found.append("--reach does nothing without --supervision all")
-    passes = [
+    if config.supervision == "all" and config.train == "online" and _chosen(config, "min_path") and trained:
+        found.append(
+            "--min-path holds for the test mazes: with --supervision all and --train online the training's start and "
+            "goal are any cells"
+        )
+    looped, tested = trained - {"baseline"}, rows & {"untrained_poh"}
+    idle = [
         name
-        for name in ("train_R", "grad_passes", "test_R", "deep_supervision", "tolerance", "state_noise", "rest", "R")
-        if _chosen(config, name)
+        for names, run in ((_PASSES_TRAINED, looped), (_PASSES, looped | tested))
+        for name in names
+        if _chosen(config, name) and not run
     ]
-    if passes and not looped:
-        return found + [f"{flag(name)} does nothing: all trained planners run one pass" for name in passes]
-    return found + _ineffective_passes(config, rows, passes)
+    passes = ("all trained planners run one pass" if trained else "no planner is trained") + _but(own)
+    found += [f"{flag(name)} does nothing: {passes}" for name in idle]
+    return found + (_ineffective_passes(config, rows) if looped else [])
 
 
-def _ineffective_passes(config, rows: set[str], chosen: list[str]) -> list[str]:
+def _but(own: list[str]) -> str:
+    return f" ({_have_own(own)})" if own else ""
+
+
+def _have_own(own: list[str]) -> str:
+    """What the rows in SOLVERS do instead of what the options say."""
+    return f"{' and '.join(own)} {'has options of its own' if len(own) == 1 else 'have options of their own'}"
+
+
+def _ineffective_passes(config, rows: set[str]) -> list[str]:
+    chosen = [name for name in (*_PASSES_TRAINED, "test_R", "tolerance") if _chosen(config, name)]
     most = config.most_passes()
     graded, all_graded = config.graded(most), config.grad_passes == "all" or config.grad_passes >= most
     planners = [config.planner("poh", shape) for shape in config.shapes.values()]
@@ -313,11 +363,11 @@ def _ineffective_passes(config, rows: set[str], chosen: list[str]) -> list[str]:
                 "more states are supervised",
             ),
             (
-                config.train_R is not None and config.test_R != "R" and "R" in chosen,
+                config.train_R is not None and config.test_R != "R" and _chosen(config, "R"),
                 "--R does nothing beside --train-R and --test-R",
             ),
             (
-                set(chosen) - {"R"} and "baseline" in rows,
+                chosen and "baseline" in rows,
                 "the baseline runs one pass whatever the options of passes say: on the same mazes and targets, it is "
                 "the control without a loop; the looped baseline is the recurrent one",
             ),
@@ -337,11 +387,6 @@ def _ineffective_passes(config, rows: set[str], chosen: list[str]) -> list[str]:
                     if fast
                     else "it saves time only in planners of one layer whose heads all see neighbours"
                 ),
-            ),
-            (
-                config.supervision == "all" and config.train == "online" and _chosen(config, "min_path"),
-                "--min-path holds for the test mazes: with --supervision all and --train online the training's start "
-                "and goal are any cells",
             ),
         )
         if holds

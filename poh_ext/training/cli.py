@@ -28,7 +28,7 @@ def parse(
     Raises SystemExit with code 2 for flags that are unknown or not of their type, 0 after --help.
     """
     tyro = require("tyro")
-    defaults = with_presets(config_type(), quick="--quick" in arguments, preset=_preset(arguments))
+    defaults = with_presets(config_type(), quick=_quick(arguments), preset=_preset(arguments))
     return tyro.cli(
         config_type,
         args=split_lists(config_type, arguments),
@@ -36,6 +36,12 @@ def parse(
         prog=program,
         description=config_type.__doc__,
     )
+
+
+def _quick(arguments: Sequence[str]) -> bool:
+    """Whether the last of --quick and --no-quick is --quick."""
+    words = [word.replace("_", "-") for word in arguments]  # tyro takes either
+    return next((word == "--quick" for word in reversed(words) if word in ("--quick", "--no-quick")), False)
 
 
 def _preset(arguments: Sequence[str]) -> str:
@@ -56,7 +62,7 @@ def split_lists(config_type: type[BenchmarkConfig], arguments: Sequence[str]) ->
     for word in arguments:
         name, equals, value = word.partition("=")
         if word.startswith("-"):
-            in_list = name in lists
+            in_list = name.replace("_", "-") in lists
             if in_list and equals:
                 words.append(name)
                 word = value

@@ -244,7 +244,7 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
     """Rows of the table, separated by commas or spaces. Controls without a planner: random draws fresh scores at every
     step, random_table follows one table of random scores, beeline always steps nearer to the goal. looped_solver and
     poh_solver are the planners of --preset solve, trained by its recipe whatever the other flags say, and tested on
-    the same mazes (12x12 program)."""
+    the same mazes by the same --decode (12x12 program)."""
     looped_baseline: bool = False
     """Add the compute-matched control: the baseline, run R times over its stack with the same weights."""
     ablation: bool = False
@@ -259,7 +259,8 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
     """solve: the planners and the training that solve mazes (docs/solve.md). It changes the defaults of other flags;
     flags given beside it win. With --quick, the training takes some minutes."""
     dry_run: bool = False
-    """Print the plan (models, parameters, memory, estimated time) and stop; nothing is trained or written."""
+    """Print the plan (models, parameters, memory, estimated time) and stop; nothing is trained or written. Of an
+    interrupted run in --output it is the plan of what is left."""
     output: Path = Path("experiments/results/benchmark")
     """Folder for results.json, report.md and plots. An interrupted run of the same options in it is continued;
     if it holds anything else, a numbered sibling is used instead."""
@@ -294,8 +295,17 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
 
     @property
     def min_path_cells(self) -> int:
-        """Least number of cells on a shortest path, both ends counted."""
+        """Least number of cells on a shortest path of dfs mazes, both ends counted."""
         return self.min_path_at(self.maze_size)
+
+    @property
+    def min_path_words(self) -> str:
+        """Least number of cells on a shortest path of the test, for each kind where they differ."""
+        kinds: dict[int, list[str]] = {}
+        for kind in self.kinds:
+            kinds.setdefault(self.min_path_at(self.maze_size, kind), []).append(kind)
+        several = [f"{least} ({', '.join(of)})" if len(kinds) > 1 else f"{least}" for least, of in kinds.items()]
+        return f"{' or '.join(several)} cells or more"
 
     def min_path_at(self, size: int, kind: str = "dfs") -> int:
         """`min_path_cells` in mazes of side `size`, of that kind."""

@@ -45,12 +45,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def without_misfits(
-    rows: list[PlannedRow],
-    config: BenchmarkConfig,
-    device: torch.device,
-    precision: str,
-    *,
-    available: int | None = None,
+    rows: list[PlannedRow], device: torch.device, precision: str, *, available: int | None = None
 ) -> tuple[list[PlannedRow], dict[str, str]]:
     """The rows whose size fits the memory, and for each size that does not: which planner, its estimate, what is free.
 
@@ -60,12 +55,12 @@ def without_misfits(
     skipped: dict[str, str] = {}
     for row in rows:
         if row.trained and row.scale not in skipped:
-            needed = _memory(row, config, device, precision)
+            needed = _memory(row, device, precision)
             if needed > SPARE * available:
                 skipped[row.scale] = (
                     f"{row.model}: training needs about {describe_bytes(needed)}, but only "
-                    f"{describe_bytes(available)} are free (batches of {config.batch_size}; "
-                    "--batch-size lowers it)"
+                    f"{describe_bytes(available)} are free (batches of {row.config.batch_size}"
+                    + ("; --batch-size lowers it)" if row.run is None else ", by its recipe; --rows can leave it out)")
                 )
     return [row for row in rows if row.scale not in skipped or row.kind in CONTROLS], skipped
 
@@ -110,7 +105,7 @@ def print_estimate(
             tested = (forwards * len(data.test) + validated) * _forward_share(row, data)
             seconds = each * (config.epochs * data.batches.mazes_per_epoch + tested)
             time = f"{each * min(config.batch_size, data.n_train):>7.2g}  {describe_seconds(seconds)}"
-        memory = _memory(row, config, device, precision)
+        memory = _memory(row, device, precision)
         seconds_of[row.scale] = seconds_of.get(row.scale, 0.0) + runs(row) * seconds
         memory_of[row.scale] = max(memory_of.get(row.scale, 0), memory)
         print(
@@ -157,10 +152,13 @@ def warnings_of(config: BenchmarkConfig, mazes: int) -> list[str]:
         warmup_steps=config.warmup_steps,
         from_zero=protocol_of(config).rate_from_zero,
     )
-    return [*warnings, warmup] if warmup else warnings
+    # Which rows are trained by the run's own rate?
+    own = [name for name in config.row_names if name not in (*CONTROLS, *SOLVERS) and not name.startswith("untrained_")]
+    return [*warnings, warmup] if warmup and own else warnings
 
 
-def _memory(row: PlannedRow, config: BenchmarkConfig, device: torch.device, precision: str) -> int:
+def _memory(row: PlannedRow, device: torch.device, precision: str) -> int:
+    config = row.config
     batch = config.batch_size if config.train == "online" else min(config.batch_size, config.train)
     passes = config.graded(config.most_passes()) if row.planner.R > 1 and config.R > 1 else None
     return training_memory(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "OF_SOLVERS",
     "QUICK_12X12",
     "QUICK_SCALING",
     "SOLVE",
@@ -17,6 +18,7 @@ __all__ = [
     "ProtocolRules",
     "protocol_of",
     "solver_config",
+    "solver_identity",
     "with_presets",
 ]
 
@@ -119,23 +121,44 @@ SOLVERS_QUICK: dict[str, Any] = {
     "train_R_growth": None,
 }
 # What they share with the run.
-_OF_THE_RUN = ("test", "maze_size", "min_path", "algorithm", "seed", "seeds", "cpu", "device", "precision", "quick",
-               "validate_every", "validation", "tensorboard", "save_weights", "output")  # fmt: skip
+_OF_THE_RUN = ("test", "maze_size", "min_path", "algorithm", "decode", "seed", "seeds", "cpu", "device", "precision",
+               "quick", "validate_every", "validation", "tensorboard", "save_weights", "output")  # fmt: skip
+
+# What acts on a run of SOLVERS alone. The training mazes of the run are left out of its test.
+OF_SOLVERS = (*_OF_THE_RUN, "train", "rows", "preset", "overwrite", "resume", "dry_run", "ray")
 
 
 def solver_config(config: Any) -> Any:
-    """The options of SOLVERS in a run: those of --preset solve, but for the mazes of the test and where it computes.
+    """The options of SOLVERS in a run: those of --preset solve, but for the mazes of the test, --decode and where it
+    computes.
 
     In larger mazes than the recipe's they are tested with more passes, in proportion to the cells. Unless a precision
     is asked for they are trained in float32: so narrow, they gain no time by bfloat16 and lose accuracy.
     """
     recipe = with_presets(type(config)(), quick=False, preset="solve")
-    if config.quick:
-        recipe = dataclasses.replace(recipe, **SOLVERS_QUICK)
     passes = max(recipe.R, math.ceil(recipe.R * config.cells / recipe.cells))
     shared = {name: getattr(config, name) for name in _OF_THE_RUN}
-    shared["precision"] = "float32" if config.precision == "auto" else config.precision
-    return dataclasses.replace(recipe, preset="solve", R=passes, **shared)
+    changes = shared | solver_changes(config.quick, config.precision)
+    return dataclasses.replace(recipe, preset="solve", R=passes, **changes)
+
+
+def solver_changes(quick: bool | None, precision: str | None) -> dict[str, Any]:
+    """What --quick and --precision of a run change in the recipe of its SOLVERS."""
+    return (SOLVERS_QUICK if quick else {}) | {"precision": "float32" if precision == "auto" else precision}
+
+
+def solver_identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The options of the SOLVERS in a run that may differ where the run's own are the same; {} without such rows.
+
+    Args:
+        config: of the run, as plain values.
+    """
+    rows = config.get("rows")
+    left_out = config.get("protocol") == "as-published" or config.get("ablation") or config.get("ablate")
+    if left_out or not isinstance(rows, list) or not any(name in rows for name in SOLVERS):
+        return {}
+    recipe = SOLVE | solver_changes(config.get("quick"), config.get("precision"))
+    return {f"{name} of the solver rows": recipe[name] for name in (*SOLVERS_QUICK, "precision")}
 
 
 @dataclass(frozen=True)

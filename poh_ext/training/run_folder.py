@@ -39,6 +39,7 @@ __all__ = [
     "find_interrupted",
     "holding",
     "in_use",
+    "output_folder",
     "own_folders",
     "prepare_output",
 ]
@@ -53,26 +54,39 @@ FOLDERS = {  # name -> (this program's files in it, what they are)
 }
 
 
-def prepare_output(folder: Path, *, overwrite: bool) -> Path:
+def prepare_output(folder: Path, *, overwrite: bool, dry: bool = False) -> Path:
     """Make and return the folder to write to; ConfigError if that can't be done.
 
     A folder that holds files is left alone and `<name>-2`, `<name>-3`, ... is made beside it, unless `overwrite`:
-    then this program's own files in it are removed.
+    then this program's own files in it are removed. With `dry` nothing is made or removed, and all else is as without.
     """
-    folder = folder.expanduser()
+    folder = output_folder(folder)
     try:
         if overwrite and folder.is_dir():
             check_usable(folder)
-            with holding(folder):
-                _remove_own(folder)
+            if dry and in_use(folder):
+                raise ConfigError(f"--output {folder}: another run is writing there")
+            if not dry:
+                with holding(folder):
+                    _remove_own(folder)
             return folder
         for candidate in _siblings(folder):
-            if _claim(candidate):
+            if (dry and not _is_there(candidate)) or _claim(candidate):
                 check_usable(candidate)
                 return candidate
     except OSError as error:
         raise _unusable(folder, error.strerror or str(error)) from error
-    raise ConfigError(f"--output {folder}: it and its 9998 numbered siblings hold files; name another folder")
+    siblings = " and its 9998 numbered siblings hold" if folder.name else " holds"
+    raise ConfigError(f"--output {folder}: it{siblings} files; name another folder")
+
+
+def output_folder(output: Path) -> Path:
+    """The folder that --output means, by a name that siblings can be numbered from; ConfigError if there is none."""
+    try:
+        folder = output.expanduser()
+        return folder.resolve() if folder.name in ("", "..") else folder
+    except (RuntimeError, OSError) as error:  # the home of no user, or the working folder is gone
+        raise _unusable(output, str(error).rstrip(".")) from error
 
 
 def own_folders(folder: Path) -> list[tuple[Path, str]]:
@@ -94,6 +108,14 @@ def _remove_own(folder: Path) -> None:
                 parent.rmdir()
 
 
+def _is_there(folder: Path) -> bool:
+    try:
+        folder.lstat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _claim(folder: Path) -> bool:
     """Make the folder, or take an empty one; False if it holds files. Safe against a run started beside this."""
     try:
@@ -109,7 +131,7 @@ def _claim(folder: Path) -> bool:
 
 
 def check_usable(folder: Path) -> None:
-    """ConfigError if a run cannot write its files into this folder."""
+    """ConfigError if a run cannot write its files into this folder, or make it."""
     for name in FOLDERS:
         if (folder / name).exists() and not (folder / name).is_dir():
             raise _unusable(folder, f"{name} in it is no folder")
@@ -117,7 +139,7 @@ def check_usable(folder: Path) -> None:
         if (folder / name).is_dir():
             raise _unusable(folder, f"{name} in it is a folder")
     try:
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=next(filter(Path.exists, (folder, *folder.parents)))):
             pass
     except OSError as error:
         raise _unusable(folder, error.strerror or str(error)) from error
@@ -266,11 +288,12 @@ def find_interrupted(config: BenchmarkConfig, environment: dict[str, Any]) -> tu
     Raises:
         ConfigError: --resume, and there is no such run; the message says what is different about --output's.
     """
-    why = ""
-    for folder in itertools.takewhile(Path.is_dir, _siblings(config.output.expanduser())):
+    why, output = "", output_folder(config.output)
+    for folder in itertools.takewhile(_is_dir, _siblings(output)):
         earlier, found = _earlier(folder, config, environment)
         if earlier is not None and in_use(folder):
-            _wait_for(folder)
+            if not config.dry_run:
+                _wait_for(folder)
             earlier, found = _earlier(folder, config, environment)  # it may have finished rows meanwhile
             if in_use(folder):
                 earlier, found = None, f"the run in {folder} is still going on"
@@ -279,7 +302,7 @@ def find_interrupted(config: BenchmarkConfig, environment: dict[str, Any]) -> tu
         why = why or found
     if config.resume:
         raise ConfigError(
-            f"--resume: nothing to go on with; {why or f'{config.output} does not exist'}. Without --resume the run "
+            f"--resume: nothing to go on with; {why or f'{output} does not exist'}. Without --resume the run "
             "starts in a folder of its own, with --overwrite in this one"
         )
     return None, None, why
@@ -299,6 +322,13 @@ def _earlier(folder: Path, config: BenchmarkConfig, environment: dict[str, Any])
     return (earlier, "") if different is None else (None, f"{folder} holds another run: {different}")
 
 
+def _is_dir(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError as error:  # a name too long, or a folder above it that may not be searched
+        raise _unusable(folder, error.strerror or str(error)) from error
+
+
 def _wait_for(folder: Path) -> None:
     """Until a run in the folder has ended, as that of a torchrun that was killed soon does; at most WAIT seconds."""
     if WAIT:
@@ -311,4 +341,5 @@ def _wait_for(folder: Path) -> None:
 def _siblings(folder: Path) -> Iterator[Path]:
     """The folder itself, <name>-2, <name>-3, ..."""
     yield folder
-    yield from (folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))
+    if folder.name:  # the root has none
+        yield from (folder.with_name(f"{folder.name}-{number}") for number in range(2, 10_000))

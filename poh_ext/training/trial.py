@@ -70,7 +70,8 @@ def trial_name(planned: PlannedRow, seed: int) -> str:
 
 def trial_checkpoints(planned: PlannedRow, seed: int, place: Place) -> Checkpoints:
     parts = {"size": planned.scale, "row": planned.model, "seed of the row": seed}
-    this = identity(planned.config.title, planned.config.to_dict(), place.environment, **parts)
+    environment = {**place.environment, "precision": planned.precision(place.precision)}  # solvers have their own
+    this = identity(planned.config.title, planned.config.to_dict(), environment, **parts)
     return Checkpoints(place.folder / "checkpoints" / trial_name(planned, seed), this)
 
 

@@ -108,6 +108,7 @@ def test_models_are_sizes_and_rows_are_rows(capsys):
 def test_commas_elsewhere_are_left_alone():
     words = ["--models", "tiny,small", "--output", "a,b"]
     assert cli.split_lists(ScalingBenchmarkConfig, words) == ["--models", "tiny", "small", "--output", "a,b"]
+    assert cli.split_lists(ScalingBenchmarkConfig, ["--train_R=3,9"]) == ["--train_R", "3", "9"]
 
 
 def test_every_size_has_baseline_and_poh_of_equal_size_and_one_random_policy():
@@ -272,11 +273,11 @@ def test_available_memory_reads_the_kernel_and_the_container(tmp_path, monkeypat
 def test_a_size_that_does_not_fit_is_skipped_whole_with_the_estimate():
     config = tiny(models=("tiny", "small", "medium"), maze_size=8, batch_size=32, train=32)
     rows = planned_rows(config)
-    kept, skipped = without_misfits(rows, config, CPU, "float32", available=2**40)
+    kept, skipped = without_misfits(rows, CPU, "float32", available=2**40)
     assert kept == rows and skipped == {}
     # Enough for the baseline of this size, not for its PoH
     poh = estimate.training_memory(planner_config("poh", config, "medium"), 8, 32, device=CPU, precision="float32")
-    kept, skipped = without_misfits(rows, config, CPU, "float32", available=poh)
+    kept, skipped = without_misfits(rows, CPU, "float32", available=poh)
     assert {row.scale for row in kept} == {"", "tiny", "small"}
     assert list(skipped) == ["medium"] and "poh: training needs about" in skipped["medium"]
     assert estimate.describe_bytes(poh) in skipped["medium"] and "free" in skipped["medium"]

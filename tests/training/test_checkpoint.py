@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import load_file
 
 from poh_ext.results import Results
-from poh_ext.training import benchmark, checkpoint, loop, trial
+from poh_ext.training import benchmark, checkpoint, loop, run_folder, trial
 from poh_ext.training.checkpoint import Checkpoints
-from poh_ext.training.config import Benchmark12x12Config
+from poh_ext.training.config import Benchmark12x12Config, ConfigError
 from poh_ext.training.data import make_data
 from poh_ext.training.evaluate import Validation
 from poh_ext.training.logs import History
+from poh_ext.training.plan import planned_rows
 from poh_ext.training.progress import Interrupted
 from tests.cases.training import TINY, build_planner
 
@@ -296,6 +297,30 @@ def test_a_log_that_was_cut_off_goes_on_where_it_is_whole(tmp_path):
     assert path.read_bytes() == b""
 
 
+@pytest.mark.parametrize(
+    "a, b, words",
+    [
+        ({"quick": True}, {}, "--epochs of the solver rows was 10, not 60"),
+        ({}, {"precision": "bfloat16"}, "--precision of the solver rows was float32, not bfloat16"),
+        ({"quick": True, "precision": "auto"}, {"quick": True, "precision": "float32"}, None),
+        ({"quick": True, "rows": ("poh",)}, {"precision": "bfloat16", "rows": ("poh",)}, None),
+        ({"quick": True, "ablate": True}, {"ablate": True}, None),  # without solvers
+    ],
+)
+def test_runs_with_other_solvers_are_other_runs(a, b, words):
+    runs = [tiny(**{"rows": ("poh", "looped_solver"), "precision": "auto", **changes}) for changes in (a, b)]
+    assert checkpoint.first_difference(*(checkpoint.identity("a run", run.to_dict(), {}) for run in runs)) == words
+
+
+def test_a_checkpoint_of_a_solver_in_another_precision_is_of_another_training(tmp_path):
+    # Where auto means bfloat16, a run asked for either is in bfloat16, but its solvers are not.
+    place = trial.Place(tmp_path, torch.device("cpu"), "bfloat16", {"precision": "bfloat16"})
+    for name, words in (("looped_solver", "precision was float32, not bfloat16"), ("poh", None)):
+        rows = [planned_rows(tiny(rows=(name,), precision=precision))[0] for precision in ("auto", "bfloat16")]
+        auto, asked = (trial.trial_checkpoints(row, 1, place).identity for row in rows)
+        assert checkpoint.first_difference(auto, asked) == words
+
+
 # -- whole runs -------------------------------------------------------------------------------------------------
 
 
@@ -318,10 +343,21 @@ def test_a_benchmark_stopped_in_a_training_goes_on_within_it(tmp_path, monkeypat
         assert benchmark.run_benchmark(run) == 130
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["poh-seed42"]
     capsys.readouterr()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    for changes in ({"resume": True}, {}):
+        assert benchmark.run_benchmark(dataclasses.replace(run, dry_run=True, **changes)) == 0
+        out = capsys.readouterr().out
+        assert f"going on with the interrupted run in {run.output}: 4 rows are finished" in out
+        assert out.count("  finished\n") == 1  # of two planners
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert benchmark.run_benchmark(dataclasses.replace(run, resume=True)) == 0
     out, err = capsys.readouterr()
     assert "going on after step 5 of PoH (seed 42)" in out and "checkpoint" not in err
     assert_same_run(tmp_path / "straight", tmp_path / "run")
+    with run_folder.holding(run.output), pytest.raises(ConfigError, match="another run is writing there"):
+        benchmark.run_benchmark(dataclasses.replace(run, dry_run=True, overwrite=True))
+    assert benchmark.run_benchmark(dataclasses.replace(run, dry_run=True)) == 0  # complete: a run would be a new one
+    assert f"output {tmp_path / 'run-2'}\n" in capsys.readouterr().out and not (tmp_path / "run-2").exists()
 
 
 def assert_same_run(a, b):

@@ -12,7 +12,7 @@ from poh_ext.models import parameter_count
 from poh_ext.models.weights import load
 from poh_ext.results import Results
 from poh_ext.tasks import sample_tasks
-from poh_ext.training import benchmark, cli, presets, trial
+from poh_ext.training import benchmark, cli, estimate, presets, trial
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig
 from poh_ext.training.data import FixedBatches, draw, make_data
 from poh_ext.training.plan import planned_rows
@@ -21,6 +21,8 @@ from poh_ext.training.targets import Passes, step_passes
 from tests.cases.training import build_planner, planner_options, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread", "blank_pictures")
+CPU = torch.device("cpu")
+QUICK_ROWS = Benchmark12x12Config.quick_defaults["rows"]
 MOVES = {"head": "moves", "positions": "none", "train": "online"}
 
 
@@ -277,6 +279,17 @@ def test_what_cannot_be_run_is_named(changes, words, tmp_path):
         ({"state_noise": 0.1}, "--state-noise does nothing: all passes have gradients"),
         ({"rows": ("baseline",), "tolerance": 0.1}, "--tolerance does nothing: all trained planners run one pass"),
         ({"R": 1, "tolerance": 0.1}, "--tolerance does nothing with --R 1"),
+        ({"rows": ("baseline",), "T": 2}, "--T does nothing: there is no PoH row"),
+        ({"rows": ("baseline", "poh_solver"), "T": 2}, "there is no PoH row (poh_solver has options of its own)"),
+        ({"rows": ("baseline",), "parity": "none"}, "--parity does nothing: there is no PoH row"),
+        ({"rows": ("looped_baseline",), "parity": "width"}, "--parity does nothing: there is no PoH row"),
+        ({"rows": ("poh_shallow",), "parity": "none", "depth": 2}, "--parity does nothing: the row poh_shallow keeps"),
+        ({"rows": ("baseline",), "reinject": "on"}, "--reinject does nothing: all trained planners run one pass"),
+        ({"rows": ("untrained_poh",), "train_R": (2, 3)}, "--train-R does nothing: no planner is trained"),
+        (
+            {"rows": ("baseline", "looped_solver"), "tolerance": 0.1},
+            "--tolerance does nothing: all trained planners run one pass (looped_solver has options of its own)",
+        ),
         (
             {"tolerance": 0.1},
             "--tolerance 0.1: it saves time only in planners of one layer whose heads all see neighbours",
@@ -301,6 +314,27 @@ def test_what_does_nothing_is_told(changes, words):
     config.check()
     assert any(words in note for note in config.ineffective())
     assert tiny().ineffective() == []
+
+
+@pytest.mark.parametrize(
+    "flags, notes",
+    [
+        ("--preset none --rows baseline --rest 2.0", []),  # it acts within a pass
+        ("--rows untrained_poh --R 8 --test-R 9 --tolerance 0.1 --rest 0.2 --reinject on", []),
+        (
+            "--rows looped_solver --R 8 --test-R 20 --tolerance 0.1 --lr 3e-4 --validate-every 40 --test 7",
+            ["--lr, --R, --test-R, --tolerance do nothing: looped_solver has options of its own"],
+        ),
+        ("--rows poh_solver,random --quick --T 2", ["--T does nothing: poh_solver has options of its own"]),
+        ("--rows baseline --preset solve", None),
+    ],
+)
+def test_what_does_something_is_not_told_to_do_nothing(flags, notes):
+    config = parse(*flags.split())
+    found = config.ineffective()
+    rate = [note for note in estimate.warnings_of(config, 400) if "warm-up" in note]
+    assert bool(rate) == ("baseline" in config.rows and config.preset == "none")
+    assert found == notes if notes is not None else not any("--rest" in note for note in found)
 
 
 # -- passes and sizes --------------------------------------------------------------------------------------------
@@ -433,6 +467,8 @@ def test_solver_rows_follow_the_recipe_whatever_the_other_flags_say():
     assert rows["poh"].run is None and rows["poh"].config.lr == 3e-4 and rows["poh"].precision("bfloat16") == "bfloat16"
     asked = planned_rows(dataclasses.replace(config, precision="bfloat16"))
     assert {row.precision("bfloat16") for row in asked} == {"bfloat16"}
+    walked = planned_rows(dataclasses.replace(config, decode="recondition"))
+    assert {row.config.decode_used for row in walked} == {"recondition"}
     larger = solver_config(dataclasses.replace(config, maze_size=24))
     assert (larger.R, larger.maze_size, larger.size_range) == (4 * 220, 24, (5, 12))
 
@@ -452,6 +488,15 @@ def test_solvers_are_tested_on_the_mazes_of_the_run_and_trained_on_none_of_them(
             rejected += left_out
         assert rejected > 0
     assert not torch.equal(make_data(row.config, 3).test.keys(), run.test.keys())
+
+
+def test_the_memory_of_solver_rows_is_that_of_their_recipe():
+    [row] = planned_rows(tiny(batch_size=1, rows=("looped_solver",)))  # passes with gradients: 12; sides up to 12
+    needed = estimate.training_memory(row.planner, 12, 32, device=CPU, precision="float32", passes=12)
+    kept, skipped = estimate.without_misfits([row], CPU, "float32", available=needed)
+    assert kept == [] and f"needs about {estimate.describe_bytes(needed)}, " in skipped[""]
+    assert "(batches of 32, by its recipe; --rows can leave it out)" in skipped[""]
+    assert estimate.without_misfits([row], CPU, "float32", available=2 * needed) == ([row], {})
 
 
 @pytest.mark.parametrize(
@@ -474,20 +519,19 @@ def test_solver_rows_that_would_be_others_again_are_refused(flags, message):
 def test_solvers_are_left_out_where_they_would_answer_nothing():
     rows = ("poh", "baseline", "poh_solver")
     for changes, why in (
-        ({"protocol": "as-published"}, "as-published"),
+        ({"protocol": "as-published"}, "the row poh_solver is left out with --protocol as-published"),
+        (
+            {"protocol": "as-published", "quick": True, "rows": ("random", *SOLVERS)},
+            "the rows looped_solver and poh_solver are left out with --protocol as-published",
+        ),
+        ({"protocol": "as-published", "quick": True, "rows": QUICK_ROWS}, None),  # not asked for
         ({"ablate": True, "quick": True}, None),
         ({"ablation": True, "quick": True}, None),
     ):
-        config = tiny(
-            **{
-                "rows": rows if "protocol" in changes else Benchmark12x12Config.quick_defaults["rows"],
-                "depth": 2,
-                **changes,
-            }
-        )
+        config = tiny(**{"rows": rows if "protocol" in changes else QUICK_ROWS, "depth": 2, **changes})
         config.check()
         assert not set(config.row_names) & set(SOLVERS)
-        assert any(f"left out with --protocol {why}" in note for note in config.ineffective()) == (why is not None)
+        assert [note for note in config.ineffective() if "left out" in note] == ([why] if why else [])
 
 
 def test_the_quick_preset_shows_a_planner_that_solves(tmp_path, capsys):

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from poh_ext.training import benchmark, cli, workers
+from poh_ext.training import benchmark, cli, run_folder, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError, ScalingBenchmarkConfig, path_cells
+from poh_ext.training.data import make_data
 from poh_ext.training.loop import learning_rate, peak_reached, warmup_warning
 from poh_ext.training.run_folder import prepare_output
 from tests.cases.training import needs_tyro, tiny, train
@@ -113,6 +114,23 @@ def test_the_least_path_is_given_in_cells_or_as_a_share():
     assert [with_both[1].min_path_at(30, kind) for kind in kinds] == [313, 125, 125, 48]
 
 
+@pytest.mark.parametrize(
+    "algorithm, words",
+    [
+        ("dfs", "50 cells or more"),
+        ("dfs,braid", "50 cells or more"),
+        ("obstacles", "20 cells or more"),
+        ("dfs,obstacles,braid,percolation,open", "50 (dfs, braid) or 20 (obstacles, percolation) or 19 (open) cells"),
+    ],
+)
+def test_the_plan_tells_the_least_path_of_each_kind(algorithm, words, capsys):
+    config = tiny(algorithm=algorithm, maze_size=12, min_path=50, rows=("random",), test=20, dry_run=True)
+    assert benchmark.run_benchmark(config) == 0
+    assert f"test mazes of 12x12, shortest paths of {words}" in capsys.readouterr().out
+    lengths = [make_data(config, seed).test.length.min() for seed in range(3)]
+    assert min(config.min_path_at(12, kind) for kind in config.kinds) <= min(lengths)
+
+
 def test_fields_are_in_the_order_of_the_help():
     for config_type in (Benchmark12x12Config, ScalingBenchmarkConfig):
         names = [field.name for field in dataclasses.fields(config_type)]
@@ -127,6 +145,9 @@ def test_quick_changes_defaults_and_explicit_flags_win():
     preset = Benchmark12x12Config.quick_defaults
     assert quick.quick and quick.epochs == 77 and quick.d_model == preset["d_model"]
     quick.check()
+    for word in ("--no-quick", "--no_quick"):
+        assert cli.parse(Benchmark12x12Config, ["--quick", word]) == Benchmark12x12Config()
+    assert cli.parse(Benchmark12x12Config, ["--no-quick", "--quick", "--epochs", "77"]) == quick  # the last counts
     assert set(preset) <= {f.name for f in dataclasses.fields(Benchmark12x12Config)}
 
 
@@ -170,6 +191,10 @@ def test_help_tells_default_and_unit_of_every_flag(capsys):
         ({"n_heads": 5}, "--n-heads 5: must divide --d-model 64"),
         ({"d_model": 8, "n_heads": 1}, "--d-model 8: no PoH planner"),
         ({"rows": ()}, "--rows"),
+        (
+            {"rows": ("poh_solver", "looped_solver"), "protocol": "as-published"},
+            "--rows poh_solver looped_solver contradicts --protocol as-published, which has none of these rows",
+        ),
         ({"rows": ("transformer",)}, "--rows transformer"),
         ({"protocol": "other"}, "--protocol other"),
         ({"decode": "beam"}, "--decode beam"),
@@ -239,6 +264,35 @@ def test_an_output_folder_is_never_overwritten_silently(tmp_path):
     assert (folder / "results.json").read_text() == "old"
     assert prepare_output(folder, overwrite=True) == folder
     assert sorted(p.name for p in folder.iterdir()) == ["notes.txt"]
+
+
+def test_an_output_without_a_name_is_resolved(tmp_path, monkeypatch):
+    here = tmp_path / "here" / "below"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    for name in ("", "."):
+        assert prepare_output(Path(name), overwrite=False) == here  # empty: taken
+    assert prepare_output(Path(".."), overwrite=False) == tmp_path / "here-2"
+    assert prepare_output(Path("../.."), overwrite=True) == tmp_path
+    (here / "notes.txt").write_text("mine")
+    for name in ("", ".", "../below"):
+        assert prepare_output(Path(name), overwrite=False).resolve() == here.with_name("below-2")
+
+
+@needs_tyro
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["run", "dry"])
+@pytest.mark.parametrize("flag", ["--cpu", "--resume", "--overwrite"])
+@pytest.mark.parametrize("name", ["~nobody_/x", "/", "n" * 300, "file", "file/x", "/proc/x"])
+def test_an_output_that_is_none_is_one_line_and_code_2(name, flag, dry, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(run_folder, "_remove_own", lambda folder: pytest.fail(f"would empty {folder}"))
+    if (name, flag) == ("/", "--overwrite"):
+        return  # it can be written, by root
+    assert cli.main(Benchmark12x12Config, ["--rows", "random", "--output", name, flag, *dry]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --output " if flag != "--resume" or name[0] in "~n" else "error: --resume: ")
+    assert error.count("\n") == 1
 
 
 def test_an_unwritable_output_is_an_error(tmp_path):
