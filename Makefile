@@ -1,5 +1,6 @@
 # make benchmark        set up .venv, build, run the 12x12 benchmark's quick preset (a few minutes)
-# make test             the same set-up, then the tests
+# make test             the same set-up, then the tests but for those that take half a minute each
+# make test-all         the same with these
 # make bench            kernel timings against PyTorch (pytest-benchmark)
 # make -j2 solve        train the two small planners whose weights come with the package anew, a core each (goes on where
 #                       interrupted); SEED=1 is another training
@@ -23,6 +24,11 @@ export PYTHONDONTWRITEBYTECODE :=
 PIP_INSTALL = -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_ARGS)
 PIP := $(BIN)/python $(PIP_INSTALL) -c constraints.txt
 READ_BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+# The libraries of poh_ext and of an extra, with those of the extras that it names.
+READ_LIBRARIES := import re, sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	of = lambda extra: [library for r in p["optional-dependencies"][extra] for m in [re.match(r"poh_ext\[(.*)\]$$", r)] \
+	for library in (sum(map(of, m[1].split(",")), []) if m else [r])]; \
+	print(*dict.fromkeys(p["dependencies"] + of(sys.argv[1])), sep="\n")
 SOURCES := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 BUILD_ENV = PATH="$(abspath $(BIN)):$$PATH"
@@ -31,13 +37,17 @@ TORCH ?= 2.13.0
 CUDA_TORCH ?= 2.14.1
 SEED ?= 0
 
-.PHONY: benchmark test bench solve solve-looped_baseline solve-poh strip lint site install wheel sdist test-sdist \
+.PHONY: benchmark test test-all bench solve solve-looped_baseline solve-poh strip lint site install wheel sdist test-sdist \
 	test-wheel release gpu test-cuda-torch clean
 benchmark: install
 	$(BIN)/python experiments/run_12x12_8m_benchmark.py --quick --overwrite --output experiments/results/quick
 
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not release"
+
+test-all: $(VENV)/.test
+	$(PYTEST)
 
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-autosave
@@ -77,14 +87,24 @@ $(VENV)/.dependencies: constraints.txt pyproject.toml
 	$(PIP) -r $(VENV)/build-requires.txt
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.dependencies $(SOURCES)
+# The kernels are compiled while the libraries are installed, with make -j2.
+$(VENV)/.kernels: $(VENV)/.dependencies $(SOURCES)
 	@echo "building the C++ kernels (one to two minutes the first time)"
-	$(BUILD_ENV) $(PIP) --no-build-isolation -e '.[experiments]'
+	$(BUILD_ENV) $(PIP) --no-build-isolation --no-deps -e .
+	touch $@
+
+$(VENV)/.experiments-libraries: $(VENV)/.dependencies
+$(VENV)/.test-libraries: $(VENV)/.experiments-libraries
+$(VENV)/.%-libraries:
+	$(BIN)/python -c '$(READ_LIBRARIES)' $* > $(VENV)/$*-requires.txt
+	$(PIP) -r $(VENV)/$*-requires.txt
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.kernels $(VENV)/.experiments-libraries
 	@$(BIN)/python -W ignore -m poh_ext --brief
 	touch $@
 
-$(VENV)/.test: $(VENV)/.installed
-	$(PIP) 'poh_ext[test]'
+$(VENV)/.test: $(VENV)/.installed $(VENV)/.test-libraries
 	touch $@
 
 sdist: $(VENV)/.dependencies
@@ -126,6 +146,7 @@ test-wheel: wheel
 release:
 	@$(PYTHON) tools/check_release.py
 	rm -rf dist
+	$(MAKE) test-all
 	$(MAKE) test-sdist
 	$(MAKE) test-wheel
 	$(PIP) 'twine>=6.1'
@@ -143,4 +164,4 @@ gpu:
 	@$(PYTHON) -m bench.gpu_day --torch $(CUDA_TORCH) $(if $(BUDGET),--budget $(BUDGET)) $(if $(STAGES),--stages $(STAGES)) $(GPU_ARGS)
 
 clean:
-	rm -rf build dist *.egg-info poh_ext/*.so poh_ext/_build_status.json $(VENV)/.installed $(VENV)/.test
+	rm -rf build dist *.egg-info poh_ext/*.so poh_ext/_build_status.json $(VENV)/.kernels $(VENV)/.installed

@@ -29,6 +29,7 @@ from tests.cases import device as on_device
 def pytest_configure(config) -> None:
     on_device.start()
     config.addinivalue_line("markers", "slow: takes seconds; started first where tests run side by side")
+    config.addinivalue_line("markers", "release: takes half a minute; `make test-all` runs it, `make test` does not")
 
 
 def pytest_report_header() -> str:

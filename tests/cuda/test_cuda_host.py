@@ -124,6 +124,7 @@ def test_operators_under_address_sanitizer(tmp_path, note):
     assert run_operators("address", tmp_path, note, 17, SKIPPED) > 60
 
 
+@pytest.mark.release
 def test_operators_under_thread_sanitizer(tmp_path, note):
     """The same kernels, watched for races; threads in reverse order, on which nothing may depend."""
     selection = f"({SKIPPED}) and not gradcheck"

@@ -416,6 +416,7 @@ def wait_for_lines(process, log, count):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_program_killed_at_random_points_ends_with_the_same_weights(tmp_path):
     pytest.importorskip("tyro")
     straight, run = tmp_path / "straight", tmp_path / "run"

@@ -151,16 +151,21 @@ def weights(config):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_go_on_after_an_interruption(tmp_path, started):
+def test_two_processes_train_as_one_also_after_an_interruption(tmp_path, started):
     pytest.importorskip("tyro")
-    one, two, stopped = (
-        tiny(output=tmp_path / name, rows=("baseline", "poh"), save_weights=True) for name in ("one", "two", "stopped")
-    )
+    one, two = (tiny(output=tmp_path / name, rows=("baseline", "poh"), save_weights=True) for name in ("one", "two"))
     assert benchmark.run_benchmark(one) == 0
+    # SIGTERM to torchrun stops all at one step; the same command goes on from there.
     process = torchrun(two)
     started.append(process)
+    wait_for_lines(process, two.output / "logs" / "baseline-seed42.jsonl", 4)
+    process.send_signal(signal.SIGTERM)
     text = process.communicate(timeout=600)[0]
-    assert process.returncode == 0, text
+    assert "stopped by" in text and Results.load(two.output / "results.json").status == "interrupted", text
+    process = torchrun(two, "--resume")
+    started.append(process)
+    text = process.communicate(timeout=600)[0]
+    assert process.returncode == 0 and "going on after step" in text, text
     assert "in each of 2 processes" in text, text
     for line in ("trained in", "Plain transformer against", "files:\n"):  # the first alone speaks
         assert text.count(line) == (2 if line == "trained in" else 1), text
@@ -175,23 +180,30 @@ def test_two_processes_train_as_one_and_go_on_after_an_interruption(tmp_path, st
     # Only the first wrote: each step stands in the log once.
     log = (two.output / "logs" / "poh-seed42.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == list(range(1, 25))
-    # SIGTERM to torchrun stops all at one step; the same command ends with the very weights of the run above.
-    process = torchrun(stopped)
-    started.append(process)
-    wait_for_lines(process, stopped.output / "logs" / "baseline-seed42.jsonl", 4)
-    process.send_signal(signal.SIGTERM)
-    text = process.communicate(timeout=600)[0]
-    assert "stopped by" in text and Results.load(stopped.output / "results.json").status == "interrupted", text
-    process = torchrun(stopped, "--resume")
-    started.append(process)
-    text = process.communicate(timeout=600)[0]
-    assert process.returncode == 0 and "going on after step" in text, text
-    again, straight = weights(stopped), weights(two)
-    assert again.keys() == straight.keys() and len(again) == 2
-    for name in again:
-        assert all(torch.equal(again[name][key], straight[name][key]) for key in straight[name])
     with pytest.raises(ConfigError, match="processes was 2, not None"):
         benchmark.run_benchmark(dataclasses.replace(two, resume=True))
+
+
+@pytest.mark.slow
+@pytest.mark.release
+def test_two_processes_end_with_the_same_weights_whether_interrupted_or_not(tmp_path, started):
+    pytest.importorskip("tyro")
+    straight, stopped = (
+        tiny(output=tmp_path / name, rows=("baseline", "poh"), save_weights=True) for name in ("a", "b")
+    )
+    for config, flags, interrupt in ((straight, (), False), (stopped, (), True), (stopped, ("--resume",), False)):
+        process = torchrun(config, *flags)
+        started.append(process)
+        if interrupt:
+            wait_for_lines(process, config.output / "logs" / "baseline-seed42.jsonl", 4)
+            process.send_signal(signal.SIGTERM)
+        text = process.communicate(timeout=600)[0]
+        assert interrupt or process.returncode == 0, text
+    assert "going on after step" in text
+    again, whole = weights(stopped), weights(straight)
+    assert again.keys() == whole.keys() and len(again) == 2
+    for name in again:
+        assert all(torch.equal(again[name][key], whole[name][key]) for key in whole[name])
 
 
 class _OfTwo(Workers):

@@ -102,6 +102,7 @@ def assert_same(a, b):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds the worker to kill in /proc")
 def test_two_workers_one_killed_give_the_serial_results(serial, tmp_path):
     run = tmp_path / "run"
