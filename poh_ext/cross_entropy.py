@@ -200,7 +200,8 @@ def linear_cross_entropy(
     """``cross_entropy(F.linear(input, linear_weight, linear_bias), target, ...)``, without forming all logits.
 
     Names, values, gradients and dtypes are those of ``F.linear_cross_entropy`` (torch 2.13), whose ``options`` on how
-    to divide its work there are none of. The logits of a chunk of rows exist at a time. With ``candidates``, only the columns of the candidates are computed.
+    to divide its work there are none of. The logits of a chunk of rows exist at a time. With ``candidates``, only the
+    columns of the candidates are computed.
 
     Args:
         input: [..., D] states before the head, float32, float64, bfloat16 or float16. Under autocast, input,
