@@ -196,8 +196,10 @@ def _integer(value) -> int | None:
     """`value` as an int, if it is an integer of any library but no bool."""
     if type(value) is int:
         return value
+    if isinstance(value, (bool, list, tuple)):  # of a list, torch 2.10's compiler ends with an error of its own
+        return None
     try:
-        return None if isinstance(value, bool) else operator.index(value)
+        return operator.index(value)
     except TypeError:
         return None
 
