@@ -15,7 +15,7 @@ from poh_ext.models.config import OptionError
 from poh_ext.results import CONTROLS
 from poh_ext.training.presets import OF_SOLVERS, SOLVERS, with_presets
 
-__all__ = ["ConfigError", "check", "flag", "ineffective", "require_package"]
+__all__ = ["ConfigError", "check", "flag", "ineffective", "require_package", "trained_by_the_run"]
 
 
 class ConfigError(ValueError):
@@ -238,12 +238,19 @@ def _chosen(config, name: str) -> bool:
     return getattr(config, name) != next(f.default for f in dataclasses.fields(config) if f.name == name)
 
 
+def trained_by_the_run(config) -> set[str]:
+    """The rows that are trained by the run's own options, unlike SOLVERS."""
+    return {
+        name for name in config.row_names if name not in (*CONTROLS, *SOLVERS) and not name.startswith("untrained_")
+    }
+
+
 def ineffective(config) -> list[str]:
     """Sentences about options of a BenchmarkConfig that are legal but do nothing, and what a reader of its table must
     know."""
     own = [name for name in SOLVERS if name in config.row_names]  # which follow options of their own
     rows = set(config.row_names) - set(own)
-    trained = {name for name in rows if name not in CONTROLS and not name.startswith("untrained_")}
+    trained = trained_by_the_run(config)
     poh = {name for name in trained if name.startswith("poh")}
     preset = with_presets(type(config)(), quick=config.quick, preset=config.preset)
     dropped = [name for name in SOLVERS if name in config.rows and name not in config.row_names]

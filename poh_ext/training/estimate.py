@@ -17,6 +17,7 @@ from poh_ext.models.parity import OnlyShapes
 from poh_ext.models.planners import build
 from poh_ext.results import CONTROLS
 from poh_ext.tasks import MazeTasks
+from poh_ext.training.checks import trained_by_the_run
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.data import Data
 from poh_ext.training.evaluate import evaluation_passes, validations
@@ -152,9 +153,7 @@ def warnings_of(config: BenchmarkConfig, mazes: int) -> list[str]:
         warmup_steps=config.warmup_steps,
         from_zero=protocol_of(config).rate_from_zero,
     )
-    # Which rows are trained by the run's own rate?
-    own = [name for name in config.row_names if name not in (*CONTROLS, *SOLVERS) and not name.startswith("untrained_")]
-    return [*warnings, warmup] if warmup and own else warnings
+    return [*warnings, warmup] if warmup and trained_by_the_run(config) else warnings
 
 
 def _memory(row: PlannedRow, device: torch.device, precision: str) -> int:
