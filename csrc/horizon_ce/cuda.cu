@@ -86,9 +86,12 @@ struct RowBackward {
   }
   // The gradient to the logit z of class v as softmax and smoothing make it, without the hits of terms.
   __device__ A smooth_part(int64_t v, A z, bool allowed) const {
+    const auto part = [&](const RowGradient<A>& sum, const LogSumExp<A>& of) {
+      return sum.prob * exp_nonpositive(z - of.max - of.log_sum) - weighed(sum.spread, c.weight(v));
+    };
     A g = 0;
-    if (dense) g += far.prob * exp_nonpositive(z - lse.max - lse.log_sum) - weighed(far.spread, c.weight(v));
-    if (allowed) g += near.prob * exp_nonpositive(z - near_lse.max - near_lse.log_sum) - weighed(near.spread, c.weight(v));
+    if (dense) g += part(far, lse);
+    if (allowed) g += part(near, near_lse);
     return g;
   }
   // The whole gradient to class v of this lane (-1: none); the warp goes along. first: whether term number `own` is
