@@ -58,6 +58,7 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "test_R": _at_least(1, "R"),
     "tolerance": _NOT_NEGATIVE,
     "state_noise": _NOT_NEGATIVE,
+    "rest_cost": _NOT_NEGATIVE,
     "weight_decay": _NOT_NEGATIVE,
     "ema": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
     "validate_every": (lambda v: v >= 0, "at least 0"),
@@ -65,12 +66,14 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
 # What the published planners and their training do not have.
 _NOT_PUBLISHED = ("valid_heads", "norm", "head", "positions", "cell_features", "reinject", "residual", "route_scale",
                   "routing", "supervision", "train_R", "grad_passes", "test_R", "deep_supervision", "ema",
-                  "tolerance", "state_noise", "rest")  # fmt: skip
+                  "tolerance", "state_noise", "rest", "rest_cost")  # fmt: skip
 
 # The PoH rows whose shape --parity decides.
 _MATCHED = {"poh", "untrained_poh", "poh_token"}
+SETTLING = 6  # --rest-cost: passes that a cell has to rest, from that in which the message from the goal reaches it
+
 # What does nothing in planners of one pass: in their training alone, and at test, too.
-_PASSES_TRAINED = ("train_R", "grad_passes", "deep_supervision", "state_noise")
+_PASSES_TRAINED = ("train_R", "grad_passes", "deep_supervision", "state_noise", "rest_cost")
 _PASSES = ("test_R", "tolerance", "R", "reinject")
 
 
@@ -238,6 +241,12 @@ def _chosen(config, name: str) -> bool:
     return getattr(config, name) != next(f.default for f in dataclasses.fields(config) if f.name == name)
 
 
+def _given(config, name: str) -> bool:
+    """Whether the option has another value than the preset's default: then someone asked for it."""
+    preset = with_presets(type(config)(), quick=config.quick, preset=config.preset)
+    return getattr(config, name) != getattr(preset, name)
+
+
 def trained_by_the_run(config) -> set[str]:
     """The rows that are trained by the run's own options, unlike SOLVERS."""
     return {
@@ -264,7 +273,7 @@ def ineffective(config) -> list[str]:
                 f"{'are' if len(dropped) > 1 else 'is'} left out with {why}",
             ),
             (
-                not config.validate_every and _chosen(config, "validation"),
+                not config.validate_every and _given(config, "validation"),
                 "--validation does nothing without --validate-every",
             ),
         )
@@ -289,7 +298,7 @@ def ineffective(config) -> list[str]:
                 + _but([name for name in own if name == "poh_solver"]),
             ),
             (
-                config.train != "online" and _chosen(config, "steps_per_epoch"),
+                config.train != "online" and _given(config, "steps_per_epoch"),
                 "--steps-per-epoch does nothing without --train online",
             ),
             (config.validate_every and not trained and not own, "--validate-every does nothing: no planner is trained"),
@@ -313,15 +322,15 @@ def ineffective(config) -> list[str]:
         found += [
             f"{flag(name)} does nothing: there is no PoH row" + _but([name for name in own if name == "poh_solver"])
             for name in ("T", "residual", "route_scale", "routing", "parity")
-            if _chosen(config, name)
+            if _given(config, name)
         ]
-    elif not rows & _MATCHED and _chosen(config, "parity"):
+    elif not rows & _MATCHED and _given(config, "parity"):
         found.append("--parity does nothing: the row poh_shallow keeps the baseline's width anyway")
     elif config.routing == "token" and not {"poh", "untrained_poh", "poh_shallow"} & rows:
         found.append("--routing does nothing: the row poh_token has it anyway")
-    if config.supervision == "path" and _chosen(config, "reach"):
+    if config.supervision == "path" and _given(config, "reach"):
         found.append("--reach does nothing without --supervision all")
-    if config.supervision == "all" and config.train == "online" and _chosen(config, "min_path") and trained:
+    if config.supervision == "all" and config.train == "online" and _given(config, "min_path") and trained:
         found.append(
             "--min-path holds for the test mazes: with --supervision all and --train online the training's start and "
             "goal are any cells"
@@ -331,7 +340,7 @@ def ineffective(config) -> list[str]:
         name
         for names, run in ((_PASSES_TRAINED, looped), (_PASSES, looped | tested))
         for name in names
-        if _chosen(config, name) and not run
+        if _given(config, name) and not run
     ]
     passes = ("all trained planners run one pass" if trained else "no planner is trained") + _but(own)
     found += [f"{flag(name)} does nothing: {passes}" for name in idle]
@@ -365,12 +374,20 @@ def _ineffective_passes(config, rows: set[str]) -> list[str]:
                 "--state-noise does nothing: all passes have gradients, and it comes before them",
             ),
             (
+                _given(config, "rest_cost") and config.rest_cost and not config.rest,
+                "--rest-cost does nothing: with --rest 0 no cell rests",
+            ),
+            (
+                _given(config, "rest_cost") and config.rest_cost and config.rest and most < SETTLING,
+                f"--rest-cost does nothing: no step runs more than {most} passes, and a cell has {SETTLING} to rest",
+            ),
+            (
                 config.deep_supervision > graded,
                 f"--deep-supervision {config.deep_supervision}: no more than {graded} passes have gradients, and no "
                 "more states are supervised",
             ),
             (
-                config.train_R is not None and config.test_R != "R" and _chosen(config, "R"),
+                config.train_R is not None and config.test_R != "R" and _given(config, "R"),
                 "--R does nothing beside --train-R and --test-R",
             ),
             (
