@@ -64,19 +64,25 @@ def test_they_begin_alike():
     assert len(set(first.values())) == 1 and "find_spec" in first.popitem()[1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(path, tmp_path, monkeypatch):
+def run(notebook, tmp_path, monkeypatch):
+    """Execute a notebook's short form in a folder of its own, which is returned."""
     monkeypatch.setenv("POH_EXT_QUICK", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(os.path.abspath, sys.path)))
-    true, pictures = RESULTS[path.stem]
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell(f"assert quick and {true}"))
     (work := tmp_path / "work").mkdir()
     place = {"metadata": {"path": str(work)}}
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
+    return work
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs(path, tmp_path, monkeypatch):
+    true, pictures = RESULTS[path.stem]
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(f"assert quick and {true}"))
+    work = run(notebook, tmp_path, monkeypatch)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     shown = {kind for output in outputs for kind in output.get("data", {}) if kind.startswith("image/")}
     assert shown >= set(pictures)
@@ -87,3 +93,25 @@ def test_it_runs(path, tmp_path, monkeypatch):
     keys = " ".join(keys.replace("\\", " ").split())
     subprocess.run([sys.executable, "-m", "nbstripout", "--extra-keys", keys, str(saved)], check=True)
     assert saved.read_text() == path.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "drawing, size, moves, refused",
+    [
+        ("+---+---+---+\n| S     |   |\n+   +---+   +\n|         G |\n+---+---+---+", (2, 3), 3, "2 x 3"),
+        ("+---+---+\n| S |   |\n+   +   +\n|     G |\n+---+---+", (2, 2), 2, "wall"),
+        (" .S.\n.##.\nG...\n...G", (4, 4), 4, "several goals"),
+    ],
+    ids=["not square", "walls", "two goals"],
+)
+def test_a_maze_is_solved_also_where_a_csv_cannot_hold_it(drawing, size, moves, refused, tmp_path, monkeypatch):
+    notebook = nbformat.read(ROOT / "notebooks/solve_your_maze.ipynb", as_version=4)
+    parameters = notebook.cells[2]
+    parameters.source = re.sub(r'"""\n.*"""', f'"""\n{drawing}\n"""', parameters.source, flags=re.DOTALL)
+    true = f"mazes.size == {size} and task.length.item() == {moves + 1} and int(large.length) >= 20"
+    notebook.cells.append(nbformat.v4.new_code_cell(f"assert {true}"))
+    files = run(notebook, tmp_path, monkeypatch) / "results/solve_your_maze"
+    assert {file.name for file in files.iterdir()} == {"maze.gif", "maze.npz", "maze.safetensors", "answer.txt"}
+    said = "".join(output.text for output in notebook.cells[14].outputs if output.output_type == "stream")
+    assert said.startswith("results/solve_your_maze/maze.csv: ") and refused in said
