@@ -320,7 +320,7 @@ class BenchmarkConfig(TrainingOptions, PlannerOptions):
             cells *= 0.4
         if kind == "open":  # from corner to corner it is no farther
             cells = min(cells, 0.8 * (2 * size - 1))
-        return max(2, math.ceil(cells))
+        return max(2, ceil_of(cells, 1))
 
     @property
     def kinds(self) -> tuple[str, ...]:

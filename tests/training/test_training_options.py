@@ -108,6 +108,15 @@ def test_the_least_path_is_given_in_cells_or_as_a_share():
     with_both = Benchmark12x12Config(min_path=50), Benchmark12x12Config(min_path=50 / 144)
     assert [config.min_path_at(5) for config in with_both] == [9, 9]
     assert [config.min_path_cells for config in with_both] == [50, 50]
+    for size in range(2, 40):  # no cell more by rounding, as of `path_cells`
+        shares = [part / 100 for part in range(1, 101)]
+        assert [Benchmark12x12Config(min_path=share).min_path_at(size) for share in shares] == [
+            path_cells(share, size**2) for share in shares
+        ]
+        obstacles, open_grid = Benchmark12x12Config(min_path=0.55), Benchmark12x12Config(min_path=1.0)
+        assert obstacles.min_path_at(size, "obstacles") == max(2, -(-22 * size**2 // 100))
+        corners = -(-8 * (2 * size - 1) // 10)
+        assert open_grid.min_path_at(size, "open") == max(2, min(-(-4 * size**2 // 10), corners))
     # Obstacles make short paths; of an open grid the longest is that from corner to corner, 59 cells at 30x30.
     kinds = ("braid", "percolation", "obstacles", "open")
     assert [with_both[1].min_path_at(12, kind) for kind in kinds] == [50, 20, 20, 19]
