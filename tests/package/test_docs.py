@@ -207,3 +207,12 @@ def test_tables_have_as_many_columns_as_headings(page):
 def test_headings_open_with_the_title_of_the_page():
     for page, text in TEXTS.items():
         assert text.startswith(("# ", "<!-- site: include ")), page
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_lists_begin_after_a_blank_line(page):
+    """Without one the site shows the item as part of the paragraph or table above it."""
+    text = re.sub(r"^( *)(```|~~~).*?^\1\2", "", TEXTS[page], flags=re.M | re.S)
+    for part in re.split(r"\n\s*\n", text):
+        item = re.search(r"^ *([-*]|\d{1,2}\.) .*", part, re.M)
+        assert item is None or item.start() == 0, f"{page}: {item[0]}"
