@@ -219,7 +219,7 @@ def backend_info() -> dict[str, Any]:
     """What was built, what is used, and why not more.
 
     Returns:
-        dict of plain values (JSON-serialisable): requested and used backend per device, the loaded module and
+        Plain values, which JSON can hold. They are the requested and the used backend per device, the loaded module and
         its build (compiler, CPU capability, torch it was built against), and the reason where a part is missing.
 
     Examples:

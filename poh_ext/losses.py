@@ -156,8 +156,8 @@ def multi_horizon_cross_entropy(
         return_metrics: return (loss, `HorizonMetrics`), which costs a few comparisons.
 
     Returns:
-        A scalar, or [B, L, K] for "none" (without ``rows`` and with L > N: [B, N, K]). The dtype is float64 for float64
-        logits, else float32, also for half types: ``F.cross_entropy`` does the same under autocast, because a loss
+        A scalar, or [B, L, K] for "none" ([B, N, K] without ``rows`` where L > N). The dtype is float64 for float64
+        logits, else float32, also for half types. ``F.cross_entropy`` does the same under autocast, because a loss
         rounded to bfloat16 has no third digit. The gradient has the dtype of the logits. The kernels have a first
         derivative only, and refuse a second one. Under torch.func and in forward mode the PyTorch reference computes,
         slower, which has all derivatives.

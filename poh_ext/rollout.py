@@ -291,8 +291,8 @@ def random_policy(tasks: MazeTasks, seed: int, *, start_index: int = 0, shared: 
         shared: give all tasks the scores of the first one, like a planner that ignores its input.
 
     Returns:
-        float32 [n, N, 4] in [0, 1), of the moves up, down, left, right. They are counter-based: the same on every
-        device.
+        float32 [n, N, 4] in [0, 1), of the moves up, down, left, right. They are counter-based, so the same on
+        every device.
 
     Raises:
         TypeError, ValueError: seed or start_index is no int or is out of range.

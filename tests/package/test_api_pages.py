@@ -82,3 +82,13 @@ def test_the_examples_run(path, given, tmp_path, monkeypatch, one_thread):
 
 def test_what_is_not_run_has_an_example():
     assert all(">>>" in resolved(path).__doc__ for path in NOT_RUN)
+
+
+@pytest.mark.parametrize("path", DESCRIBED)
+def test_what_is_returned_is_not_cut_at_a_colon(path):
+    """The site takes what stands before a colon in the first line for a type."""
+    what = resolved(path)
+    members = vars(what).values() if isinstance(what, type) else ()
+    for each in (what, *members):
+        first = re.search(r"^ *Returns:\n(.*)", getattr(each, "__doc__", None) or "", re.M)
+        assert first is None or ":" not in first[1], first[1]
