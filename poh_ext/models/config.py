@@ -61,7 +61,10 @@ class PlannerShape(NamedTuple):
     """The four numbers that fix the size of a planner.
 
     Attributes:
-        d_model: width; n_heads: attention heads; d_ff: feed-forward width; depth: blocks.
+        d_model: width.
+        n_heads: attention heads.
+        d_ff: feed-forward width.
+        depth: blocks.
 
     Examples:
         >>> model = BaselinePlanner(12, **PlannerShape(128, 4, 512, 2)._asdict())
@@ -138,11 +141,10 @@ _ORDER = (*PlannerShape._fields, *(field.name for field in dataclasses.fields(Pl
 class PlannerConfig(PlannerOptions):
     """Everything that fixes a planner but the size of its mazes, checked. Words become the numbers and bools that they
     stand for (valid_heads "all", route_scale "heads", reinject "on" and "off"), but for "published": see norm_used and
-    reinject_used.
+    reinject_used. d_model, n_heads, d_ff and depth are those of `PlannerShape`.
 
     Attributes:
         kind: "baseline" or "poh"; the baseline has none of the options POH_ONLY.
-        d_model, n_heads, d_ff, depth: width, attention heads, feed-forward width, blocks.
         attention_dropout: probability in [0, 1) for the attention weights. None: the same as dropout, as published. 0
             lets scaled_dot_product_attention use its fused CPU kernel in training.
         log_t: the softmax temperature of PoH's routers is max(0.7, exp(log_t)). It is not trained.
@@ -202,6 +204,7 @@ class PlannerConfig(PlannerOptions):
 
     @property
     def reinject_used(self) -> bool:
+        """Whether the embedded maze is added to the state again before each pass after the first."""
         return self.kind == "baseline" if self.reinject == "published" else bool(self.reinject)
 
     def __post_init__(self) -> None:

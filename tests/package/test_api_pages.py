@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import poh_ext
+from poh_ext import models
 from poh_ext.models import BaselinePlanner, PoHPlanner
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "api").glob("*.md"))
@@ -59,7 +60,7 @@ def given():
 def test_every_public_name_is_on_a_page():
     assert len(DESCRIBED) == len(set(DESCRIBED))
     on_pages = [resolved(path) for path in DESCRIBED]
-    for package in (poh_ext, poh_ext.io):
+    for package in (poh_ext, poh_ext.io, models):
         for name in package.__all__:
             it = getattr(package, name)
             assert it is poh_ext.io or any(it is other for other in on_pages), f"{package.__name__}.{name}"
