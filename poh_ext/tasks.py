@@ -337,7 +337,7 @@ def sample_tasks(
         >>> tasks = sample_tasks(1000, 12, min_path=50, seed=3)
         >>> int(tasks.length.min()) >= 50
         True
-        >>> hard = sample_tasks(10, 30, algorithm="obstacles", min_path=111)  # of the kind of Maze-Hard
+        >>> hard = sample_tasks(10, 30, algorithm="obstacles", min_path=112)  # of the kind of Maze-Hard
     """
     size, algorithm = check_size(size), check_algorithm(algorithm)
     density, braid = check_loops(algorithm, density, braid)
