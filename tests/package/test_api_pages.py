@@ -15,8 +15,9 @@ from poh_ext.models import BaselinePlanner, PoHPlanner
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "api").glob("*.md"))
 DESCRIBED = re.findall(r"^::: (\S+)$", "\n".join(page.read_text(encoding="utf-8") for page in PAGES), re.M)
-# Their examples read a file of the reader's, or call maze-dataset: they are compiled.
+# Their examples read a file of the reader's, call maze-dataset, or depend on the CPU: they are compiled.
 NOT_RUN = [
+    "poh_ext._backend.backend_info",
     *(f"poh_ext.io.read{of}" for of in ("", "_hrm", "_map", "_scenarios", "_micromouse")),
     *("poh_ext.io.from_lattice", "poh_ext.io.to_lattice", "poh_ext.io.from_pixels", "poh_ext.models.weights.load"),
 ]
