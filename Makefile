@@ -23,12 +23,6 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 PIP_INSTALL = -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_ARGS)
 PIP := $(BIN)/python $(PIP_INSTALL) -c constraints.txt
-READ_BUILD_REQUIRES := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
-# The libraries of poh_ext and of an extra, with those of the extras that it names.
-READ_LIBRARIES := import re, sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-	of = lambda extra: [library for r in p["optional-dependencies"][extra] for m in [re.match(r"poh_ext\[(.*)\]$$", r)] \
-	for library in (sum(map(of, m[1].split(",")), []) if m else [r])]; \
-	print(*dict.fromkeys(p["dependencies"] + of(sys.argv[1])), sep="\n")
 SOURCES := setup.py CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 SITE = NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 BUILD_ENV = PATH="$(abspath $(BIN)):$$PATH"
@@ -83,7 +77,7 @@ install: $(VENV)/.installed
 $(VENV)/.dependencies: constraints.txt pyproject.toml
 	@echo "setting up $(VENV) (about a minute the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c '$(READ_BUILD_REQUIRES)' > $(VENV)/build-requires.txt
+	$(BIN)/python tools/requirements.py build > $(VENV)/build-requires.txt
 	$(PIP) -r $(VENV)/build-requires.txt
 	touch $@
 
@@ -96,7 +90,7 @@ $(VENV)/.kernels: $(VENV)/.dependencies $(SOURCES)
 $(VENV)/.experiments-libraries: $(VENV)/.dependencies
 $(VENV)/.test-libraries: $(VENV)/.experiments-libraries
 $(VENV)/.%-libraries:
-	$(BIN)/python -c '$(READ_LIBRARIES)' $* > $(VENV)/$*-requires.txt
+	$(BIN)/python tools/requirements.py $* > $(VENV)/$*-requires.txt
 	$(PIP) -r $(VENV)/$*-requires.txt
 	touch $@
 

@@ -101,3 +101,14 @@ def test_what_is_no_clone_is_refused(released):
     root, _ = released
     shutil.rmtree(root / ".git")
     assert why_not(root).startswith("a release is made from a clone, and git does not know this folder: ")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is of Python 3.11")
+def test_requirements_are_those_of_an_extra_and_of_the_extras_that_it_names():
+    from tools.requirements import required
+
+    extras = {"a": ["x"], "b": ["poh_ext[a]", "y>=1"], "c": ["z", "poh_ext[a,b]", "torch"]}
+    project = {"dependencies": ["torch"], "optional-dependencies": extras}
+    pyproject = {"build-system": {"requires": ["cmake"]}, "project": project}
+    wanted = {"build": ["cmake"], "a": ["torch", "x"], "b": ["torch", "x", "y>=1"], "c": ["torch", "z", "x", "y>=1"]}
+    assert {what: required(pyproject, what) for what in wanted} == wanted
