@@ -99,11 +99,21 @@ def test_it_runs(path, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "drawing, size, moves, refused",
     [
-        ("+---+---+---+\n| S     |   |\n+   +---+   +\n|         G |\n+---+---+---+", (2, 3), 3, "2 x 3"),
-        ("+---+---+\n| S |   |\n+   +   +\n|     G |\n+---+---+", (2, 2), 2, "wall"),
-        (" .S.\n.##.\nG...\n...G", (4, 4), 4, "several goals"),
+        pytest.param(*case, id=name, marks=marks)
+        for name, marks, case in [
+            ("two goals", (), (" .S.\n.##.\nG...\n...G", (4, 4), 4, "several goals")),
+            (
+                "walls",
+                pytest.mark.release,
+                ("+---+---+\n| S |   |\n+   +   +\n|     G |\n+---+---+", (2, 2), 2, "wall"),
+            ),
+            (
+                "not square",
+                pytest.mark.release,
+                ("+---+---+---+\n| S     |   |\n+   +---+   +\n|         G |\n+---+---+---+", (2, 3), 3, "2 x 3"),
+            ),
+        ]
     ],
-    ids=["not square", "walls", "two goals"],
 )
 def test_a_maze_is_solved_also_where_a_csv_cannot_hold_it(drawing, size, moves, refused, tmp_path, monkeypatch):
     notebook = nbformat.read(ROOT / "notebooks/solve_your_maze.ipynb", as_version=4)
