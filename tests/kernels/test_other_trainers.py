@@ -452,6 +452,7 @@ def test_the_default_device_of_torch_changes_nothing_for_tensors_elsewhere():
 
 
 @pytest.mark.skipif(not KERNELS, reason="the kernels are not used")
+@pytest.mark.skipif(torch.__version__ < "2.11", reason="torch 2.10 fails at any float under another default device")
 def test_an_annealed_option_compiles_under_another_default_device():
     step = torch.compile(lambda z, s: multi_horizon_cross_entropy(z, T, label_smoothing=s), backend="aot_eager")
     z = torch.randn(1, 2, 2)
