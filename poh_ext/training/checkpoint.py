@@ -63,14 +63,18 @@ class Checkpoints:
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.folder, self.identity = folder, identity
+        self._passed_over: set[Path] = set()  # by `load`, until a whole one is written
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write the state after so many steps (with "model", the planner's state_dict); forget all but the last two."""
+        """Write the state after so many steps (with "model", the planner's state_dict); forget all but it and the one
+        before it, and what `load` passed over."""
         head = dict(zip(_HEAD, (FORMAT, VERSION, self.identity, step), strict=True))
         record = {**head, **state}
         path = write_atomically(self.folder / f"step-{step:08d}.pt", lambda file: torch.save(record, file))
-        for old in self.paths()[KEPT:]:
+        usable = [other for other in self.paths() if other not in self._passed_over | {path}]
+        for old in (self._passed_over | {*usable[KEPT - 1 :]}) - {path}:
             old.unlink(missing_ok=True)
+        self._passed_over = set()
         return path
 
     def load(
@@ -96,6 +100,7 @@ class Checkpoints:
             except ValueError as error:
                 instead = f"trying the one before it, {paths[i].name}" if i < len(paths) else "starting anew"
                 print(f"checkpoint {path} {error}; {instead}", file=sys.stderr, flush=True)
+                self._passed_over.add(path)
         return None
 
     def paths(self) -> list[Path]:

@@ -268,6 +268,33 @@ def test_where_no_checkpoint_can_be_used_the_training_starts_anew_and_says_so(tm
     assert same(again, weights) and [line["step"] for line in log] == list(range(1, 10))
 
 
+def test_after_damage_the_new_checkpoints_are_kept_and_gone_on_from(tmp_path, capsys):
+    weights, *_ = train(tmp_path / "straight", tiny())
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", tiny(), check=stop_before(7))
+    folder = tmp_path / "run" / "checkpoints"
+    for path in folder.iterdir():
+        flip(path, 0.4)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", tiny(), check=stop_before(2))
+    assert [path.name for path in folder.iterdir()] == ["step-00000002.pt"]  # below those that are damaged
+    capsys.readouterr()
+    again, *_ = train(tmp_path / "run", tiny())
+    assert "going on after step 2 of poh" in capsys.readouterr().out and same(again, weights)
+
+
+def test_a_damaged_checkpoint_is_not_one_of_the_two_that_are_kept(tmp_path):
+    with pytest.raises(Interrupted):
+        train(tmp_path, tiny(), check=stop_before(8))
+    flip(tmp_path / "checkpoints" / "step-00000008.pt", 0.4)
+    with pytest.raises(Interrupted):
+        train(tmp_path, tiny(), check=stop_before(1))  # after step 6
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "step-00000006.pt",
+        "step-00000007.pt",
+    ]
+
+
 def test_a_flip_anywhere_never_gives_other_weights(tmp_path):
     with pytest.raises(Interrupted):
         train(tmp_path, tiny(), check=stop_before(4))
