@@ -38,6 +38,7 @@ from poh_ext.training.run_folder import (
     output_folder,
     own_folders,
     prepare_output,
+    remove_own,
 )
 from poh_ext.training.sweep import sweep
 from poh_ext.training.trial import MAZES_SHOWN, Outcome, Place, assist, data_of, run_trial, trial_checkpoints
@@ -58,6 +59,7 @@ class _Run:
         self.data: dict[int, Data] = {}
         self.folder: Path | None = None
         self.hold: Hold | None = None
+        self.begun = not config.overwrite  # until then an earlier run's files stay
         self.environment = environment = describe_environment()
         environment.update(device=self.device.type, precision=self.precision)
         if workers.count > 1:
@@ -169,6 +171,13 @@ class _Run:
                 "as the machine is now)" + (f", if {count} processes are {count} times as fast" if count > 1 else "")
             )
         print(flush=True)
+
+    def begin(self) -> None:
+        """This run can be made: what it replaces goes."""
+        if not self.begun:
+            remove_own(self.folder)
+        self.begun = True
+        self.save()
 
     def finished(self) -> set:
         return {(row.key, row.seed) for row in self.results.rows}
@@ -298,7 +307,7 @@ def _finish(run: _Run) -> int:
     try:
         run.prepare()
         run.print_plan()
-        run.save()
+        run.begin()
         run.run_rows()
         run.results.status = "complete"
     except FolderLost as reason:
@@ -308,14 +317,13 @@ def _finish(run: _Run) -> int:
         )
         code = 1
     except Interrupted as reason:
-        print(
-            f"stopped by {reason}; {_finished(run.results)}; {_again(run.config)} goes on from there", file=sys.stderr
-        )
+        left = f"{_finished(run.results)}; {_again(run.config)} goes on from there"
+        print(f"stopped by {reason}; {left if run.begun else f'{run.folder} is as it was before'}", file=sys.stderr)
         code = 130
     except Diverged as error:
         print(f"error: {error}; {_finished(run.results)}", file=sys.stderr)
         code = 1
-    if run.results.test_sets:
+    if run.results.test_sets and run.begun:
         try:
             run.save()
         except FolderLost as reason:

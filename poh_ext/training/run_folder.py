@@ -42,6 +42,7 @@ __all__ = [
     "output_folder",
     "own_folders",
     "prepare_output",
+    "remove_own",
 ]
 
 LOCK = ".running"
@@ -57,8 +58,8 @@ FOLDERS = {  # name -> (this program's files in it, what they are)
 def prepare_output(folder: Path, *, overwrite: bool, dry: bool = False) -> Path:
     """Make and return the folder to write to; ConfigError if that can't be done.
 
-    A folder that holds files is left alone and `<name>-2`, `<name>-3`, ... is made beside it, unless `overwrite`:
-    then this program's own files in it are removed. With `dry` nothing is made or removed, and all else is as without.
+    A folder that holds files is left alone and `<name>-2`, `<name>-3`, ... is made beside it, unless `overwrite`: then
+    it is to be emptied by `remove_own`. With `dry` nothing is made, and all else is as without.
     """
     folder = output_folder(folder)
     try:
@@ -66,9 +67,6 @@ def prepare_output(folder: Path, *, overwrite: bool, dry: bool = False) -> Path:
             check_usable(folder)
             if dry and in_use(folder):
                 raise ConfigError(f"--output {folder}: another run is writing there")
-            if not dry:
-                with holding(folder):
-                    _remove_own(folder)
             return folder
         for candidate in _siblings(folder):
             if (dry and not _is_there(candidate)) or _claim(candidate):
@@ -94,8 +92,8 @@ def own_folders(folder: Path) -> list[tuple[Path, str]]:
     return [(folder / name, about) for name, (_, about) in FOLDERS.items() if (folder / name).is_dir()]
 
 
-def _remove_own(folder: Path) -> None:
-    """What this program writes; foreign files in the folder stay."""
+def remove_own(folder: Path) -> None:
+    """Remove what this program writes; foreign files in the folder stay. To be called by who holds the folder."""
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
     for name, (pattern, _) in FOLDERS.items():

@@ -419,6 +419,30 @@ def test_overwrite_removes_what_an_earlier_run_left_and_nothing_else(tmp_path, m
     assert [path.name for path in (config.output / "logs").iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.parametrize("fault", ["mazes", "memory", "stop"])
+def test_overwrite_removes_nothing_for_a_run_that_cannot_be_made(fault, tmp_path, monkeypatch, capsys):
+    config = tiny(output=tmp_path / "run", rows=("random", "baseline"))
+    assert benchmark.run_benchmark(config) == 0
+    before = {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()}
+    again = dataclasses.replace(config, overwrite=True)
+    if fault == "stop":
+
+        def stop(run):
+            raise Interrupted("a test")
+
+        monkeypatch.setattr(benchmark._Run, "print_plan", stop)
+        assert benchmark.run_benchmark(again) == 130
+        assert f"stopped by a test; {config.output} is as it was before\n" in capsys.readouterr().err
+    else:
+        if fault == "memory":
+            monkeypatch.setattr("poh_ext.training.estimate.available_memory", lambda device: 1 << 20)
+        with pytest.raises(
+            ConfigError, match={"mazes": "--test 6 with", "memory": "no planner fits the memory"}[fault]
+        ):
+            benchmark.run_benchmark(dataclasses.replace(again, maze_size=2) if fault == "mazes" else again)
+    assert {path: path.read_bytes() for path in config.output.rglob("*") if path.is_file()} == before
+
+
 def program(folder, *flags):
     words = [
         part

@@ -272,6 +272,7 @@ def test_an_output_folder_is_never_overwritten_silently(tmp_path):
     assert prepare_output(folder, overwrite=False) == tmp_path / "a" / "run-2"
     assert (folder / "results.json").read_text() == "old"
     assert prepare_output(folder, overwrite=True) == folder
+    run_folder.remove_own(folder)
     assert sorted(p.name for p in folder.iterdir()) == ["notes.txt"]
 
 
@@ -295,7 +296,7 @@ def test_an_output_without_a_name_is_resolved(tmp_path, monkeypatch):
 def test_an_output_that_is_none_is_one_line_and_code_2(name, flag, dry, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(run_folder, "_remove_own", lambda folder: pytest.fail(f"would empty {folder}"))
+    monkeypatch.setattr(benchmark, "remove_own", lambda folder: pytest.fail(f"would empty {folder}"))
     if (name, flag) == ("/", "--overwrite"):
         return  # it can be written, by root
     assert cli.main(Benchmark12x12Config, ["--rows", "random", "--output", name, flag, *dry]) == 2
