@@ -116,8 +116,13 @@ class _Run:
                     f"--output {self.folder}: its run met other mazes of seed {seed}, though its options "
                     "are the same; --overwrite starts anew"
                 )
-        kept, skipped = without_misfits(self.rows, self.device, self.precision)
+        kept, skipped = without_misfits(self.rows, self.device, self.precision, due=self.seeds_left)
         for scale, reason in skipped.items():
+            if self.has_trained(scale):
+                raise ConfigError(
+                    f"--output {self.folder}: its run trained {scale or 'the planners'} before; to go on it needs more "
+                    f"memory than there is now: {reason}"
+                )
             self.results.warnings.append(f"skipped {scale or 'the planners'}: {reason}")
         if not any(row.trained for row in kept) and any(row.trained for row in self.rows):
             raise ConfigError("no planner fits the memory: " + "; ".join(self.results.warnings))
@@ -155,14 +160,13 @@ class _Run:
         )
         for warning in self.results.warnings:
             print(f"note: {warning}")
-        finished = self.finished()
         seconds = print_estimate(
             self.rows,
             lambda row: data_of(row, config.run_seeds[0], first),
             self.device,
             self.precision,
             check=self.stop.check,
-            runs=lambda row: sum((row.key, seed) not in finished for seed in config.run_seeds),
+            runs=self.seeds_left,
         )
         if seconds:
             count = self.workers.count
@@ -181,6 +185,17 @@ class _Run:
 
     def finished(self) -> set:
         return {(row.key, row.seed) for row in self.results.rows}
+
+    def seeds_left(self, row: PlannedRow) -> int:
+        """The number of seeds that a row is not finished for."""
+        finished = self.finished()
+        return sum((row.key, seed) not in finished for seed in self.config.run_seeds)
+
+    def has_trained(self, scale: str) -> bool:
+        """Whether the run that this one goes on with left a finished planner or a checkpoint of this size."""
+        rows = any(row.trained and row.scale == scale for row in self.results.rows)
+        trials = ((row, seed) for row, seed in self.trials() if row.trained and row.scale == scale)
+        return rows or (self.begun and any(trial_checkpoints(*trial, self.place).paths() for trial in trials))
 
     def run_rows(self) -> None:
         """Everything that is not finished yet, size by size and seed by seed, or with --ray side by side."""

@@ -46,16 +46,24 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def without_misfits(
-    rows: list[PlannedRow], device: torch.device, precision: str, *, available: int | None = None
+    rows: list[PlannedRow],
+    device: torch.device,
+    precision: str,
+    *,
+    available: int | None = None,
+    due: Callable[[PlannedRow], bool] = lambda row: True,
 ) -> tuple[list[PlannedRow], dict[str, str]]:
     """The rows whose size fits the memory, and for each size that does not: which planner, its estimate, what is free.
 
     A size goes as a whole: a baseline without the PoH it is to be compared with would tell nothing.
+
+    Args:
+        due: whether a row is still to be trained; one that is not needs no memory.
     """
     available = available_memory(device) if available is None else available
     skipped: dict[str, str] = {}
     for row in rows:
-        if row.trained and row.scale not in skipped:
+        if row.trained and row.scale not in skipped and due(row):
             needed = _memory(row, device, precision)
             if needed > SPARE * available:
                 skipped[row.scale] = (

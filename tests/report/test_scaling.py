@@ -296,6 +296,30 @@ def test_a_run_says_what_it_skipped_before_it_trains(tmp_path, capsys, monkeypat
         benchmark.run_benchmark(dataclasses.replace(config, output=tmp_path / "other"))
 
 
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_going_on_with_less_memory_skips_nothing_that_was_trained(checkpoint, tmp_path, monkeypatch):
+    config = small(output=tmp_path, rows=("baseline", "poh"))
+
+    def free(amount):
+        monkeypatch.setattr("poh_ext.training.estimate.available_memory", lambda device: amount)
+
+    free(1 << 40)
+    interrupted_run(config, monkeypatch, trainings=0 if checkpoint else 1)
+    if checkpoint:
+        left = tmp_path / "checkpoints" / "baseline-seed42" / "step-00000001.pt"
+        left.parent.mkdir(parents=True)
+        left.write_bytes(b"")
+    free(1 << 20)
+    with pytest.raises(ConfigError, match=r"its run trained the planners before; .* more memory than there is now: "):
+        benchmark.run_benchmark(config)
+    assert Results.load(tmp_path / "results.json").status == "interrupted"
+    free(1 << 40)
+    assert benchmark.run_benchmark(config) == 0
+    free(1 << 20)  # too little for any training, and none is left
+    assert benchmark.run_benchmark(dataclasses.replace(config, resume=True)) == 0
+    assert sum(row.trained for row in Results.load(tmp_path / "results.json").rows) == 2
+
+
 # -- interruption ------------------------------------------------------------------------------------------------
 
 
