@@ -68,7 +68,8 @@ def without_misfits(
             if needed > SPARE * available:
                 skipped[row.scale] = (
                     f"{row.model}: training needs about {describe_bytes(needed)}, but only "
-                    f"{describe_bytes(available)} are free (batches of {row.config.batch_size}"
+                    f"{describe_bytes(int(SPARE * available))} of the {describe_bytes(available)} that are free may be "
+                    f"used (batches of {row.config.batch_size}"
                     + ("; --batch-size lowers it)" if row.run is None else ", by its recipe; --rows can leave it out)")
                 )
     return [row for row in rows if row.scale not in skipped or row.kind in CONTROLS], skipped
