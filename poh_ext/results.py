@@ -23,11 +23,23 @@ import torch
 from poh_ext._files import write_atomically
 from poh_ext.routing_records import check_outcomes, check_routing
 
-__all__ = ["CONTROLS", "SCHEMA_VERSION", "Results", "Row", "check_validation", "label", "plain", "solved_measure"]
+__all__ = [
+    "CONTROLS",
+    "DIVERGED",
+    "SCHEMA_VERSION",
+    "Results",
+    "Row",
+    "check_validation",
+    "label",
+    "plain",
+    "solved_measure",
+]
 
 SCHEMA_VERSION = 1
 PROTOCOLS = ("default", "as-published")
 STATUSES = ("complete", "interrupted")
+DIVERGED = " diverged: "
+"""Stands in a warning of `Results` between the planner with its seed and what happened to its training."""
 CONTROLS = ("random", "random_table", "beeline")
 """Rows without a planner; the first is what chance is taken for."""
 _NAMES = {

@@ -16,7 +16,7 @@ from poh_ext.report.statistics import (
 from poh_ext.report.statistics import sizes as sizes_of
 from poh_ext.report.tables import SOLVERS
 from poh_ext.report.verdicts import CLAIMS
-from poh_ext.results import Results, label
+from poh_ext.results import DIVERGED, Results, label
 
 __all__ = ["headline"]
 
@@ -41,15 +41,15 @@ def headline(results: Results) -> str:
         pairs = {scale: pair for scale, pair in pairs.items() if None not in pair}
         if pairs:
             say = _one_size if len(pairs) == 1 else _several_sizes
-            return say(results, first, second, pairs) + _solvers(results) + "."
+            return say(results, first, second, pairs) + _solvers(results) + _diverged(results) + "."
     trained = {key: rows for key, rows in group_rows(results).items() if key[2]}
     if not trained:
-        return "No planner was trained to the end: there is no result yet."
+        return f"No planner was trained to the end: there is no result yet{_diverged(results)}."
     shares = {label(model, True, scale): estimate_rows(rows, "reached") for (scale, model, _), rows in trained.items()}
     reached = ", ".join(f"{name} {share.percent:.1f} %" for name, share in shares.items() if share.n)
     return (
         "Nothing is compared, because PoH and a planner that it is held against were not both trained on one seed"
-        f"{'; goals reached: ' if reached else ''}{reached}."
+        f"{'; goals reached: ' if reached else ''}{reached}{_diverged(results)}."
     )
 
 
@@ -138,3 +138,9 @@ def _solvers(results: Results) -> str:
         if trained and model in SOLVERS and all(row.exact for row in rows)
     ]
     return f"; {' and '.join(found)}" if found else ""
+
+
+def _diverged(results: Results) -> str:
+    """A clause on the trainings that left no row, because their loss was not finite."""
+    found = [warning.partition(DIVERGED)[0] for warning in results.warnings if DIVERGED in warning]
+    return f"; the training of {' and of '.join(found)} diverged" if found else ""

@@ -18,7 +18,7 @@ from poh_ext.environment import describe_environment
 from poh_ext.maze_drawing import MazeSample
 from poh_ext.mazes import MazeBatch
 from poh_ext.report import FILES, ablation_table, headline, results_table, verdicts, write_report
-from poh_ext.results import Results, Row, label
+from poh_ext.results import DIVERGED, Results, Row, label
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.checks import require_package
 from poh_ext.training.config import BenchmarkConfig, ConfigError
@@ -212,13 +212,20 @@ class _Run:
             else sweep(waiting, self.config, self.place, self.check)
         )
         for planned, seed, outcome in run:
-            self.record(planned, seed, outcome)
+            if isinstance(outcome, Diverged):
+                print(f"error: {outcome}", file=sys.stderr, flush=True)
+                self.results.warnings.append(str(outcome))
+            else:
+                self.record(planned, seed, outcome)
 
-    def one_by_one(self, trials: list[tuple[PlannedRow, int]]) -> Iterator[tuple[PlannedRow, int, Outcome]]:
+    def one_by_one(self, trials: list[tuple[PlannedRow, int]]) -> Iterator[tuple[PlannedRow, int, Outcome | Diverged]]:
         for planned, seed in trials:
             self.stop.check()
             data = data_of(planned, seed, self.data[seed])
-            yield planned, seed, run_trial(planned, seed, data, self.place, self.stop.check, self.hold.check)
+            try:
+                yield planned, seed, run_trial(planned, seed, data, self.place, self.stop.check, self.hold.check)
+            except Diverged as error:
+                yield planned, seed, error
 
     def trials(self) -> Iterator[tuple[PlannedRow, int]]:
         """Every row for every seed, in the order of the table."""
@@ -266,7 +273,7 @@ class _Run:
 
 def run_benchmark(config: BenchmarkConfig, command: str | None = None) -> int:
     """Run all rows for all sizes and seeds; return the exit code: 0, 130 when stopped by Ctrl-C or SIGTERM, or 1 when
-    the training diverged, the folder could not be written to the end, or other processes died.
+    a training diverged, the folder could not be written to the end, or other processes died.
 
     Each finished row is in results.json at once; when stopped, its status stays "interrupted", and the next run of
     the same options goes on from there.
@@ -324,7 +331,11 @@ def _finish(run: _Run) -> int:
         run.print_plan()
         run.begin()
         run.run_rows()
-        run.results.status = "complete"
+        if any(DIVERGED in warning for warning in run.results.warnings):
+            print(f"error: {_finished(run.results)}, all but those that diverged", file=sys.stderr)
+            code = 1
+        else:
+            run.results.status = "complete"
     except FolderLost as reason:
         print(
             f"error: {reason}; {_finished(run.results)} and written anew; {_again(run.config)} goes on from there",
@@ -335,9 +346,6 @@ def _finish(run: _Run) -> int:
         left = f"{_finished(run.results)}; {_again(run.config)} goes on from there"
         print(f"stopped by {reason}; {left if run.begun else f'{run.folder} is as it was before'}", file=sys.stderr)
         code = 130
-    except Diverged as error:
-        print(f"error: {error}; {_finished(run.results)}", file=sys.stderr)
-        code = 1
     if run.results.test_sets and run.begun:
         try:
             run.save()

@@ -21,7 +21,7 @@ from poh_ext.training.checks import trained_by_the_run
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.data import Data
 from poh_ext.training.evaluate import evaluation_passes, validations
-from poh_ext.training.loop import train_planner, warmup_warning
+from poh_ext.training.loop import Diverged, train_planner, warmup_warning
 from poh_ext.training.plan import PlannedRow
 from poh_ext.training.presets import SOLVERS, protocol_of
 from poh_ext.training.routing_study import interventions
@@ -105,9 +105,14 @@ def print_estimate(
         config, data = row.config, data_of(row)
         gflop = gflop_per_maze(model, evaluation_passes(model, config))
         steps = config.total_steps(data.n_train)
-        time, seconds = f"{'-':>7}  finished", 0.0
+        time, seconds, each = f"{'-':>7}  finished", 0.0, None
         if runs(row):
-            each = seconds_per_maze(row, data.train, device=device, precision=row.precision(precision), check=check)
+            try:
+                each = seconds_per_maze(row, data.train, device=device, precision=row.precision(precision), check=check)
+            except Diverged:
+                each = None
+            time = f"{'-':>7}  not known: the loss of a timed step is not finite"
+        if each is not None:
             # To recondition is a forward pass for each cell of a path.
             forwards = 1 if config.decode_used == "table" else float(data.test.length.double().mean())
             validated = forwards * validations(config) * (len(data.validation) if data.validation else 0)

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from poh_ext.models.base import Planner
-from poh_ext.results import check_validation, plain, solved_measure
+from poh_ext.results import DIVERGED, check_validation, plain, solved_measure
 from poh_ext.tasks import MazeTasks
 from poh_ext.training.checkpoint import Checkpoints, first_misfit, random_state, restore_random_state
 from poh_ext.training.config import BenchmarkConfig
@@ -263,7 +263,8 @@ class _Trainer:
                 entropy_weight = config.route_ent_weight * (1 - number / total if config.ent_anneal else 1)
                 values = self.step(step, lr, entropy_weight)
                 if not math.isfinite(values["loss"]):
-                    raise Diverged(f"{self.label}: the loss is {values['loss']} at step {number + 1}; try a lower --lr")
+                    what = f"the loss is {values['loss']} at step {number + 1}; try a lower --lr"
+                    raise Diverged(f"{self.label}{DIVERGED}{what}")
                 result.steps, result.rejected = number + 1, result.rejected + step.rejected
                 record = {"step": number + 1, "epoch": epoch, **values, "lr": lr, "seconds": self.seconds()}
                 if number == 0 or (number + 1) % keep_every == 0 or number + 1 == total:

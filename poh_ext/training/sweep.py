@@ -39,8 +39,8 @@ Trial = tuple[PlannedRow, int]
 
 def sweep(
     trials: list[Trial], config: BenchmarkConfig, place: Place, check: Callable[[], None]
-) -> Iterator[tuple[PlannedRow, int, Outcome]]:
-    """The outcomes of the trials, as they come.
+) -> Iterator[tuple[PlannedRow, int, Outcome | Diverged]]:
+    """The outcomes of the trials, as they come; of one whose loss is not finite the error that says so.
 
     Args:
         trials: rows with their seeds.
@@ -51,7 +51,7 @@ def sweep(
 
     Raises:
         ConfigError: there is no such cluster.
-        Diverged, OSError: as raised by a trial.
+        OSError: as raised by a trial.
         WorkersLost: the worker of a trial died once more than it is run again.
     """
     if not trials:
@@ -92,7 +92,7 @@ def _connect(ray: Any, config: BenchmarkConfig) -> None:
 
 def _collect(
     ray: Any, trials: list[Trial], place: Place, check: Callable[[], None]
-) -> Iterator[tuple[PlannedRow, int, Outcome]]:
+) -> Iterator[tuple[PlannedRow, int, Outcome | Diverged]]:
     threads = torch.get_num_threads()
     needs = {"num_cpus": threads, "num_gpus": 1 if place.device.type == "cuda" else 0}
     totals = ray.cluster_resources()
@@ -117,11 +117,13 @@ def _collect(
         raise
 
 
-def _result(ray: Any, reference: Any, name: str) -> Outcome:
+def _result(ray: Any, reference: Any, name: str) -> Outcome | Diverged:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, (Diverged, OSError)) else error from error
+        if isinstance(error.cause, Diverged):
+            return error.cause
+        raise error.cause if isinstance(error.cause, OSError) else error from error
     except ray.exceptions.RayError as error:
         reason = str(error).splitlines()[0][:200]
         raise WorkersLost(f"the worker of {name} died, and so in {RETRIES} more tries: {reason}") from error

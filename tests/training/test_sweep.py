@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from poh_ext.results import Results
 from poh_ext.training import benchmark, sweep, workers
 from poh_ext.training.config import Benchmark12x12Config, ConfigError
+from poh_ext.training.loop import Diverged
 from poh_ext.training.progress import Interrupted
 from tests.cases.training import TINY
 
@@ -203,3 +205,14 @@ def test_the_handlers_of_the_program_are_kept(monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert issubclass(Interrupted, Exception)
+
+
+def test_a_trial_that_diverged_is_an_outcome_that_ends_no_other():
+    class TaskError(Exception):
+        cause = Diverged("poh (seed 1) diverged: the loss is nan at step 2")
+
+    def get(reference):
+        raise TaskError
+
+    ray = SimpleNamespace(get=get, exceptions=SimpleNamespace(RayTaskError=TaskError))
+    assert sweep._result(ray, None, "poh") is TaskError.cause

@@ -1,11 +1,13 @@
 """The protocols, the trainer and the evaluation, on tiny mazes."""
 
 import itertools
+import math
 
 import pytest
 import torch
 
 from poh_ext.mazes import MazeBatch
+from poh_ext.report import headline
 from poh_ext.results import Results
 from poh_ext.rollout import beeline_policy, greedy_rollout, is_optimal, random_policy, random_rollout
 from poh_ext.tasks import MazeTasks, sample_tasks, sample_tasks_as_published
@@ -146,8 +148,33 @@ def test_training_leaves_the_global_generator_alone():
 
 def test_a_diverged_run_says_so(tmp_path, capsys):
     code = benchmark.run_benchmark(tiny(lr=1e30, warmup_steps=0, epochs=6, output=tmp_path, rows=("baseline",)))
-    assert code == 1 and "try a lower --lr" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert code == 1 and "try a lower --lr" in err
     assert Results.load(tmp_path / "results.json").status == "interrupted"
+    assert "baseline  " in out and "not known: the loss of a timed step is not finite" in out  # and the run went on
+
+
+def test_after_a_training_that_diverged_the_other_rows_are_trained(tmp_path, monkeypatch, capsys):
+    step = loop._Trainer.step
+
+    def diverging(trainer, *args):
+        values = step(trainer, *args)
+        return {**values, "loss": math.nan} if trainer.label == "baseline (seed 42)" else values
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop._Trainer, "step", diverging)
+        config = tiny(output=tmp_path, seeds=2, rows=("baseline", "poh"))
+        assert benchmark.run_benchmark(config) == 1
+    said = "baseline (seed 42) diverged: the loss is nan at step 1; try a lower --lr"
+    err = capsys.readouterr().err
+    assert f"error: {said}\n" in err and "error: 3 rows are finished, all but those that diverged\n" in err
+    results = Results.load(tmp_path / "results.json")
+    assert [(row.model, row.seed) for row in results.rows] == [("poh", 42), ("baseline", 43), ("poh", 43)]
+    assert said in results.warnings and results.status == "interrupted"
+    assert headline(results).endswith("; the training of baseline (seed 42) diverged.")
+    assert said in (tmp_path / "report.md").read_text()
+    assert benchmark.run_benchmark(config) == 0  # it was no fault of the options
+    assert headline(Results.load(tmp_path / "results.json")).count("diverged") == 0
 
 
 @pytest.mark.parametrize(
