@@ -52,7 +52,7 @@ class Diverged(RuntimeError):
 class Training:
     """What training took and showed: steps, seconds, mazes rejected (online), a dict per logged step and validation.
 
-    Seconds are those of the training alone: not of validation, nor of what watchers do between epochs.
+    Seconds are those of the training alone: not of validation, of checkpoints, nor of what watchers do between epochs.
     """
 
     steps: int = 0
@@ -179,10 +179,12 @@ class _Trainer:
             print(f"going on after step {self.result.steps} of {record['label']}", flush=True)
 
     def save(self) -> None:
+        """Write a checkpoint; the time this takes is left out of the training time."""
+        self.result.seconds = self.seconds()
         random = self.workers.collect(random_state(self.device))
         if self.checkpoints:
-            self.result.seconds = self.seconds()
             self.checkpoints.save(self.result.steps, self.state(random))
+        self._started = time.perf_counter() - self.result.seconds
 
     def state(self, random: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
         """What a checkpoint holds; random: the states of all processes."""

@@ -195,6 +195,19 @@ def test_the_last_two_checkpoints_are_kept_one_for_each_epoch(tmp_path, monkeypa
     assert not part.exists()
 
 
+def test_the_time_of_writing_checkpoints_is_not_that_of_the_training(tmp_path, monkeypatch):
+    save, clock = Checkpoints.save, [0.0]
+
+    def slow(self, step, state):
+        clock[0] += 1000
+        return save(self, step, state)
+
+    monkeypatch.setattr(Checkpoints, "save", slow)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+    _, training, _ = train(tmp_path, tiny())
+    assert training.seconds == 0.0 and clock[0] == 3000.0  # a checkpoint for each epoch
+
+
 # -- what is damaged or foreign ---------------------------------------------------------------------------------
 
 
