@@ -60,7 +60,7 @@ class _Run:
         self.folder: Path | None = None
         self.hold: Hold | None = None
         self.begun = not config.overwrite  # until then an earlier run's files stay
-        self.environment = environment = describe_environment()
+        self.environment = environment = describe_environment(self.device)
         environment.update(device=self.device.type, precision=self.precision)
         if workers.count > 1:
             environment["processes"] = workers.count

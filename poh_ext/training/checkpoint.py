@@ -44,7 +44,7 @@ NOT_COMPARED = ("output", "overwrite", "resume", "dry_run", "quick", "preset", "
                 "save_weights", "tensorboard", "ray")  # fmt: skip
 # Parts of the environment that decide results.
 _COMPARED = (("device",), ("precision",), ("versions", "torch"), ("versions", "poh_ext"), ("hardware", "cpu"),
-             ("hardware", "threads"), ("processes",), ("backend_info",))  # fmt: skip
+             ("hardware", "gpu"), ("hardware", "threads"), ("processes",), ("backend_info",))  # fmt: skip
 
 
 class Checkpoints:

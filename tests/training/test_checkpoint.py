@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -206,6 +207,23 @@ def test_the_time_of_writing_checkpoints_is_not_that_of_the_training(tmp_path, m
     monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
     _, training, _ = train(tmp_path, tiny())
     assert training.seconds == 0.0 and clock[0] == 3000.0  # a checkpoint for each epoch
+
+
+def test_a_run_on_another_gpu_is_another_run(tmp_path, monkeypatch):
+    def environment(gpu):
+        monkeypatch.setattr(
+            "torch.cuda.get_device_properties", lambda device: SimpleNamespace(name=gpu, total_memory=0)
+        )
+        where = SimpleNamespace(device=torch.device("cuda" if gpu else "cpu"), count=1)
+        return benchmark._Run(tiny(output=tmp_path), None, [], where, None).results.environment
+
+    on = {gpu: checkpoint.identity("a run", {}, environment(gpu)) for gpu in ("H100", "A100", None)}
+    assert environment("H100")["hardware"]["device"] == "cuda"
+    assert checkpoint.first_difference(on["H100"], on["H100"]) is None
+    assert checkpoint.first_difference(on["H100"], on["A100"]) == "hardware gpu was H100, not A100"
+    earlier = json.loads(json.dumps(on[None]))
+    del earlier["environment"]["hardware gpu"]  # of a checkpoint that does not tell it
+    assert checkpoint.first_difference(earlier, on[None]) is None
 
 
 # -- what is damaged or foreign ---------------------------------------------------------------------------------
