@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
 import sys
 import typing
@@ -84,8 +85,8 @@ def main(
 
 
 def _main(config_type: type[BenchmarkConfig], arguments: Sequence[str] | None, program: str | None) -> int:
-    command = None  # what was typed
-    if arguments is not None:
+    command = None  # what was typed; Results tells it from sys.argv, with torchrun before it
+    if arguments is not None and "TORCHELASTIC_RUN_ID" not in os.environ:
         script = next(name for name, known in PROGRAMS.items() if known is config_type)
         command = f"{program or f'python experiments/{script}'} {shlex.join(arguments)}".strip()
     try:

@@ -11,6 +11,7 @@ import pytest
 
 import poh_ext
 from poh_ext.commands import program
+from poh_ext.results import Results
 from tests.cases.training import TINY_FLAGS, needs_tyro
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +57,17 @@ def test_the_benchmarks_help_opens_with_what_is_set_first(command, first, capsys
     assert flags[:3] == [first, "--test", "--epochs"]
     assert flags.index("--d-model" if command == "benchmark" else "--models") < flags.index("--valid-heads")
     assert flags.index("--valid-heads") < flags.index("--supervision")
+
+
+@pytest.mark.parametrize("by, command", [("", "poh-ext"), ("2", "torchrun --nproc-per-node 2 -m poh_ext")])
+def test_a_benchmark_records_the_command_that_reproduces_it(by, command, monkeypatch):
+    words, seen = ["benchmark", "--quick", "--cpu"], []
+    for name in ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "LOCAL_WORLD_SIZE") if by else ():
+        monkeypatch.setenv(name, by)
+    monkeypatch.setattr("sys.argv", ["/lib/poh_ext/__main__.py", *words])
+    monkeypatch.setattr("poh_ext.training.benchmark.run_benchmark", lambda config, command: seen.append(command) or 0)
+    assert program.main(words) == 0
+    assert (seen[0] or Results("a run", "default").command) == f"{command} benchmark --quick --cpu"
 
 
 @pytest.mark.parametrize(
