@@ -41,7 +41,16 @@ from poh_ext.training.run_folder import (
     remove_own,
 )
 from poh_ext.training.sweep import sweep
-from poh_ext.training.trial import MAZES_SHOWN, Outcome, Place, assist, data_of, run_trial, trial_checkpoints
+from poh_ext.training.trial import (
+    MAZES_SHOWN,
+    Outcome,
+    Place,
+    assist,
+    data_of,
+    run_trial,
+    trial_checkpoints,
+    trial_name,
+)
 from poh_ext.training.workers import Workers, WorkersLost, choose_device, choose_precision, ending_with_torchrun, joined
 
 __all__ = ["run_benchmark"]
@@ -128,6 +137,20 @@ class _Run:
             raise ConfigError("no planner fits the memory: " + "; ".join(self.results.warnings))
         self.rows = kept
         self.results.warnings += warnings_of(self.config, self.data[self.config.run_seeds[0]].n_train)
+        self.results.warnings += self.left_out()
+
+    def left_out(self) -> list[str]:
+        """What is asked for now, and was not when rows were finished that this run has already."""
+        found = []
+        for asked, what, path in (
+            (self.config.save_weights, "weights", "weights/{}.safetensors"),
+            (self.config.tensorboard, "files for TensorBoard", "tensorboard/{}"),
+        ):
+            trained = [trial_name(row, row.seed) for row in self.results.rows if row.trained and asked]
+            if lacking := sum(not (self.folder / path.format(name)).exists() for name in trained):
+                rows = "row that was" if lacking == 1 else "rows that were"
+                found.append(f"no {what} for {lacking} {rows} finished before; --overwrite trains them anew")
+        return found
 
     def print_plan(self) -> None:
         config = self.config

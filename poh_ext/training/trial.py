@@ -62,7 +62,7 @@ class Outcome:
     routing: dict | None
 
 
-def trial_name(planned: PlannedRow, seed: int) -> str:
+def trial_name(planned: PlannedRow | Row, seed: int) -> str:
     """The name of the files of a trained row: "tiny-poh-without-warm-up-seed42"."""
     words = f"{planned.scale} {planned.model} seed{seed}"
     return re.sub(r"[^A-Za-z0-9_]+", "-", words.strip())

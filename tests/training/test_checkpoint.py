@@ -418,6 +418,21 @@ def test_a_benchmark_stopped_in_a_training_goes_on_within_it(tmp_path, monkeypat
     assert f"output {tmp_path / 'run-2'}\n" in capsys.readouterr().out and not (tmp_path / "run-2").exists()
 
 
+def test_rows_finished_before_weights_were_asked_for_are_told(tmp_path, monkeypatch, capsys):
+    config = tiny(output=tmp_path, rows=("untrained_poh", "baseline", "poh"))
+    with monkeypatch.context() as patched:
+        stop_in(patched, 5)
+        assert benchmark.run_benchmark(config) == 130
+    asked = dataclasses.replace(config, save_weights=True)
+    assert benchmark.run_benchmark(asked) == 0
+    said = "no weights for 1 row that was finished before; --overwrite trains them anew"
+    assert f"note: {said}\n" in capsys.readouterr().out and said in Results.load(tmp_path / "results.json").warnings
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["poh-seed42.safetensors"]
+    assert benchmark.run_benchmark(dataclasses.replace(asked, resume=True, tensorboard=True)) == 0
+    out = capsys.readouterr().out
+    assert said in out and "no files for TensorBoard for 2 rows that were finished before; --overwrite" in out
+
+
 def assert_same_run(a, b):
     """Everything that two runs left but the times."""
     rows = [
