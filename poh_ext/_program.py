@@ -143,13 +143,13 @@ def said_on(*outputs: Path | None) -> TextIO:
 
 
 def run(main: Callable[..., int], *arguments) -> int:
-    """Exit status of main(*arguments), whose lines are written as they come, whatever reads them.
+    """Exit status of main(*arguments), whose lines are written as they come, whatever reads them and they hold.
 
     Ctrl-C ends with a line and 130. A reader that leaves (`| head -1`) ends it quietly with 141. A file that cannot
     be written after all, of a full disk say, ends with a line and 1.
     """
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
         try:
             return main(*arguments)

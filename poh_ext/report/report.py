@@ -166,7 +166,8 @@ def write_report(results: Results, folder: str | os.PathLike, mazes: MazeSample 
     context = _context(results, drawn, files)
     return [
         *(
-            write_atomically(folder / name, render(template, **context).encode())
+            # A path may hold bytes that are no UTF-8.
+            write_atomically(folder / name, render(template, **context).encode(errors="backslashreplace"))
             for name, template in ((INDEX_HTML, "report.html.j2"), (REPORT_MD, "report.md.j2"))
         ),
         *written,

@@ -40,6 +40,11 @@ def work(*_, **__):
     pytest.fail("work before the check")
 
 
+def test_a_path_that_is_no_utf_8_is_printed(capsys):
+    assert _program.run(lambda: print("caf\udce9") or 0) == 0
+    assert capsys.readouterr().out == r"caf\udce9" + "\n"
+
+
 # -- output files -----------------------------------------------------------------------------------------------
 
 PROGRAMS = {  # name -> (main, where its work begins, its options for files)

@@ -192,6 +192,11 @@ class TestWriteReport:
         assert pictures == [set(), shares, shares | {"learning_curves.png"}][keep]
 
     @pytest.mark.usefixtures("blank_pictures")
+    def test_a_path_that_is_no_utf_8_is_shown_with_its_bytes(self, tmp_path):
+        for path in write_report(make_results(command="python run.py --output caf\udce9"), tmp_path)[:2]:
+            assert r"python run.py --output caf\udce9" in path.read_text(encoding="utf-8")
+
+    @pytest.mark.usefixtures("blank_pictures")
     def test_written_again_it_shows_only_its_own_pictures(self, tmp_path):
         write_report(make_run(), tmp_path)
         text = write_report(make_results([], status="interrupted"), tmp_path)[1].read_text()
