@@ -38,11 +38,18 @@ SAID = {
     "not both trained on one seed; goals reached: PoH, without warm-up 75.0 %.":
         make_results([make_row("poh/without warm-up")]),
     "not both trained on one seed.": make_results([make_row(reached=())], lengths=()),
-    "PoH (with 1.01 to 1.10 times the parameters) against baseline at 3 sizes, goals reached of up to 60 test mazes, "
-    "one seed: PoH wins at tiny, small, xl (by 20.0 points at tiny).": make_scaling(),
-    "baseline wins at tiny, small, xl (by 20.0 points at tiny).": make_scaling(gain=-0.2, share=0.5),
-    "2 seeds: nothing is resolved at any size, because every interval of the difference includes 0.":
+    "PoH (with 1.01 to 1.10 times the parameters) against baseline at 3 sizes, up to 60 test mazes, one seed: PoH wins "
+    "at tiny, small, xl (by 20.0 points at tiny) in goals reached.": make_scaling(),
+    "baseline wins at tiny, small, xl (by 20.0 points at tiny) in goals reached.": make_scaling(gain=-0.2, share=0.5),
+    "2 seeds: nothing is resolved at any size in goals reached, because every interval of the difference includes 0.":
         make_scaling(gain=0, seeds=(0, 1)),
+    "one seed: PoH wins in goals reached (45.0 against 20.0 %, +25.0 points [+19.0, +31.0]) and baseline wins in paths "
+    "within 5 % of the shortest (5.0 against 15.0 %, -10.0 points [-14.5, -6.0]).":
+        pair(90, 40, near={"poh": 10, "baseline": 30}),
+    "PoH wins in paths of at most 1.05 times the cells of the shortest in the maze with its walls (20.0 against 5.0 %":
+        pair(40, 40, near={"poh": 40, "baseline": 10}, protocol="as-published"),
+    "PoH (7,412,688 parameters) against PoH per token (7,412,688), 4 test mazes, one seed: ":
+        make_results([make_row("poh"), make_row("poh_token")]),
     "; neither is shown to beat a random policy at tiny, small.": make_scaling(share=0.0, gain=0.05),
 }  # fmt: skip
 
@@ -59,7 +66,9 @@ def test_a_difference_of_one_size_alone_is_told_from_the_others():
     for row in results.rows:
         if (row.model, row.scale, row.trained) == ("poh", "small", True):
             row.reached, row.optimal = same.reached, same.optimal
-    assert "PoH wins at tiny (by 20.0 points at tiny); nothing is resolved at small." in headline(results)
+    assert "PoH wins at tiny (by 20.0 points at tiny) in goals reached; nothing is resolved at small." in headline(
+        results
+    )
 
 
 def test_seeds_that_only_one_planner_has_are_left_out():
@@ -76,9 +85,34 @@ def test_several_sizes_speak_of_short_paths_where_these_alone_are_resolved():
     for row in results.rows:
         if row.model == "baseline":
             row.optimal = [False] * len(row.optimal)
-    assert "paths within 5 % of the shortest of up to 60 test mazes, one seed: PoH wins at tiny, small (by" in headline(
-        results
+    assert re.search(r"wins at tiny, small \(by [^)]*\) in paths within 5 % of the shortest\.$", headline(results))
+    assert "goals reached" not in headline(results)
+
+
+def test_a_size_resolved_the_other_way_in_short_paths_is_told():
+    results = make_scaling(("tiny", "small"))
+    rows = {(row.model, row.scale): row for row in results.rows if row.trained}
+    rows["poh", "small"].reached = rows["baseline", "small"].reached
+    rows["poh", "small"].optimal = [False] * len(rows["poh", "small"].optimal)
+    assert (
+        "PoH wins at tiny (by 20.0 points at tiny) in goals reached; baseline wins at small (by 40.0 points at small) "
+        "in paths within 5 % of the shortest." in headline(results)
     )
+
+
+def test_the_looped_baseline_follows_the_baseline():
+    results = pair(90, 40)
+    results.rows.append(make_row("looped_baseline", reached=[i < 90 for i in range(MAZES)]))
+    said = "; against looped baseline nothing is resolved, because both reach the same goals (45.0 %)."
+    assert "PoH wins in goals reached (45.0 against 20.0 %" in headline(results) and headline(results).endswith(said)
+
+
+def test_as_published_the_grids_without_walls_are_told():
+    results = pair(90, 40, protocol="as-published")
+    assert headline(results).endswith("; the grids have no walls.")
+    results.rows.append(make_row("beeline", False, reached=[True] * MAZES))
+    said = "; the grids have no walls, and always stepping nearer to the goal reaches 100.0 % of the goals."
+    assert headline(results).endswith(said)
 
 
 def test_solvers_beside_the_compared_planners_are_named():
