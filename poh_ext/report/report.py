@@ -64,7 +64,7 @@ FIGURES = {
         "Bars of the share of test mazes each model reached and solved optimally. The results table holds the same "
         "numbers.",
         "Share of test mazes whose goal was reached (left) and reached by a path of at most 1.05 times the shortest "
-        "(right), with 95 % intervals. White bars are controls.",
+        "in the maze with its walls (right), with 95 % intervals. White bars are controls.",
     ),
     "accuracy_by_path_length.png": Kind(
         accuracy_by_length,

@@ -180,6 +180,8 @@ class TestWriteReport:
             assert number in text[text.index("## Results") : text.index("## Verdict")]
         assert "| baseline | 57.89 [45.0-69.8] | 52.63 [" in text and "| PoH, depth 4 | 63.16 [" in text
         assert "one maze is 1.75 points" in text
+        assert "reached on a grid without walls, by a path of at most 1.05 times the cells of the shortest one" in text
+        assert "longer than the shortest" not in text and "1.05 times the shortest in the maze with its walls" in text
 
     @pytest.mark.parametrize("keep", [0, 1, 2])
     def test_an_interrupted_run(self, tmp_path, keep):
