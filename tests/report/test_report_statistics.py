@@ -234,6 +234,25 @@ class TestTable:
         assert lines.count("tiny:") == lines.count("xl:") == 1
         assert markdown(table).startswith("| size | model |")
 
+    @pytest.mark.parametrize(
+        "solver, baseline, config, told",
+        [
+            (90, 10, {"valid_heads": 0, "supervision": "path"}, True),
+            (90, 10, {}, True),  # of a file that does not say it
+            (2, 0, {}, False),
+            (89, 0, {}, False),
+            (100, 11, {}, False),
+            (100, 0, {"valid_heads": 2}, False),
+            (100, 0, {"supervision": "all"}, False),
+        ],
+    )
+    def test_why_solvers_solve_is_told_where_it_is_so(self, solver, baseline, config, told):
+        solved = {"looped_solver": solver, "baseline": baseline}
+        rows = [make_row(name, reached=[True] * 100, exact=[i < n for i in range(100)]) for name, n in solved.items()]
+        notes = results_table(make_results(rows, lengths=[50] * 100, config=config)).notes
+        said = f"Why looped solver ({solver}.0 % exact) solves mazes and baseline ({baseline}.0 % exact) does not: "
+        assert [note.startswith(said) for note in notes if note.startswith("Why")] == [True] * told
+
     def test_nothing_finished(self):
         table = results_table(make_results([]))
         assert "No model was finished." in table.text() and markdown(table).startswith("| model |")
