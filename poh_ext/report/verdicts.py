@@ -124,8 +124,8 @@ def claims(results: Results) -> list[str]:
     lines = []
     for scale in sizes(group_rows(results)):
         for claim, first, second in CLAIMS:
-            if second == "poh_shallow" and results.config.get("parity", "depth") != "depth":
-                continue  # the PoH of this run is not the depth-first one
+            if second == "poh_shallow" and not _depth_first(results):
+                continue
             found = [compare(results, m, (first, True), (second, True), scale) for m in MEASURES]
             answers = [_answer(c, beats_chance(results, first if c.difference > 0 else second, scale, c.measure))
                        for c in found if c is not None]  # fmt: skip
@@ -135,6 +135,11 @@ def claims(results: Results) -> list[str]:
                 only = ". One training seed: others may differ." if seeds == 1 else "."
                 lines.append(f'"{claim}"{of}: ' + "; ".join(answers) + only)
     return lines
+
+
+def _depth_first(results: Results) -> bool:
+    """Whether the PoH of this run keeps the depth and gives up width, so that it can be asked if that is better."""
+    return results.config.get("parity", "depth") == "depth"
 
 
 def _answer(c: Comparison, beats_chance: bool) -> str:
@@ -150,7 +155,8 @@ def verdicts(results: Results) -> list[str]:
     for scale in sizes(groups):
         for second in OPPONENTS:
             found = [compare(results, m, second=(second, True), scale=scale) for m in MEASURES]
-            lines += [LEADS[second] + c.sentence() for c in found if c is not None]
+            lead = LEADS[second] if second != "poh_shallow" or _depth_first(results) else ""
+            lines += [lead + c.sentence() for c in found if c is not None]
         lines += _compute(groups, scale)
     if not lines:
         lines.append("PoH and the baseline were not both trained on a common seed: there is nothing to compare.")

@@ -129,8 +129,11 @@ def test_a_claim_is_not_sold_as_more_than_it_is():
 def test_depth_over_width_is_only_claimed_of_the_depth_first_poh():
     results = invented(poh=60, poh_shallow=60)
     assert len(claims(results)) == 1
+    assert sum("depth > width? reached: PoH - shallow PoH" in line for line in verdicts(results)) == 1
     results.config["parity"] = "none"
     assert claims(results) == []
+    assert not any("depth > width" in line for line in verdicts(results))
+    assert sum(line.startswith("reached: PoH - shallow PoH") for line in verdicts(results)) == 1
 
 
 # -- one feature at a time ---------------------------------------------------------------------------------------
