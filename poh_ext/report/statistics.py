@@ -159,16 +159,23 @@ class Comparison:
             better, worse = (self.first, self.second) if self.difference > 0 else (self.second, self.first)
             caution = "; other training seeds were not tried" if seeds == 1 else ""
             return f"{facts}. Resolved: {better} is better than {worse} here{caution}."
-        if abs(self.difference) < 100 * LEAST_DIFFERENCE:
-            plan = f"a difference of {100 * SMALL_DIFFERENCE:g} points"
-        else:
-            plan = "a difference of this size"
-        need = f"about {self.mazes_needed:,} mazes"
-        if self.seeds_needed is not None:
-            need += f" (for these trained models), or {self.seeds_needed:,} seeds of as many mazes as here,"
-        elif seeds == 1:
-            need += " (and several seeds, as one says nothing of how training runs differ)"
-        return f"{facts}. Not resolved: to see {plan} with 80 % power, {need} would be needed."
+        return f"{facts}. Not resolved: {self._needed()}."
+
+    def _needed(self) -> str:
+        """What it would take to see the difference, of what there is less than that."""
+        seeds, small = len(self.per_seed), abs(self.difference) < 100 * LEAST_DIFFERENCE
+        plan = f"a difference of {100 * SMALL_DIFFERENCE:g} points" if small else "a difference of this size"
+        one = " (and several seeds, as one says nothing of how training runs differ)" if seeds == 1 else ""
+        need = []
+        if self.mazes_needed > self.n:
+            need.append(f"about {self.mazes_needed:,} mazes{one or ' (for these trained models)'}")
+        if self.seeds_needed is not None and self.seeds_needed > seeds:
+            need.append(f"{self.seeds_needed:,} seeds of as many mazes as here")
+        if small and not need:
+            between = " between these trained models" if seeds == 1 else ""
+            return f"{plan}{between} would have been seen with 80 % power"
+        needed = f"{', or '.join(need)}{',' * (len(need) > 1)}" if need else f"more than {self.n:,} mazes{one}"
+        return f"to see {plan} with 80 % power, {needed} would be needed"
 
 
 def estimate(outcomes: dict[int, list[bool]]) -> Proportion:

@@ -128,7 +128,20 @@ class TestComparison:
         assert c.p_value < 1e-6 and c.bootstrap[0] > 0
         assert c.t[0] < 0 and not c.resolved
         assert c.per_seed[1] == (-15.0, 0, 150, pytest.approx(2.0**-149))
-        assert f"{c.seeds_needed:,} seeds" in c.sentence()
+        assert c.mazes_needed < c.n == 2000
+        assert c.sentence().endswith(
+            f"Not resolved: to see a difference of this size with 80 % power, {c.seeds_needed:,} seeds of as many "
+            "mazes as here would be needed."
+        )
+
+    @pytest.mark.parametrize("shapes, between", [(1, " between these trained models"), (4, "")])
+    def test_what_was_measured_already_is_not_asked_for(self, shapes, between):
+        c = compare(paired_results(*[(4, 4, 600, 392)] * shapes), "reached")
+        assert not c.resolved and c.mazes_needed < c.n
+        said = f"Not resolved: a difference of 2 points{between} would have been seen with 80 % power."
+        assert c.sentence().endswith(said)
+        few = compare(paired_results((5, 0, 0, 0)), "reached")  # of 5 mazes the exact test resolves nothing
+        assert not few.resolved and few.mazes_needed < few.n and "more than 5 mazes (and several" in few.sentence()
 
     def test_seeds_that_agree_by_chance_do_not_make_few_seeds_enough(self):
         c = compare(paired_results((31, 26, 20, 37), (31, 26, 20, 37)), "reached")
