@@ -102,8 +102,9 @@ class TrainingOptions:
     None: no growth."""
     state_noise: float = 0.0
     """Gaussian noise that training adds to the state of every cell before the first pass with gradients, unless that is
-    the first pass of all [standard deviation; the features of a state have about 1]. It helped larger mazes after 4,000
-    steps with --reach seen, but not after 12,000 (docs/solve.md). 0: none."""
+    the first pass of all [standard deviation; the features of a state have about 1]. Planners with --rest need it.
+    Without --rest and with --reach seen it helped larger mazes after 4,000 steps, but not after 12,000 (docs/solve.md).
+    0: none."""
     rest_cost: float = 0.0
     """Weight in the loss of the changes, above half of --rest, of cells that the message from the goal reached 6 passes
     ago or more: the mean over them, in units of the state. So they learn to rest, whatever their neighbours do. 0:
