@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from poh_ext._sharing import of_each
 from poh_ext.models.config import PlannerConfig, positive
 from poh_ext.models.embedding import CellEmbedding, MazeEncoder, passage_bits
-from poh_ext.models.inference import settled
 from poh_ext.ops import maze
 from poh_ext.reference.horizon_ce import readable
 
@@ -131,7 +130,6 @@ class Planner(nn.Module):
         state_noise: float = 0.0,
         neighbors: Tensor | None = None,
         done: Callable[[int], None] | None = None,
-        changed: Callable[[Tensor], None] | None = None,
     ) -> list[Tensor]:
         """`hidden` after several numbers of passes of one run, for deep supervision.
 
@@ -145,9 +143,6 @@ class Planner(nn.Module):
                 before each pass with gradients that follows one without.
             neighbors: `mazes.neighbors()`, if the caller has it; it is of use with valid_heads.
             done: called now and then with the number of passes made so far; may raise an error to stop.
-            changed: of a planner with `rest`, called for each of `after` with how far its last pass would move each
-                cell, [B, N] (the largest change of a feature), in the graph of that state. What is no more than `rest`
-                is not made. Not called without a graph.
 
         Returns:
             A [B, N, d_model] for each of `after`.
@@ -163,9 +158,7 @@ class Planner(nn.Module):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be at least 0 and finite, got {value}")
         self._check(mazes, start, goal)
-        return self.unchecked_states(
-            mazes, start, goal, after, grad_passes, tolerance, state_noise, neighbors, done, changed
-        )
+        return self.unchecked_states(mazes, start, goal, after, grad_passes, tolerance, state_noise, neighbors, done)
 
     def unchecked_states(
         self,
@@ -178,7 +171,6 @@ class Planner(nn.Module):
         state_noise: float = 0.0,
         neighbors: Tensor | None = None,
         done: Callable[[int], None] | None = None,
-        changed: Callable[[Tensor], None] | None = None,
     ) -> list[Tensor]:
         """`hidden_passes` without its checks, which read values: for tensors that have shapes only."""
         if self.valid_heads and neighbors is None:
@@ -207,13 +199,9 @@ class Planner(nn.Module):
                         state, step, with_graph = fast[0], end, False
                     else:
                         if state_noise and self.training and torch.is_grad_enabled() and not with_graph and step:
-                            cells = self._cells(state)
-                            state = self._with_cells(state, cells + state_noise * torch.randn_like(cells))
-                        with_graph, old = torch.is_grad_enabled(), self._cells(state)
+                            state = self._shifted(state, state_noise * torch.randn_like(self._cells(state)))
+                        with_graph = torch.is_grad_enabled()
                         state, step = self._pass(state, tokens, neighbors, step, kept), step + 1
-                        if with_graph and changed is not None and self.rest and step == n:
-                            changed((self._cells(state) - old).abs().amax(-1))
-                        state = self._with_cells(state, settled(old, self._cells(state), kept))
                     if done is not None:
                         part *= 1 + (time.perf_counter() - began < PART_SECONDS)
                         done(step)
@@ -226,15 +214,15 @@ class Planner(nn.Module):
         return tokens
 
     def _pass(self, state: Any, tokens: Tensor, neighbors: Tensor | None, step: int, tolerance: float) -> Any:
-        """The state after one more pass, before cells at rest are put back; `tolerance` is for what else may rest."""
+        """The state after one more pass."""
         raise NotImplementedError
 
     def _cells(self, state: Any) -> Tensor:
         return state
 
-    def _with_cells(self, state: Any, cells: Tensor) -> Any:
-        """The state with other cells."""
-        return cells
+    def _shifted(self, state: Any, by: Tensor) -> Any:
+        """The state with `by` added to its cells."""
+        return state + by
 
     def _end(self, state: Any) -> None:
         """Called with the last state."""

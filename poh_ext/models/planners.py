@@ -59,11 +59,12 @@ class BaselinePlanner(Planner):
         return self.passes
 
     def _pass(self, x: Tensor, tokens: Tensor, neighbors: Tensor | None, step: int, tolerance: float) -> Tensor:
+        before = x
         if step and self.reinject:
             x = x + tokens
         for block in self.blocks:
             x = block(x, None, neighbors)
-        return x
+        return settled(before, x, tolerance)
 
     def _without_graph(
         self, x: Tensor, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int], tolerance: float
@@ -157,7 +158,7 @@ class PoHPlanner(Planner):
             if not self.per_token or step < self.R:
                 state.weights.append(held[i][None])
         new = refined if self.alpha is None else torch.lerp(x, refined, self.alpha)
-        return _State(new, routers, held, state.entropies, state.weights)
+        return _State(settled(x, new, tolerance), routers, held, state.entropies, state.weights)
 
     def _without_graph(
         self, state: _State, tokens: Tensor, neighbors: Tensor | None, step: int, after: Sequence[int], tolerance: float
@@ -176,8 +177,8 @@ class PoHPlanner(Planner):
     def _cells(self, state: _State) -> Tensor:
         return state.cells
 
-    def _with_cells(self, state: _State, cells: Tensor) -> _State:
-        return state._replace(cells=cells)
+    def _shifted(self, state: _State, by: Tensor) -> _State:
+        return state._replace(cells=state.cells + by)
 
     def _end(self, state: _State) -> None:
         self._entropy = torch.cat(state.entropies).mean()

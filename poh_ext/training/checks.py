@@ -58,7 +58,6 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "test_R": _at_least(1, "R"),
     "tolerance": _NOT_NEGATIVE,
     "state_noise": _NOT_NEGATIVE,
-    "rest_cost": _NOT_NEGATIVE,
     "weight_decay": _NOT_NEGATIVE,
     "ema": (lambda v: 0 <= v < 1, "at least 0 and below 1"),
     "validate_every": (lambda v: v >= 0, "at least 0"),
@@ -66,14 +65,12 @@ _ACCEPTED: dict[str, tuple[Callable[[Any], bool], str]] = {
 # What the published planners and their training do not have.
 _NOT_PUBLISHED = ("valid_heads", "norm", "head", "positions", "cell_features", "reinject", "residual", "route_scale",
                   "routing", "supervision", "train_R", "grad_passes", "test_R", "deep_supervision", "ema",
-                  "tolerance", "state_noise", "rest", "rest_cost")  # fmt: skip
+                  "tolerance", "state_noise", "rest")  # fmt: skip
 
 # The PoH rows whose shape --parity decides.
 _MATCHED = {"poh", "untrained_poh", "poh_token"}
-SETTLING = 6  # --rest-cost: passes that a cell has to rest, from that in which the message from the goal reaches it
-
 # What does nothing in planners of one pass: in their training alone, and at test, too.
-_PASSES_TRAINED = ("train_R", "grad_passes", "deep_supervision", "state_noise", "rest_cost")
+_PASSES_TRAINED = ("train_R", "grad_passes", "deep_supervision", "state_noise")
 _PASSES = ("test_R", "tolerance", "R", "reinject")
 
 
@@ -374,11 +371,11 @@ def _ineffective_passes(config, rows: set[str]) -> list[str]:
                 "--state-noise does nothing: all passes have gradients, and it comes before them",
             ),
             (
-                _given(config, "rest_cost") and config.rest_cost and not config.rest,
+                _given(config) and config.rest_cost and not config.rest,
                 "--rest-cost does nothing: with --rest 0 no cell rests",
             ),
             (
-                _given(config, "rest_cost") and config.rest_cost and config.rest and most < SETTLING,
+                _given(config) and config.rest_cost and config.rest and most < SETTLING,
                 f"--rest-cost does nothing: no step runs more than {most} passes, and a cell has {SETTLING} to rest",
             ),
             (

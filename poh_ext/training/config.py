@@ -105,10 +105,6 @@ class TrainingOptions:
     the first pass of all [standard deviation; the features of a state have about 1]. Planners with --rest need it.
     Without --rest and with --reach seen it helped larger mazes after 4,000 steps, but not after 12,000 (docs/solve.md).
     0: none."""
-    rest_cost: float = 0.0
-    """Weight in the loss of the changes, above half of --rest, of cells that the message from the goal reached 6 passes
-    ago or more: the mean over them, in units of the state. So they learn to rest, whatever their neighbours do. 0:
-    none."""
     ema: float = 0.0
     """Decay of the exponential moving average of the weights [per step, below 1; after n steps at most
     (1 + n) / (10 + n)]. The averaged weights are evaluated and saved. 0: the last weights are."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +11,12 @@ from torch import Tensor, nn
 from poh_ext.losses import multi_horizon_cross_entropy, multi_horizon_linear_cross_entropy
 from poh_ext.models.base import Planner
 from poh_ext.tasks import MazeTasks
-from poh_ext.training.checks import SETTLING
 from poh_ext.training.config import BenchmarkConfig
 from poh_ext.training.presets import protocol_of
 from poh_ext.training.targets import Passes, moves_targets, moves_weights, term_weights
 from poh_ext.training.workers import autocast
 
-__all__ = ["Objective", "moves_loss", "planning_loss", "unrest_of"]
+__all__ = ["Objective", "moves_loss", "planning_loss"]
 
 
 def planning_loss(
@@ -108,25 +106,6 @@ def moves_loss(
     return loss if reduction == "sum" else loss / max(1, len(wanted))
 
 
-def unrest_of(changes: list[Tensor], tasks: MazeTasks, after: Sequence[int], rest: float) -> Tensor:
-    """How much the cells still change that the message from the goal reached long ago: the mean over states, mazes and
-    those cells of what the last change exceeds half of `rest` by.
-
-    Args:
-        changes: [B, N] of each state, as `Planner.hidden_passes` gives them to `changed`.
-        tasks: the B tasks.
-        after: the passes that led to each state.
-        rest: of the planner. Half of it is aimed at, so that cells rest in mazes that are not trained on, too.
-    """
-    distance = tasks.mazes.distances(tasks.goal).clamp(min=0)  # where there is no way there is no message to wait for
-    total = changes[0].new_zeros((), dtype=torch.float32)
-    for change, passes in zip(changes, after, strict=True):
-        late = distance <= passes - SETTLING
-        excess = (change.float() - rest / 2).clamp(min=0).masked_fill(~late, 0)
-        total = total + (excess.sum(-1) / late.sum(-1).clamp(min=1)).mean()
-    return total / len(changes)
-
-
 class Objective(nn.Module):
     """The planner with its loss around it: one forward pass from mazes to what is minimised.
 
@@ -155,7 +134,6 @@ class Objective(nn.Module):
         config, model = self.config, self.model
         wanted = model.valid_heads or config.validity_mask or config.head == "moves"
         neighbors = tasks.mazes.neighbors() if wanted else None
-        changes: list[Tensor] = []
         with autocast(tasks.start.device, self.precision):
             states = model.hidden_passes(
                 tasks.mazes,
@@ -165,21 +143,16 @@ class Objective(nn.Module):
                 after=passes.after if passes.looped else (1,),
                 grad_passes=passes.grad,
                 state_noise=config.state_noise,
-                changed=changes.append if config.rest_cost else None,
             )
         if config.head == "moves":
             targets = moves_targets(tasks, config, passes, neighbors)
             cross_entropy = self._moves(states, targets, weights, neighbors).float()
         else:
             cross_entropy = self._cells(states, tasks, weights, neighbors).float()
-        minimised, entropy = cross_entropy, cross_entropy.new_zeros(())
-        if changes:
-            unrest = unrest_of(changes, tasks, passes.after, config.rest)
-            minimised = minimised + config.rest_cost * share * unrest
-        if model.has_router:
-            entropy = share * model.routing_entropy()
-            minimised = minimised + entropy_weight * entropy if entropy_weight > 0 else minimised
-        return minimised, cross_entropy, entropy
+        if not model.has_router:
+            return cross_entropy, cross_entropy, cross_entropy.new_zeros(())
+        entropy = share * model.routing_entropy()
+        return cross_entropy + entropy_weight * entropy if entropy_weight > 0 else cross_entropy, cross_entropy, entropy
 
     def _cells(
         self, states: list[Tensor], tasks: MazeTasks, weights: Tensor | None, neighbors: Tensor | None

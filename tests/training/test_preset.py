@@ -46,8 +46,8 @@ def test_the_preset_is_the_recipe():
     assert config.min_path_cells == 50 and config.total_steps(0) == 6000 and config.test_passes == 220
     assert (config.train_R, config.train_R_growth, config.train_R_draw) == ((4, 40), 120, "log")
     assert config.size_range == (5, 12)
-    assert (config.rest, config.rest_cost, config.state_noise, config.deep_supervision) == (0.1, 0.1, 0.1, 3)
-    assert config.kinds == ("dfs", "obstacles", "braid", "few-loops", "percolation", "open")
+    assert (config.rest, config.state_noise, config.deep_supervision) == (0.1, 0.1, 3)
+    assert config.kinds == ("dfs", "obstacles", "braid", "few-loops", "percolation")
     assert config.tolerance == 0 and config.validate_every == 0
     counts = {
         name: parameter_count(build_planner(name, config, seed=0))
@@ -233,7 +233,6 @@ def test_a_missing_package_is_named_before_any_work(module, tmp_path, monkeypatc
         ({"ema": 1.0}, "--ema 1.0: must be at least 0 and below 1"),
         ({"ema": float("nan")}, "--ema nan"),
         ({"state_noise": -0.1}, "--state-noise -0.1: must be a finite number, at least 0"),
-        ({"rest_cost": -0.1}, "--rest-cost -0.1: must be a finite number, at least 0"),
         ({"weight_decay": -1.0}, "--weight-decay -1.0: must be a finite number, at least 0"),
         ({"preset": "fast"}, "--preset fast: must be one of none, solve"),
         ({"depth": 1, "rows": ("poh_shallow",), "d_model": 48, "d_ff": 96, **MOVES}, "poh_shallow needs --depth 2"),
@@ -256,7 +255,6 @@ def test_a_missing_package_is_named_before_any_work(module, tmp_path, monkeypatc
                 "ema": 0.9,
                 "tolerance": 1e-3,
                 "state_noise": 0.1,
-                "rest_cost": 0.1,
             }.items()
         ),
     ],
@@ -279,9 +277,6 @@ def test_what_cannot_be_run_is_named(changes, words, tmp_path):
         ({"rows": ("baseline",), "deep_supervision": 2}, "--deep-supervision does nothing"),
         ({"rows": ("baseline",), "state_noise": 0.1}, "--state-noise does nothing: all trained planners run one pass"),
         ({"state_noise": 0.1}, "--state-noise does nothing: all passes have gradients"),
-        ({"rest_cost": 0.1}, "--rest-cost does nothing: with --rest 0 no cell rests"),
-        ({"rest_cost": 0.1, "rest": 0.1}, "--rest-cost does nothing: no step runs more than 2 passes"),
-        ({"rest_cost": 0.1, "rest": 0.1, "R": 6, "rows": ("baseline",)}, "--rest-cost does nothing: all trained"),
         ({"rows": ("baseline",), "tolerance": 0.1}, "--tolerance does nothing: all trained planners run one pass"),
         ({"R": 1, "tolerance": 0.1}, "--tolerance does nothing with --R 1"),
         ({"rows": ("baseline",), "T": 2}, "--T does nothing: there is no PoH row"),

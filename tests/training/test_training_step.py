@@ -6,12 +6,11 @@ import functools
 import pytest
 import torch
 
-from poh_ext import MazeBatch, MazeTasks
 from poh_ext.training import loop
 from poh_ext.training.data import make_data
 from poh_ext.training.evaluate import evaluate, evaluation_passes
 from poh_ext.training.loop import averaged
-from poh_ext.training.step import Objective, unrest_of
+from poh_ext.training.step import Objective
 from poh_ext.training.targets import Passes, moves_targets, passes_to_know, step_passes
 from poh_ext.training.workers import Workers
 from tests.cases.training import build_planner, tiny_solver
@@ -63,56 +62,6 @@ def test_every_option_acts_on_the_training(changes):
 
 def test_the_growth_of_the_sizes_acts_on_the_training():
     assert train(small(train_sizes=(3, 4)))[1] != train(small(train_sizes=(3, 4), train_sizes_growth=6))[1]
-
-
-def test_the_cost_of_cells_that_do_not_rest_acts_on_the_training():
-    losses = {
-        (rest, cost): train(small(rest=rest, rest_cost=cost, train_R=(8, 9)))[1]
-        for rest in (0.0, 0.01)
-        for cost in (0.0, 1.0, 2.0)
-    }
-    assert losses[0.0, 0.0] == losses[0.0, 1.0]  # without rest no cell rests
-    assert len({tuple(found) for found in losses.values()}) == 4
-
-
-@pytest.mark.parametrize("name", ["poh", "looped_baseline"])
-def test_the_cost_is_of_late_changes_that_exceed_half_of_rest(name):
-    config = small(rest=0.2, rest_cost=3.0, deep_supervision=2, maze_size=6)
-    model, tasks, passes = build_planner(name, config, seed=1), make_data(config, 1).train, Passes(12, (9, 12), 2)
-    args = (tasks.mazes, tasks.start, tasks.goal)
-    minimised, cross_entropy, _ = Objective(model, config, "float32")(tasks, passes, 0.0)
-    found, expected = [], 0.0
-    states = model.hidden_passes(*args, after=passes.after, grad_passes=2, changed=found.append)
-    assert [tuple(change.shape) for change in found] == [(4, 36)] * 2 and all(c.requires_grad for c in found)
-    distance = tasks.mazes.distances(tasks.goal)
-    for change, passes_run, state in zip(found, passes.after, states, strict=True):
-        (before,) = model.hidden_passes(*args, after=(passes_run - 1,))
-        asked = (change > 0.2).unsqueeze(-1)
-        torch.testing.assert_close(state, torch.where(asked, state, before), rtol=0, atol=1e-6)
-        torch.testing.assert_close((state - before).abs().amax(-1)[asked[..., 0]], change[asked[..., 0]])
-        for b in range(4):
-            late = [change[b, i].item() for i in range(36) if distance[b, i] <= passes_run - 6]
-            expected += sum(max(0.0, c - 0.1) for c in late) / max(1, len(late)) / 8
-    assert expected > 0
-    assert (minimised - cross_entropy).item() == pytest.approx(3 * expected, rel=1e-4)
-    with torch.no_grad():
-        model.hidden_passes(*args, after=(9, 12), changed=pytest.fail)
-    plain = build_planner(name, small(maze_size=6), seed=1)
-    plain.hidden_passes(*args, after=(9, 12), changed=pytest.fail)
-
-
-def test_cells_without_a_way_are_late_and_the_first_passes_cost_nothing():
-    blocked = torch.ones(1, 2, 4, dtype=torch.bool)
-    blocked[0, :, 2] = False
-    mazes = MazeBatch.from_free(blocked)
-    tasks = MazeTasks(mazes, torch.tensor([4]), torch.tensor([0]))
-    change = torch.tensor([[0.05, 1.1, 0.3, 2.1, 0.0, 0.2, 0.6, 0.05]], requires_grad=True)
-    # Passes 5: the message may still arrive. 6: at the goal; columns 2 and 3 have no way to it. 7: one move away, too.
-    for passes, expected in ((5, 0.0), (6, (0.2 + 2.0 + 0.5) / 5), (7, (1.0 + 0.2 + 2.0 + 0.5) / 7)):
-        found = unrest_of([change], tasks, (passes,), 0.2)
-        assert found.item() == pytest.approx(expected), passes
-    (gradient,) = torch.autograd.grad(found, change)
-    torch.testing.assert_close(gradient, torch.tensor([[0, 1, 1, 1, 0, 0, 1, 0]]) / 7.0)
 
 
 def test_the_average_and_the_passes_at_test_act_on_the_evaluation():
@@ -236,9 +185,8 @@ def test_the_control_without_a_loop_is_given_the_same_targets():
         {"supervision": "path"},
         {"deep_supervision": 2, "validity_mask": True},
         {"head": "cells", "supervision": "path", "deep_supervision": 2},
-        {"deep_supervision": 2, "rest": 0.01, "rest_cost": 1.0},
     ],
-    ids=["all", "path", "deep", "cells", "rest"],
+    ids=["all", "path", "deep", "cells"],
 )
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(count, changes):
