@@ -116,8 +116,7 @@ class PlannerOptions:
     """A cell that a pass would change by no more than this, in every feature, keeps its state, in training as at test
     [units of the state; its features have about 1]. So a cell that knows its move holds it, whatever its neighbours
     learn later, and if all heads see only neighbours, cells at rest cost nothing. PoH's routing weights rest likewise.
-    In training a cell at rest gets the gradient of the change that it did not make, so that it can learn to move. 0:
-    every pass changes every cell."""
+    0: every pass changes every cell."""
     dropout: float = 0.1
     """Dropout of the planners [probability, below 1]: after each sublayer, in it, and of the attention weights."""
 

@@ -32,16 +32,10 @@ SETTLED = 1e-3  # the `tolerance` of the programs: on all mazes tried the moves 
 
 
 def settled(old: Tensor, new: Tensor, tolerance: float) -> Tensor:
-    """`new`, but `old` in each row that moved by at most `tolerance` everywhere; NaN counts as moved.
-
-    The gradient of such a row is that of `new` (straight-through, Bengio et al. 2013, arXiv:1308.3432): what rests and
-    should have moved could not learn it otherwise.
-    """
+    """`new`, but `old` in each row that moved by at most `tolerance` everywhere; NaN counts as moved."""
     if tolerance == 0:
         return new
     still = (new - old).abs().amax(-1, keepdim=True) <= tolerance
-    if torch.is_grad_enabled() and new.requires_grad:
-        old = old.detach() + (new - new.detach())
     return torch.where(still, old, new)
 
 

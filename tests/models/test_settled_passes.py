@@ -7,7 +7,6 @@ import torch
 
 import poh_ext
 from poh_ext.models import planners
-from poh_ext.models.inference import settled
 from tests.cases.backends import needs_kernels
 from tests.cases.planners import SHAPE, embed_alone, make, problem
 
@@ -336,28 +335,6 @@ def test_a_planner_with_rest_settles_with_a_graph_and_without(name, monkeypatch)
     # More than the planner's own may be asked for where there is no graph.
     more, _ = by_definition(plain, *args, 9, 0.2)
     torch.testing.assert_close(without_kernel(monkeypatch, model, *args, after=(9,), tolerance=0.2), [more[8]])
-
-
-def test_a_row_at_rest_has_the_old_value_and_the_gradient_of_the_new():
-    old, new, weight = (torch.randn(4, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    with torch.no_grad():
-        new[:3] = old[:3] + torch.tensor([[0.1, -0.1, 0.0], [0.1, 0.0, 0.5], [0.0, 0.0, 0.0]])
-    found = settled(old, new, 0.11)
-    assert torch.equal(found[[0, 2]], old[[0, 2]]) and torch.equal(found[[1, 3]], new[[1, 3]])
-    of_old, of_new = torch.autograd.grad((weight * found).sum(), (old, new), allow_unused=True)
-    assert torch.equal(of_new, weight) and (of_old is None or not of_old.any())
-    with torch.no_grad():
-        assert torch.equal(settled(old, new, 0.11), found)
-
-
-@pytest.mark.parametrize("name", ["baseline", "pooled"])
-def test_a_planner_whose_cells_all_rest_can_learn_to_move(name):
-    model, args = planner(name, ONE_BLOCK, rest=1e3), problem(2, 4)
-    states = model.hidden_passes(*args, after=(1, 3))
-    assert torch.equal(*states)
-    states[-1].sum().backward()
-    assert all(p.grad.any() for p in model.blocks.parameters() if p.grad is not None)
-    assert any(p.grad is not None for p in model.blocks.parameters())
 
 
 def test_rest_is_checked_and_kept_with_the_planner():
