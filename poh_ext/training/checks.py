@@ -371,14 +371,6 @@ def _ineffective_passes(config, rows: set[str]) -> list[str]:
                 "--state-noise does nothing: all passes have gradients, and it comes before them",
             ),
             (
-                _given(config) and config.rest_cost and not config.rest,
-                "--rest-cost does nothing: with --rest 0 no cell rests",
-            ),
-            (
-                _given(config) and config.rest_cost and config.rest and most < SETTLING,
-                f"--rest-cost does nothing: no step runs more than {most} passes, and a cell has {SETTLING} to rest",
-            ),
-            (
                 config.deep_supervision > graded,
                 f"--deep-supervision {config.deep_supervision}: no more than {graded} passes have gradients, and no "
                 "more states are supervised",
