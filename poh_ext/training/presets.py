@@ -66,7 +66,7 @@ SOLVE: dict[str, Any] = {
     "deep_supervision": 3,
     "state_noise": 0.1,
     "rest": 0.1,
-    "algorithm": "dfs,obstacles,braid,few-loops,percolation",
+    "algorithm": "dfs,obstacles,braid,few-loops,percolation,open",
     "precision": "float32",
     "lr": 2e-3,
     "warmup_steps": 50,

@@ -25,7 +25,8 @@ def test_shipped_weights_solve_mazes_they_never_met(planner):
     model, recipe, notes = pretrained.load(planner)
     assert recipe.planner == ROWS[planner] and recipe.sizes == (5, 12) and recipe.steps == 6_000
     assert notes["optimal"] >= 0.999  # `make solve` rebuilds them
-    assert notes["config"]["output"] == f"experiments/results/solve_{recipe.planner}"  # no path of one machine
+    output = notes["config"]["output"]
+    assert output.startswith(f"experiments/results/solve_{recipe.planner}")  # no path of one machine
     built = fresh(planner).state_dict()
     assert {k: v.shape for k, v in built.items()} == {k: v.shape for k, v in model.state_dict().items()}
     assert sum(p.numel() for p in model.parameters()) == {"baseline": 19_992, "poh": 30_728}[planner]

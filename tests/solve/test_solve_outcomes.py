@@ -40,8 +40,8 @@ def cells(line):
 def test_mazes_met_in_training_are_counted():
     """Among the 192 mazes of 3x3 many are met again; the program's own test mazes never are."""
     config = dataclasses.replace(SOLVE, train_sizes=(2, 3), maze_size=3, min_path=0.3, batch_size=4, test=30)
-    recipe, data = Recipe("poh", 5, 10, config), make_data(config, 5)
-    batches = [tasks for tasks, *_ in data.batches.run(0, 10)]
+    recipe, data = Recipe("poh", 5, 40, config), make_data(config, 5)
+    batches = [tasks for tasks, *_ in data.batches.run(0, 40)]
     assert {batch.mazes.height for batch in batches} == {2, 3}
     known = {
         tuple(maze) for batch in batches if batch.mazes.height == 3 for maze in batch.mazes.passages.flatten(1).tolist()

@@ -47,7 +47,7 @@ def test_the_preset_is_the_recipe():
     assert (config.train_R, config.train_R_growth, config.train_R_draw) == ((4, 40), 120, "log")
     assert config.size_range == (5, 12)
     assert (config.rest, config.state_noise, config.deep_supervision) == (0.1, 0.1, 3)
-    assert config.kinds == ("dfs", "obstacles", "braid", "few-loops", "percolation")
+    assert config.kinds == ("dfs", "obstacles", "braid", "few-loops", "percolation", "open")
     assert config.tolerance == 0 and config.validate_every == 0
     counts = {
         name: parameter_count(build_planner(name, config, seed=0))
