@@ -22,7 +22,7 @@ __all__ = [
     "with_presets",
 ]
 
-# Sized for float32 on 2 cores without bfloat16 instructions: less than 3 minutes there, with the solvers.
+# Sized for float32 on 2 cores without bfloat16 instructions: about 3 minutes there, with the solvers.
 QUICK_12X12: dict[str, Any] = {
     "d_model": 128,
     "n_heads": 4,
