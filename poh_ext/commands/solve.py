@@ -102,5 +102,7 @@ def _progress(passes: int, cells: int) -> Iterator[Callable[[int], None] | None]
     require("tqdm")
     from poh_ext.training.progress import Progress
 
-    with Progress("solving", total=passes, unit="pass", ends=False, log_seconds=5.0) as progress:
+    with Progress(
+        "solving, faster once cells rest", total=passes, unit="pass", ends=False, log_seconds=5.0
+    ) as progress:
         yield lambda made: progress.step(made - progress.done)
