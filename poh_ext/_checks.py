@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +38,8 @@ def which_items(which, length: int):
     Raises TypeError for anything else: True, None, and a tuple, which would cut rows and columns too. IndexError if
     there is no such item.
     """
-    if isinstance(which, (bool, tuple)) or which is None or which is Ellipsis:
+    # NumPy's bools, too, which its releases before 2.3 take for the integers 0 and 1.
+    if isinstance(which, (bool, np.bool_, tuple)) or which is None or which is Ellipsis:
         raise TypeError(f"an index must be an int, a slice, a tensor or a list of ints, got {which!r}")
     if isinstance(which, slice) and which.step is not None and which.step < 0:
         which = range(*which.indices(length))
