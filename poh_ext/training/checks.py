@@ -258,14 +258,13 @@ def ineffective(config) -> list[str]:
     rows = set(config.row_names) - set(own)
     trained = trained_by_the_run(config)
     poh = {name for name in trained if name.startswith("poh")}
-    preset = with_presets(type(config)(), quick=config.quick, preset=config.preset)
     dropped = [name for name in SOLVERS if name in config.rows and name not in config.row_names]
     why = "--protocol as-published" if config.protocol == "as-published" else "--ablation or --ablate"
     found = [
         sentence
         for holds, sentence in (
             (
-                dropped and config.rows != preset.rows,  # those of a preset were not asked for
+                dropped and _given(config, "rows"),  # those of a preset were not asked for
                 f"the row{'s' * (len(dropped) > 1)} {' and '.join(dropped)} "
                 f"{'are' if len(dropped) > 1 else 'is'} left out with {why}",
             ),
@@ -278,7 +277,7 @@ def ineffective(config) -> list[str]:
     ]
     if own and rows <= set(CONTROLS):
         names = [field.name for field in dataclasses.fields(config) if field.name not in OF_SOLVERS]
-        if ignored := [flag(name) for name in names if getattr(config, name) != getattr(preset, name)]:
+        if ignored := [flag(name) for name in names if _given(config, name)]:
             does = "do" if len(ignored) > 1 else "does"
             found.append(f"{', '.join(ignored)} {does} nothing: {_have_own(own)}")
         return found

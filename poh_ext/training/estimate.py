@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -107,10 +108,8 @@ def print_estimate(
         steps = config.total_steps(data.n_train)
         time, seconds, each = f"{'-':>7}  finished", 0.0, None
         if runs(row):
-            try:
+            with contextlib.suppress(Diverged):
                 each = seconds_per_maze(row, data.train, device=device, precision=row.precision(precision), check=check)
-            except Diverged:
-                each = None
             time = f"{'-':>7}  not known: the loss of a timed step is not finite"
         if each is not None:
             # To recondition is a forward pass for each cell of a path.
